@@ -1,0 +1,79 @@
+# growbin's tasks; `make` lists them. Kept to what GNU make 3.81 (macOS) understands.
+
+PYTHON ?= python3
+PORT ?= 8080
+ARGS ?=
+
+# Empty when PYTHON is missing or older than 3.11. Each other interpreter has a venv of its own.
+VERSION := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) and sys.stdout.write("%d.%d" % v[:2])' 2>/dev/null)
+VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
+INSTALLED := $(VENV)/.installed-$(VERSION)
+PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check
+COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
+QUIETLY := $(MAKE) --no-print-directory
+
+.PHONY: help run test check format lock clean setup rabbitmq curl debian-packages
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  PYTHON=python3.13 chooses the interpreter, PORT=9000 the address of run, ARGS='-k cdn' the tests."
+
+run: setup  ## start everything here and serve http://127.0.0.1:8080
+	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
+
+test: setup  ## all tests, on real RabbitMQ, Valkey, SeaweedFS and nginx
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+check: setup  ## format, lint, types, shape and unit tests: seconds, before each commit
+	@$(VENV)/bin/ruff format --quiet --check .
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo --no-cache
+	@$(VENV)/bin/python -m pytest -q tests/test_tidy.py tests/unit
+
+format: setup  ## format the code and apply safe fixes
+	@$(VENV)/bin/ruff check --quiet --fix-only .
+	@$(VENV)/bin/ruff format --quiet .
+
+lock: setup  ## compile requirements/ from pyproject.toml; ARGS=--upgrade takes new versions
+	@$(COMPILE) $(ARGS) pyproject.toml --output-file requirements/run.txt
+	@$(COMPILE) $(ARGS) --all-extras pyproject.toml --output-file requirements/dev.txt
+
+clean:  ## remove all that make has made: venvs, data, caches
+	@rm -rf .venv .venv-* var .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: $(INSTALLED) rabbitmq curl  ## install what is missing (every task does it first)
+
+$(INSTALLED): pyproject.toml requirements/dev.txt
+	@$(if $(VERSION),,$(error growbin needs Python 3.11 or newer and "$(PYTHON)" is not: choose one, as in make PYTHON=python3.13))
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(QUIETLY) debian-packages PACKAGES=python$(VERSION)-venv
+	@test "$$($(VENV)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = $(VERSION) \
+		|| $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing the locked packages into $(VENV): some minutes the first time."
+	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Only the program is wanted: growbin starts a private broker, so the packaged one stays off.
+rabbitmq:
+	@test -n "$$RABBITMQ_URL" || command -v rabbitmq-server >/dev/null || test -x /usr/sbin/rabbitmq-server \
+		|| if command -v brew >/dev/null; then brew install --quiet rabbitmq; else \
+			$(QUIETLY) debian-packages PACKAGES=rabbitmq-server; \
+			if command -v systemctl >/dev/null; then $(AS_ROOT) systemctl --quiet disable rabbitmq-server || true; fi; \
+		fi
+
+# The walk-through that `make run` prints speaks curl.
+curl:
+	@command -v curl >/dev/null || $(QUIETLY) debian-packages PACKAGES=curl
+
+# policy-rc.d with exit code 101 is Debian's way to install a service without starting it.
+debian-packages:
+	@command -v apt-get >/dev/null || { echo "Please install $(PACKAGES) (no apt-get here), then run make again." >&2; exit 1; }
+	@test -z "$(AS_ROOT)" || command -v sudo >/dev/null || { echo "Please install $(PACKAGES) as root (no sudo here), then run make again." >&2; exit 1; }
+	@echo "Installing $(PACKAGES) with apt-get."
+	@$(AS_ROOT) sh -c 'set -e; policy=/usr/sbin/policy-rc.d; trap "exit 1" INT TERM; \
+		if ! test -e $$policy; then trap "rm -f $$policy" EXIT; printf "#!/bin/sh\nexit 101\n" > $$policy; chmod +x $$policy; fi; \
+		apt-get -qq update; \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $(PACKAGES) >/dev/null'

@@ -1,0 +1,5 @@
+"""`python -m growbin` is `growbin`."""
+
+from growbin.cli import main
+
+raise SystemExit(main())

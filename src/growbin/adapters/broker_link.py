@@ -1,0 +1,103 @@
+"""One AMQP connection that is replaced whenever it is lost, over the nodes in turn.
+
+The library's robust connection stays with one address for ever and restores what it remembers;
+here every connection is set up from nothing, so there is one path to a working state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import cycle
+from typing import Any, Self
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelPreconditionFailed
+from yarl import URL
+
+log = structlog.get_logger()
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+SET_UP_TIMEOUT_SECONDS = 30.0
+CLOSE_TIMEOUT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 10
+PAUSE_SECONDS = (0.2, 0.6)
+
+SetUp = Callable[[AbstractConnection], Awaitable[None]]
+
+
+class BrokerLink:
+    """`set_up` opens channels and consumers on each new connection; `ready` is set while it stands."""
+
+    def __init__(self, urls: list[str], name: str, set_up: SetUp) -> None:
+        self._urls = urls
+        self._name = name
+        self._set_up = set_up
+        self._lost = asyncio.Event()
+        self.ready = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, urls: list[str], name: str, set_up: SetUp) -> AsyncIterator[Self]:
+        link = cls(urls, name, set_up)
+        keeper = asyncio.create_task(link._keep(), name=f"broker-link-{name}")
+        try:
+            yield link
+        finally:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+
+    def replace(self, *_: object) -> None:
+        """The present connection is no good (also called by the library's close callbacks)."""
+        self._lost.set()
+
+    async def watch(self, channel: AbstractChannel) -> None:
+        """A channel that closes, or whose consumer the broker cancels, takes the connection with it."""
+        channel.close_callbacks.add(self.replace)
+        underlying = await channel.get_underlay_channel()
+        underlying.on_consumer_cancel_callbacks.add(self.replace)
+
+    async def _keep(self) -> None:
+        for url in cycle(self._urls):
+            try:
+                await self._stand(url)
+            except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+                log.warning(
+                    "broker_connection_failed",
+                    link=self._name,
+                    node=URL(url).authority.rpartition("@")[2],
+                    reason=f"{type(error).__name__}: {error}",
+                    hint=(
+                        "a queue exists with other arguments: drain and delete it, or set another QUEUE_NAME"
+                        if isinstance(error, ChannelPreconditionFailed)
+                        else None
+                    ),
+                )
+            await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
+
+    async def _stand(self, url: str) -> None:
+        """Connect, set up, and hold until the connection is lost."""
+        properties: dict[str, Any] = {"connection_name": f"growbin-{self._name}"}
+        address = URL(url).update_query(heartbeat=str(HEARTBEAT_SECONDS))
+        self._lost.clear()
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            connection = await aio_pika.connect(address, client_properties=properties)
+        try:
+            connection.close_callbacks.add(self.replace)
+            async with asyncio.timeout(SET_UP_TIMEOUT_SECONDS):
+                await self._set_up(connection)
+            if not self._lost.is_set():
+                self.ready.set()
+                log.info("broker_connected", link=self._name, node=address.authority.rpartition("@")[2])
+            await self._lost.wait()
+            log.warning("broker_connection_lost", link=self._name)
+        finally:
+            self.ready.clear()
+            with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                    await connection.close()

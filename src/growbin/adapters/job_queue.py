@@ -1,0 +1,298 @@
+"""The job queue on RabbitMQ: confirmed publishing, and verdicts turned into what the broker understands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Self
+from urllib.parse import quote
+from uuid import UUID
+
+import aiohttp
+import structlog
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractConnection, AbstractExchange, AbstractIncomingMessage
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from pydantic import ValidationError
+from yarl import URL
+
+from growbin import telemetry
+from growbin.adapters.broker_link import BrokerLink
+from growbin.adapters.topology import Topology
+from growbin.errors import Unavailable
+from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict, rfc3339
+from growbin.ports import Handler, Obituary, Undertaker
+
+log = structlog.get_logger()
+
+EVENT_TYPE = "app.growbin.waste.upload-completed.v1"
+EVENT_MEDIA_TYPE = "application/cloudevents+json"
+BODY_MAX_BYTES = 4096
+OBITUARIES_AT_ONCE = 16
+DEPTH_AGE_SECONDS = 1.0
+RETRY_PAUSE_SECONDS = 1.0
+CANCEL_TIMEOUT_SECONDS = 2.0
+
+
+class BadEvent(Exception):
+    """A body that is no job event; `job_id` when at least that could be read."""
+
+    def __init__(self, reason: str, job_id: UUID | None) -> None:
+        super().__init__(reason)
+        self.job_id = job_id
+
+
+def encode_event(job: Job) -> bytes:
+    """The RabbitMQ body: a CloudEvent 1.0 in structured JSON, at most 4 KB."""
+    event = {
+        "specversion": "1.0",
+        "id": f"{job.job_id}.{job.run}",
+        "source": "/growbin/gateway",
+        "type": EVENT_TYPE,
+        "subject": str(job.job_id),
+        "time": rfc3339(job.accepted_at_ms),
+        "datacontenttype": "application/json",
+        "data": job.model_dump(mode="json", exclude_none=True),
+    }
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def decode_event(body: bytes) -> Job:
+    """The job in a body. Raises BadEvent."""
+    if len(body) > BODY_MAX_BYTES:
+        raise BadEvent(f"{len(body)} bytes are more than {BODY_MAX_BYTES}", None)
+    try:
+        event: Any = json.loads(body)
+    except ValueError as error:  # also bad UTF-8
+        raise BadEvent(f"not JSON: {error}", None) from error
+    data = event.get("data") if isinstance(event, dict) else None
+    try:
+        job_id = UUID(str(data["job_id"])) if isinstance(data, dict) else None
+    except (KeyError, ValueError):
+        job_id = None
+    if not isinstance(data, dict) or event.get("type") != EVENT_TYPE:
+        raise BadEvent("not an upload-completed event of version 1", job_id)
+    try:
+        return Job.model_validate(data)
+    except ValidationError as error:
+        fields = ", ".join(str(problem["loc"]) for problem in error.errors())
+        raise BadEvent(f"bad fields: {fields}", job_id) from error
+
+
+class RabbitJobQueue:
+    """Implements ports.JobQueue."""
+
+    def __init__(
+        self, urls: list[str], topology: Topology, publish_timeout_seconds: float, management_url: str | None
+    ) -> None:
+        self._urls = urls
+        self._topology = topology
+        self._publish_timeout_seconds = publish_timeout_seconds
+        self._management_url = management_url
+        self._publisher: BrokerLink
+        self._exchange: AbstractExchange
+        self._depth: int | None = None
+        self._depth_read_at = float("-inf")
+        self._depth_lock = asyncio.Lock()
+        # Strong references: a job goes on when the delivery that started it is lost with its channel.
+        self._running: dict[tuple[UUID, int], asyncio.Task[Verdict]] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        *,
+        urls: list[str],
+        queue_name: str,
+        backlog_limit: int,
+        publish_timeout_seconds: float = 1.8,
+        management_url: str | None = None,
+    ) -> AsyncIterator[Self]:
+        queue = cls(urls, Topology(queue_name, backlog_limit), publish_timeout_seconds, management_url)
+        # Publishing has a connection of its own: an alarm blocks publishers, never consumers.
+        async with BrokerLink.open(urls, "publisher", queue._set_up_publisher) as queue._publisher:
+            yield queue
+
+    async def is_connected(self) -> bool:
+        """For readiness: a confirmed publish could be made now."""
+        return self._publisher.ready.is_set()
+
+    # --- publishing
+
+    async def _set_up_publisher(self, connection: AbstractConnection) -> None:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        await self._topology.declare(channel)
+        await self._publisher.watch(channel)
+        self._exchange = channel.default_exchange
+
+    async def publish(self, job: Job) -> None:
+        await self._publish(self._topology.name, job)
+
+    async def _publish(self, routing_key: str, job: Job) -> None:
+        # Properties are always fresh: a copied x-death makes a message vanish on its next trip.
+        message = Message(
+            encode_event(job),
+            content_type=EVENT_MEDIA_TYPE,
+            message_id=str(job.job_id),
+            delivery_mode=DeliveryMode.PERSISTENT,
+            headers={"traceparent": telemetry.traceparent()},
+        )
+        try:
+            async with asyncio.timeout(self._publish_timeout_seconds):
+                await self._publisher.ready.wait()
+                await self._exchange.publish(message, routing_key, mandatory=True)
+        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+            raise Unavailable("rabbitmq", f"not confirmed: {type(error).__name__} {error}") from error
+
+    # --- the backlog
+
+    async def depth(self) -> int | None:
+        if self._management_url is None:
+            return None
+        async with self._depth_lock:
+            now = asyncio.get_running_loop().time()
+            if now - self._depth_read_at > DEPTH_AGE_SECONDS:
+                self._depth = await self._read_depth(self._management_url)
+                self._depth_read_at = now
+        return self._depth
+
+    async def _read_depth(self, management_url: str) -> int | None:
+        # Asked of the broker's management: a passive declare has been seen to report 0 for a full queue.
+        base = URL(management_url)
+        vhost = URL(self._urls[0]).path.lstrip("/") or "/"
+        address = f"{base.with_user(None)}/api/queues/{quote(vhost, safe='')}/{self._topology.name}"
+        headers = {"Authorization": aiohttp.encode_basic_auth(base.user or "", base.password or "")}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session,
+                session.get(URL(address, encoded=True), headers=headers) as answer,
+            ):
+                answer.raise_for_status()
+                return int((await answer.json()).get("messages_ready", 0))
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            log.warning("backlog_unknown", reason=f"{type(error).__name__}: {error}")
+            return None
+
+    # --- consuming
+
+    @asynccontextmanager
+    async def consuming(
+        self, handle: Handler, bury: Undertaker, *, concurrency: int, grace_seconds: float
+    ) -> AsyncIterator[Callable[[], bool]]:
+        """Consume until the block is left, then cancel, let running jobs finish for at most
+        `grace_seconds`, and hand the rest back. Yields a function that tells whether we consume."""
+        consumers: list[Callable[[], Awaitable[object]]] = []
+        stopping = False
+
+        async def set_up(connection: AbstractConnection) -> None:
+            consumers.clear()
+            jobs = await connection.channel()
+            await self._topology.declare(jobs)
+            obituaries = await connection.channel()
+            await link.watch(jobs)
+            await link.watch(obituaries)
+            if stopping:
+                return
+            # Prefetch equals real concurrency: what waits here waits for nobody else.
+            await jobs.set_qos(prefetch_count=concurrency)
+            await obituaries.set_qos(prefetch_count=OBITUARIES_AT_ONCE)
+            for channel, name, callback in (
+                (jobs, self._topology.name, partial(self._on_job, handle)),
+                (obituaries, self._topology.obituaries, partial(self._on_obituary, bury)),
+            ):
+                queue = await channel.get_queue(name, ensure=False)
+                consumers.append(partial(queue.cancel, await queue.consume(callback)))
+
+        async with BrokerLink.open(self._urls, "consumer", set_up) as link:
+            yield link.ready.is_set
+            stopping = True
+            for cancel_consumer in consumers:
+                try:
+                    async with asyncio.timeout(CANCEL_TIMEOUT_SECONDS):
+                        await cancel_consumer()
+                except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+                    log.warning("consumer_cancel_failed", reason=str(error))
+            await self._drain(grace_seconds)
+
+    async def _drain(self, grace_seconds: float) -> None:
+        running = list(self._running.values())
+        if not running:
+            return
+        log.info("consumer_draining", jobs=len(running), grace_seconds=grace_seconds)
+        _, late = await asyncio.wait(running, timeout=grace_seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=5)
+        await asyncio.sleep(0.05)  # the callbacks send their acknowledgements after the tasks end
+
+    async def _on_job(self, handle: Handler, message: AbstractIncomingMessage) -> None:
+        try:
+            job = decode_event(message.body)
+        except BadEvent as error:
+            log.error("job_event_rejected", reason=str(error), job_id=str(error.job_id))
+            await self._settle(message, None, DeadLetter("bad_event"))
+            return
+        key = (job.job_id, job.run)
+        task = self._running.get(key)
+        if task is None:
+            task = asyncio.create_task(handle(job), name=f"job-{job.job_id}")
+            self._running[key] = task
+            task.add_done_callback(lambda _: self._running.pop(key, None))
+        try:
+            # The library cancels this callback when the channel is lost. The shield keeps the (paid)
+            # work alive; the redelivered message finds the task above and waits for the same verdict.
+            verdict = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise
+            verdict = HandBack()
+        await self._settle(message, job, verdict)
+
+    async def _settle(self, message: AbstractIncomingMessage, job: Job | None, verdict: Verdict) -> None:
+        """Turns a verdict into ack, delay or dead letter. A lost channel means: redelivered later."""
+        try:
+            match verdict:
+                case Ack():
+                    await message.ack()
+                case Retry(delay_seconds) if job is not None:
+                    await self._postpone(job, delay_seconds)
+                    await message.ack()
+                case DeadLetter(reason):
+                    log.warning("job_dead_lettered", reason=reason)
+                    await message.reject(requeue=False)
+                case _:
+                    await message.nack(requeue=True)
+        except CONNECTION_EXCEPTIONS as error:
+            log.info("delivery_lost", reason=f"{type(error).__name__}: {error}")
+
+    async def _postpone(self, job: Job, delay_seconds: float) -> None:
+        """Publish to the delay queue, confirmed, however long the broker takes; then we may ack."""
+        while True:
+            try:
+                return await self._publish(self._topology.delay(delay_seconds), job)
+            except Unavailable as error:
+                log.warning("retry_publish_failed", reason=error.reason)
+                await asyncio.sleep(RETRY_PAUSE_SECONDS)
+
+    async def _on_obituary(self, bury: Undertaker, message: AbstractIncomingMessage) -> None:
+        deaths = message.headers.get("x-death")
+        first: Any = deaths[0] if isinstance(deaths, list) and deaths else {}
+        reason = str(first.get("reason", "unknown")) if isinstance(first, dict) else "unknown"
+        try:
+            job = decode_event(message.body)
+            obituary = Obituary(job.job_id, job, reason)
+        except BadEvent as error:
+            obituary = Obituary(error.job_id, None, reason)
+        try:
+            await bury(obituary)
+            await message.ack()
+        except Unavailable as error:
+            log.warning("obituary_postponed", reason=str(error))
+            await asyncio.sleep(RETRY_PAUSE_SECONDS)
+            await self._settle(message, None, HandBack())
+        except CONNECTION_EXCEPTIONS as error:
+            log.info("delivery_lost", reason=f"{type(error).__name__}: {error}")

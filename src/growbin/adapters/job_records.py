@@ -1,0 +1,143 @@
+"""The records of uploads on Redis: what was promised to whom, for 24 hours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Self
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from growbin.adapters import keys
+from growbin.adapters.redis_connection import ask, open_redis
+from growbin.errors import Rejected
+from growbin.job import ContentType, Upload
+
+RECENT_JOBS = 100
+
+# Stamps times from the server's clock, so that gateways with skewed clocks agree.
+CREATE = """
+local record = cjson.decode(ARGV[1])
+local clock = redis.call('TIME')
+record.created_at_ms = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+record.ticket_expires_at_ms = record.created_at_ms + tonumber(ARGV[2])
+local text = cjson.encode(record)
+redis.call('SET', KEYS[1], text, 'EX', ARGV[3])
+return text
+"""
+
+# Each try stamps anew until one publish is confirmed; from then on the stamps stand.
+ACCEPT = """
+local text = redis.call('GET', KEYS[1])
+if not text then return '' end
+local record = cjson.decode(text)
+if record.published then return text end
+local clock = redis.call('TIME')
+record.accepted_at_ms = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+record.deadline_ms = record.accepted_at_ms + tonumber(ARGV[4])
+record.etag = ARGV[1]
+record.length = tonumber(ARGV[2])
+record.content_type = ARGV[3]
+text = cjson.encode(record)
+redis.call('SET', KEYS[1], text, 'KEEPTTL')
+return text
+"""
+
+MARK_PUBLISHED = """
+local text = redis.call('GET', KEYS[1])
+if not text then return 0 end
+local record = cjson.decode(text)
+record.published = true
+redis.call('SET', KEYS[1], cjson.encode(record), 'KEEPTTL')
+return 1
+"""
+
+
+def _request_hash(upload: Upload) -> str:
+    request = f"{upload.declared_type}|{upload.declared_length}|{upload.question}|{upload.locale}"
+    return hashlib.sha256(request.encode()).hexdigest()[:16]
+
+
+class RedisJobRecords:
+    """Implements ports.JobRecords; every method may raise Unavailable."""
+
+    def __init__(self, jobs: Redis, sessions: Redis, ticket_seconds: int, deadline_seconds: int) -> None:
+        self._jobs = jobs
+        self._sessions = sessions
+        self._ticket_ms = ticket_seconds * 1000
+        self._deadline_ms = deadline_seconds * 1000
+        self._create = jobs.register_script(CREATE)
+        self._accept = jobs.register_script(ACCEPT)
+        self._mark_published = jobs.register_script(MARK_PUBLISHED)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, *, jobs_url: str, sessions_url: str, ticket_seconds: int, deadline_seconds: int
+    ) -> AsyncIterator[Self]:
+        async with AsyncExitStack() as stack:
+            jobs = await stack.enter_async_context(open_redis(jobs_url))
+            sessions = await stack.enter_async_context(open_redis(sessions_url))
+            yield cls(jobs, sessions, ticket_seconds, deadline_seconds)
+
+    async def create(self, upload: Upload, idempotency_key: str | None) -> Upload:
+        if idempotency_key is not None:
+            earlier = await self._earlier(upload, idempotency_key)
+            if earlier is not None:
+                return earlier
+        text = await ask(
+            self._create(
+                keys=[keys.record(upload.job_id)],
+                args=[upload.model_dump_json(exclude_none=True), self._ticket_ms, keys.RECORD_SECONDS],
+            )
+        )
+        await self._remember(upload)
+        return Upload.model_validate_json(text)
+
+    async def _earlier(self, upload: Upload, idempotency_key: str) -> Upload | None:
+        """The job that this key made before; else claims the key for `upload`."""
+        key_hash = hashlib.sha256(idempotency_key.encode()).hexdigest()
+        name = keys.idempotency(upload.owner, key_hash)
+        claim = f"{upload.job_id} {_request_hash(upload)}"
+        holder = await ask(self._jobs.set(name, claim, nx=True, get=True, ex=keys.RECORD_SECONDS))
+        if holder is None:
+            return None
+        job_id, request_hash = str(holder).split(" ")
+        if request_hash != _request_hash(upload):
+            raise Rejected(
+                422,
+                "idempotency_key_reused",
+                "This Idempotency-Key was used with another request. Send a new key.",
+            )
+        earlier = await self.get(UUID(job_id))
+        if earlier is None:
+            # The claimer died before it stored its record: the key is free again.
+            await ask(self._jobs.set(name, claim, ex=keys.RECORD_SECONDS))
+        return earlier
+
+    async def _remember(self, upload: Upload) -> None:
+        name = keys.session_jobs(upload.owner)
+        async with self._sessions.pipeline(transaction=False) as pipeline:
+            pipeline.lpush(name, str(upload.job_id))
+            pipeline.ltrim(name, 0, RECENT_JOBS - 1)
+            pipeline.expire(name, keys.SESSION_SECONDS)
+            await ask(pipeline.execute())
+
+    async def get(self, job_id: UUID) -> Upload | None:
+        text = await ask(self._jobs.get(keys.record(job_id)))
+        return Upload.model_validate_json(text) if text else None
+
+    async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
+        text = await ask(
+            self._accept(keys=[keys.record(job_id)], args=[etag, length, content_type, self._deadline_ms])
+        )
+        return Upload.model_validate_json(text) if text else None
+
+    async def mark_published(self, job_id: UUID) -> None:
+        await ask(self._mark_published(keys=[keys.record(job_id)]))
+
+    async def recent(self, owner: str, limit: int) -> Sequence[UUID]:
+        found = await ask(self._sessions.lrange(keys.session_jobs(owner), 0, limit - 1))
+        return [UUID(job_id) for job_id in found]

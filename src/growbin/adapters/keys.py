@@ -1,0 +1,75 @@
+"""Every Redis key, each with its life. Braces are literal: a job's keys share one slot.
+
+key                       role      life                                      holds
+job:{id}                  jobs      24 h                                      the upload's record
+idempotency:{owner}:key   jobs      24 h                                      the job that a key made
+job:{id}:progress         progress  deadline + 1 h, then 1 h after the end    snapshot
+job:{id}:events           progress  as above; also the channel's name         the event log
+job:{id}:result           progress  7 days                                    any end
+job:{id}:lease            progress  LEASE_SECONDS                             fencing token
+job:{id}:attempts         progress  7 days                                    token, starts, paid, open
+job:{id}:answer           progress  7 days                                    the raw model answer
+session:{sha256}          sessions  7 days, sliding                           session
+session:{sha256}:jobs     sessions  7 days, sliding                           its recent jobs
+readiness                 progress  60 s                                      proof of a write
+canary:{gateway}          -         channel only                              one message a second
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+RECORD_SECONDS = 24 * 3600
+RESULT_SECONDS = 7 * 24 * 3600
+SESSION_SECONDS = 7 * 24 * 3600
+READINESS_SECONDS = 60
+
+READINESS = "readiness"
+
+
+def record(job_id: UUID) -> str:
+    return f"job:{{{job_id}}}"
+
+
+def idempotency(owner: str, key_hash: str) -> str:
+    return f"idempotency:{{{owner}}}:{key_hash}"
+
+
+def progress(job_id: UUID) -> str:
+    return f"job:{{{job_id}}}:progress"
+
+
+def events(job_id: UUID) -> str:
+    return f"job:{{{job_id}}}:events"
+
+
+def job_of_events(channel: str) -> UUID:
+    return UUID(channel[len("job:{") : -len("}:events")])
+
+
+def result(job_id: UUID) -> str:
+    return f"job:{{{job_id}}}:result"
+
+
+def lease(job_id: UUID) -> str:
+    return f"job:{{{job_id}}}:lease"
+
+
+def attempts(job_id: UUID) -> str:
+    return f"job:{{{job_id}}}:attempts"
+
+
+def answer(job_id: UUID) -> str:
+    return f"job:{{{job_id}}}:answer"
+
+
+def session(owner: str) -> str:
+    return f"session:{{{owner}}}"
+
+
+def session_jobs(owner: str) -> str:
+    return f"session:{{{owner}}}:jobs"
+
+
+def canary(gateway: str) -> str:
+    return f"canary:{{{gateway}}}"

@@ -1,0 +1,143 @@
+"""Raw photos: through the CDN, and from S3 when the CDN fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import aiohttp
+import structlog
+
+from growbin.errors import JobFailed
+from growbin.job import FetchedPhoto
+
+log = structlog.get_logger()
+
+READER_HEADER = "X-Growbin-Reader"
+CHUNK_BYTES = 64 * 1024
+
+# (key, etag, length) -> the bytes; raises JobFailed(photo_missing | photo_changed) or Unavailable.
+ReadFromStore = Callable[[str, str, int], Awaitable[bytes]]
+
+
+class CdnPhotoSource:
+    """Trusts no body of the CDN that is not the accepted photo by length and ETag. A CDN that fails
+    `failures_to_skip` times in a row is left alone for `skip_seconds`."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        enabled: bool,
+        read_from_store: ReadFromStore,
+        max_bytes: int,
+        failures_to_skip: int,
+        skip_seconds: float,
+    ) -> None:
+        self._session = session
+        self._base_url = base_url
+        self._enabled = enabled
+        self._read_from_store = read_from_store
+        self._max_bytes = max_bytes
+        self._failures_to_skip = failures_to_skip
+        self._skip_seconds = skip_seconds
+        self._failures = 0
+        self._skipped_until = 0.0
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        *,
+        base_url: str,
+        reader_secret: str,
+        enabled: bool,
+        read_from_store: ReadFromStore,
+        max_bytes: int,
+        connect_timeout_seconds: float = 2,
+        total_timeout_seconds: float = 10,
+        failures_to_skip: int = 5,
+        skip_seconds: float = 30,
+    ) -> AsyncIterator[CdnPhotoSource]:
+        """`read_from_store` is the fallback; `reader_secret` opens `incoming/` at the CDN."""
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=total_timeout_seconds, connect=connect_timeout_seconds),
+            connector=aiohttp.TCPConnector(limit=0),  # bounded by the consumer's concurrency
+            headers={READER_HEADER: reader_secret, "Accept-Encoding": "identity"},
+            auto_decompress=False,  # a small gzip body could unpack into gigabytes
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        ) as session:
+            yield cls(session, base_url, enabled, read_from_store, max_bytes, failures_to_skip, skip_seconds)
+
+    async def fetch(self, key: str, etag: str, length: int) -> FetchedPhoto:
+        """Raises JobFailed(photo_missing | photo_changed | photo_too_large); Unavailable from S3."""
+        if length > self._max_bytes:
+            raise JobFailed("photo_too_large", f"{length} bytes")
+        if self._enabled and asyncio.get_running_loop().time() >= self._skipped_until:
+            try:
+                return await self._fetch_from_cdn(key, etag, length)
+            except _CdnReadFailed as failure:
+                log.warning("cdn_read_failed", key=key, reason=failure.reason, status=failure.status)
+        return FetchedPhoto(await self._read_from_store(key, etag, length), "s3", None)
+
+    async def _fetch_from_cdn(self, key: str, etag: str, length: int) -> FetchedPhoto:
+        try:
+            async with self._session.get(f"{self._base_url}/{key}", allow_redirects=False) as answer:
+                _check_head(answer, etag, length)
+                data = await _read_exactly(answer, length)
+                cache = _cache(answer.headers.get("X-Cache"))
+        except _CdnReadFailed as failure:
+            self._count(failed=failure.status is None or failure.status not in (200, 403, 404))
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._count(failed=True)
+            raise _CdnReadFailed(type(error).__name__) from error
+        self._count(failed=False)
+        return FetchedPhoto(data, "cdn", cache)
+
+    def _count(self, *, failed: bool) -> None:
+        """An answer about this photo, if only "not here" or another one, shows that the CDN works."""
+        self._failures = self._failures + 1 if failed else 0
+        if self._failures >= self._failures_to_skip:
+            self._skipped_until = asyncio.get_running_loop().time() + self._skip_seconds
+
+
+class _CdnReadFailed(Exception):
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+
+
+def _check_head(answer: aiohttp.ClientResponse, etag: str, length: int) -> None:
+    status, headers = answer.status, answer.headers
+    if status != 200:
+        raise _CdnReadFailed("status", status)
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise _CdnReadFailed("content_encoding", status)
+    if answer.content_length not in (None, length):
+        raise _CdnReadFailed("length", status)
+    if "ETag" in headers and headers["ETag"].removeprefix("W/").strip('"') != etag:
+        raise _CdnReadFailed("etag", status)
+
+
+async def _read_exactly(answer: aiohttp.ClientResponse, length: int) -> bytes:
+    """A body cut without Content-Length ends like a whole one: only the length tells."""
+    data = bytearray()
+    async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+        data += chunk
+        if len(data) > length:
+            break
+    if len(data) != length:
+        raise _CdnReadFailed("length", answer.status)
+    return bytes(data)
+
+
+def _cache(header: str | None) -> Literal["hit", "miss"] | None:
+    """`HIT`, `Hit from cloudfront`, `RefreshHit from cloudfront`, `MISS`, ... or nothing."""
+    if header is None:
+        return None
+    return "hit" if "hit" in header.lower() else "miss"

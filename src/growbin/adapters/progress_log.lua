@@ -1,0 +1,277 @@
+-- One job's progress, in one atomic script. Each call names an operation and its parameters.
+--
+-- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
+--       5 attempts {token, starts, paid, open}  6 answer
+-- ARGV  1 operation  2 parameters as JSON
+--
+-- A log entry is the text "<id> <event> <data>", an id is "<epoch>.<seq>.<nonce>": the epoch is
+-- the run's, the nonce the append's own. A server that came back with older data re-uses numbers
+-- but never nonces, so a client's id either names exactly what it saw or is not found.
+-- Time is this server's clock, so that a skewed process cannot expire anybody.
+
+local PROGRESS, EVENTS, RESULT, LEASE, ATTEMPTS, ANSWER =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local HOUR_MS = 3600000
+local WEEK_SECONDS = 7 * 24 * 3600
+local RANK = { awaiting_upload = 0, queued = 1, fetching = 2, analysing = 3, advising = 4 }
+local END_RANK = 5
+
+local p = cjson.decode(ARGV[2])
+local clock = redis.call('TIME')
+local now_ms = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+
+local function whole(number)
+  return string.format('%.0f', number) -- tostring() would give 1.7e+12
+end
+
+local function rfc3339(milliseconds)
+  local seconds = math.floor(milliseconds / 1000)
+  local days = math.floor(seconds / 86400)
+  -- Civil date from days since 1970, by counting 400-year eras from 1 March of year 0.
+  local z = days + 719468
+  local era = math.floor(z / 146097)
+  local day_of_era = z - era * 146097
+  local year_of_era = math.floor((day_of_era - math.floor(day_of_era / 1460)
+    + math.floor(day_of_era / 36524) - math.floor(day_of_era / 146096)) / 365)
+  local day_of_year = day_of_era - (365 * year_of_era + math.floor(year_of_era / 4) - math.floor(year_of_era / 100))
+  local shifted_month = math.floor((5 * day_of_year + 2) / 153)
+  local day = day_of_year - math.floor((153 * shifted_month + 2) / 5) + 1
+  local month = shifted_month < 10 and shifted_month + 3 or shifted_month - 9
+  local year = year_of_era + era * 400 + (month <= 2 and 1 or 0)
+  local rest = seconds % 86400
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day,
+    math.floor(rest / 3600), math.floor(rest % 3600 / 60), rest % 60, milliseconds % 1000)
+end
+
+local function load(key)
+  local text = redis.call('GET', key)
+  return text and cjson.decode(text) or nil
+end
+
+local snapshot = load(PROGRESS)
+local result = load(RESULT)
+
+-- A delivery of a newer run than what is stored means that a redrive was lost with this server's
+-- tail: the stored run is history.
+if p.run and result and result.run < p.run then
+  result = nil
+end
+if p.run and snapshot and snapshot.run < p.run then
+  snapshot = nil
+  redis.call('DEL', PROGRESS, EVENTS, RESULT)
+end
+
+local function is_over()
+  return result ~= nil or (p.run and snapshot and snapshot.run > p.run)
+end
+
+local function keep_for()
+  redis.call('PEXPIREAT', PROGRESS, whole(snapshot.deadline_ms + HOUR_MS))
+  redis.call('PEXPIREAT', EVENTS, whole(snapshot.deadline_ms + HOUR_MS))
+end
+
+-- A text, or one text for each language of which the job's is taken.
+local function in_locale(text)
+  return type(text) == 'table' and text[snapshot.locale] or text
+end
+
+-- Numbers, stores and announces one event. `tail` is more JSON for the event's data.
+local function write(stage, message, percent, attempt, nonce, tail)
+  message = in_locale(message)
+  tail = in_locale(tail)
+  snapshot.seq = snapshot.seq + 1
+  snapshot.stage = stage
+  snapshot.attempt = attempt
+  snapshot.progress = math.max(snapshot.progress, percent)
+  snapshot.message = message
+  snapshot.updated_at = rfc3339(now_ms)
+  snapshot.id = snapshot.epoch .. '.' .. whole(snapshot.seq) .. '.' .. nonce
+  local data = '{"job_id":' .. cjson.encode(snapshot.job_id) .. ',"seq":' .. whole(snapshot.seq)
+    .. ',"stage":"' .. stage .. '","progress":' .. whole(snapshot.progress)
+    .. ',"message":' .. cjson.encode(message) .. ',"attempt":' .. whole(attempt)
+    .. ',"updated_at":"' .. snapshot.updated_at .. '"' .. (tail and ',' .. tail or '') .. '}'
+  local ends = RANK[stage] == nil
+  local entry = snapshot.id .. ' ' .. (ends and stage or 'progress') .. ' ' .. data
+  redis.call('RPUSH', EVENTS, entry)
+  redis.call('SET', PROGRESS, cjson.encode(snapshot))
+  if ends then
+    redis.call('SET', RESULT, '{"id":"' .. snapshot.id .. '","stage":"' .. stage .. '","run":' .. whole(snapshot.run)
+      .. ',"owner":' .. cjson.encode(snapshot.owner) .. ',"image_url":' .. cjson.encode(snapshot.image_url)
+      .. ',"deadline_ms":' .. whole(snapshot.deadline_ms) .. ',"data":' .. data .. '}', 'EX', WEEK_SECONDS)
+    redis.call('PEXPIRE', PROGRESS, HOUR_MS)
+    redis.call('PEXPIRE', EVENTS, HOUR_MS)
+    redis.call('DEL', LEASE)
+  else
+    keep_for()
+  end
+  redis.call('PUBLISH', EVENTS, entry)
+end
+
+local function open_history()
+  redis.call('DEL', EVENTS)
+  snapshot = { job_id = p.job_id, run = p.run or 1, epoch = p.epoch, seq = 0, stage = '', attempt = 1,
+    progress = 0, message = '', updated_at = '', id = '', deadline_ms = p.deadline_ms,
+    owner = p.owner, image_url = p.image_url, locale = p.locale }
+end
+
+-- `queued` belongs to every accepted job, also when its consumer was faster than its gateway.
+local function write_queued_if_missing()
+  if not snapshot then
+    open_history()
+  end
+  if snapshot.seq == 0 or snapshot.stage == 'awaiting_upload' then
+    snapshot.deadline_ms = p.deadline_ms
+    write('queued', p.queued_message, p.queued_progress, 1, p.nonce .. 'q')
+  end
+end
+
+local function holds_token()
+  return tonumber(redis.call('HGET', ATTEMPTS, 'token') or 0) == p.attempt
+end
+
+local function expire_if_due()
+  if is_over() then
+    return true
+  end
+  local deadline_ms = snapshot and snapshot.deadline_ms or p.deadline_ms
+  if not deadline_ms or now_ms <= deadline_ms then
+    return false
+  end
+  if not snapshot then
+    open_history()
+  end
+  write('expired', p.expired_message, 0, snapshot.attempt, p.nonce)
+  return true
+end
+
+local operations = {}
+
+-- A stage or an end. `attempt` absent: written without a lease (gateway, obituary).
+function operations.append()
+  if is_over() or not (snapshot or p.owner) then
+    return 'ended'
+  end
+  if p.attempt and not holds_token() then
+    return 'lost'
+  end
+  local rank = RANK[p.stage] or END_RANK
+  if rank > RANK.queued and p.deadline_ms then
+    write_queued_if_missing()
+  elseif not snapshot then
+    open_history()
+  end
+  local attempt = p.attempt or snapshot.attempt
+  local present = RANK[snapshot.stage]
+  if rank < END_RANK and present and attempt == snapshot.attempt and rank <= present then
+    return 'ours'
+  end
+  if p.stage == 'queued' then
+    snapshot.deadline_ms = p.deadline_ms
+  end
+  write(p.stage, p.message, p.progress, attempt, p.nonce, p.tail)
+  return 'ours'
+end
+
+function operations.cancel()
+  if expire_if_due() or not snapshot then
+    return 'ended'
+  end
+  write('cancelled', p.cancelled_message, 0, snapshot.attempt, p.nonce)
+  return 'ours'
+end
+
+function operations.expire()
+  return expire_if_due() and 'ended' or 'ours'
+end
+
+local function started(token)
+  return { 'started', whole(token), redis.call('HGET', ATTEMPTS, 'starts'), whole(now_ms),
+    redis.call('GET', ANSWER) or '' }
+end
+
+-- Takes the lease and counts the start; `open` stays 1 until the holder lets go, so that the
+-- next start knows whether its predecessor died.
+function operations.begin()
+  if expire_if_due() then
+    return { 'ended' }
+  end
+  local lease = redis.call('GET', LEASE)
+  local token = tonumber(redis.call('HGET', ATTEMPTS, 'token') or 0)
+  if lease and lease == token .. ':' .. p.nonce then
+    return started(token) -- our own call, its reply lost
+  end
+  if lease then
+    return { 'held' }
+  end
+  local holder_died = redis.call('HGET', ATTEMPTS, 'open') == '1'
+  if tonumber(redis.call('HGET', ATTEMPTS, 'starts') or 0) >= p.max_starts then
+    return { holder_died and 'crashed' or 'exhausted' }
+  end
+  if holder_died and not p.alone then
+    return { 'suspect' }
+  end
+  token = redis.call('HINCRBY', ATTEMPTS, 'token', 1)
+  redis.call('HINCRBY', ATTEMPTS, 'starts', 1)
+  redis.call('HSET', ATTEMPTS, 'open', 1)
+  redis.call('EXPIRE', ATTEMPTS, WEEK_SECONDS)
+  redis.call('SET', LEASE, token .. ':' .. p.nonce, 'PX', p.lease_ms)
+  return started(token)
+end
+
+-- A lapsed lease may be taken up again by its last holder: the token shows that nobody else began.
+function operations.renew()
+  if is_over() then
+    return 'ended'
+  end
+  if not holds_token() then
+    return 'lost'
+  end
+  local lease = redis.call('GET', LEASE)
+  redis.call('SET', LEASE, lease or (whole(p.attempt) .. ':renewed'), 'PX', p.lease_ms)
+  return 'ours'
+end
+
+function operations.release()
+  if not holds_token() then
+    return 'lost'
+  end
+  redis.call('DEL', LEASE)
+  redis.call('HSET', ATTEMPTS, 'open', 0)
+  if p.refund then
+    redis.call('HINCRBY', ATTEMPTS, 'starts', -1)
+  end
+  return 'ours'
+end
+
+function operations.count_paid_call()
+  if not holds_token() then
+    return 'lost'
+  end
+  if p.change > 0 and tonumber(redis.call('HGET', ATTEMPTS, 'paid') or 0) >= p.max_paid_calls then
+    return 'exhausted'
+  end
+  redis.call('HINCRBY', ATTEMPTS, 'paid', p.change)
+  return 'ours'
+end
+
+-- Everything a reader needs: snapshot, result, whether `after_id` is in the log, and what follows it.
+function operations.read()
+  expire_if_due()
+  snapshot = redis.call('GET', PROGRESS) or ''
+  local ended = redis.call('GET', RESULT) or ''
+  local first = 0
+  local known = '1'
+  if p.after_id then
+    local seq = tonumber(string.match(p.after_id, '^[^.]+%.(%d+)%.') or 0)
+    local entry = seq > 0 and redis.call('LINDEX', EVENTS, seq - 1)
+    if entry and string.sub(entry, 1, #p.after_id + 1) == p.after_id .. ' ' then
+      first = seq
+    else
+      known = '0'
+    end
+  end
+  local entries = p.with_log and redis.call('LRANGE', EVENTS, first, -1) or redis.call('LRANGE', EVENTS, -1, -1)
+  return { snapshot, ended, known, whole(now_ms), entries }
+end
+
+return operations[ARGV[1]]()

@@ -1,0 +1,256 @@
+"""The progress log on Redis: the truth about every job, written by one atomic script."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal, Self, cast
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from growbin.adapters import keys
+from growbin.adapters.redis_connection import ask, open_redis
+from growbin.job import (
+    STAGE_PROGRESS,
+    Failure,
+    Job,
+    JobState,
+    Locale,
+    LogEntry,
+    ModelAnswer,
+    Result,
+    Stage,
+    Upload,
+)
+from growbin.messages import stage_message
+from growbin.ports import Beginning, Held, History, Started
+
+LOCALES: tuple[Locale, ...] = ("ko", "en")
+
+
+def _in_each_locale(stage: Stage) -> dict[str, str]:
+    return {locale: stage_message(stage, locale) for locale in LOCALES}
+
+
+def parse_entry(text: str) -> LogEntry:
+    """`"<id> <event> <data>"`, as the script writes it."""
+    entry_id, event, data = text.split(" ", 2)
+    return LogEntry(entry_id, event, data)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressLimits:
+    lease_seconds: float
+    max_starts: int
+    max_paid_calls: int
+
+
+class RedisProgressLog:
+    """Implements ports.ProgressLog; every method may raise Unavailable."""
+
+    def __init__(self, redis: Redis, image_base_url: str, limits: ProgressLimits) -> None:
+        self._redis = redis
+        self._image_base_url = image_base_url
+        self._limits = limits
+        source = files("growbin.adapters").joinpath("progress_log.lua").read_text("utf-8")
+        self._script = redis.register_script(source)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        *,
+        url: str,
+        image_base_url: str,
+        lease_seconds: float = 15,
+        max_starts: int = 4,
+        max_paid_calls: int = 3,
+    ) -> AsyncIterator[Self]:
+        async with open_redis(url) as redis:
+            limits = ProgressLimits(lease_seconds, max_starts, max_paid_calls)
+            yield cls(redis, image_base_url, limits)
+
+    async def is_writable(self) -> bool:
+        """For readiness: a script that writes was accepted. Raises Unavailable."""
+        await ask(self._redis.set(keys.READINESS, "1", ex=keys.READINESS_SECONDS))
+        return True
+
+    async def _run(self, operation: str, job_id: UUID, **parameters: object) -> Any:
+        named = (keys.progress, keys.events, keys.result, keys.lease, keys.attempts, keys.answer)
+        given = {name: value for name, value in parameters.items() if value is not None}
+        given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
+        return await ask(self._script(keys=[key(job_id) for key in named], args=[operation, _json(given)]))
+
+    def _about(self, job: Job) -> dict[str, object]:
+        """What the script needs to write a history from nothing, should it have been lost."""
+        return {
+            "run": job.run,
+            "deadline_ms": job.deadline_ms,
+            "owner": job.owner,
+            "image_url": f"{self._image_base_url}/{job.public_key}",
+            "locale": job.locale,
+            "queued_message": stage_message(Stage.QUEUED, job.locale),
+            "queued_progress": STAGE_PROGRESS[Stage.QUEUED],
+            "expired_message": _in_each_locale(Stage.EXPIRED),
+        }
+
+    # --- written by the gateway
+
+    async def open_job(self, upload: Upload, deadline_ms: int) -> None:
+        await self._run(
+            "append",
+            upload.job_id,
+            stage=Stage.AWAITING_UPLOAD,
+            message=stage_message(Stage.AWAITING_UPLOAD, upload.locale),
+            progress=STAGE_PROGRESS[Stage.AWAITING_UPLOAD],
+            deadline_ms=deadline_ms,
+            owner=upload.owner,
+            image_url=upload.image_url,
+            locale=upload.locale,
+        )
+
+    async def queue_job(self, job: Job) -> None:
+        await self._append(job, None, Stage.QUEUED)
+
+    async def cancel(self, job_id: UUID) -> bool:
+        """True when this call ended the job."""
+        held = await self._run(
+            "cancel",
+            job_id,
+            cancelled_message=_in_each_locale(Stage.CANCELLED),
+            expired_message=_in_each_locale(Stage.EXPIRED),
+        )
+        return cast("Held", held) == "ours"
+
+    # --- written by the consumer
+
+    async def begin(self, job: Job, *, alone: bool) -> Beginning:
+        status, *rest = await self._run(
+            "begin",
+            job.job_id,
+            **self._about(job),
+            alone=alone,
+            lease_ms=int(self._limits.lease_seconds * 1000),
+            max_starts=self._limits.max_starts,
+        )
+        if status == "started":
+            attempt, starts, now_ms, answer = rest
+            kept = ModelAnswer.model_validate_json(answer) if answer else None
+            return Started(int(attempt), int(starts), int(now_ms), kept)
+        return cast("Literal['held', 'suspect', 'ended', 'exhausted', 'crashed']", status)
+
+    async def renew(self, job: Job, attempt: int) -> Held:
+        lease_ms = int(self._limits.lease_seconds * 1000)
+        held = await self._run("renew", job.job_id, run=job.run, attempt=attempt, lease_ms=lease_ms)
+        return cast("Held", held)
+
+    async def release(self, job: Job, attempt: int, *, refund: bool = False) -> None:
+        await self._run("release", job.job_id, attempt=attempt, refund=refund or None)
+
+    async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
+        return await self._append(job, attempt, stage)
+
+    async def count_paid_call(self, job: Job, attempt: int, *, change: Literal[1, -1] = 1) -> bool:
+        held = await self._run(
+            "count_paid_call",
+            job.job_id,
+            attempt=attempt,
+            change=change,
+            max_paid_calls=self._limits.max_paid_calls,
+        )
+        return bool(held == "ours")
+
+    async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
+        await ask(
+            self._redis.set(
+                keys.answer(job.job_id), answer.model_dump_json(), nx=True, ex=keys.RESULT_SECONDS
+            )
+        )
+
+    async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
+        if isinstance(end, Result):
+            return await self._append(job, attempt, Stage.DONE, f'"result":{end.model_dump_json()}')
+        return await self._append(job, attempt, Stage.FAILED, f'"failure":{end.model_dump_json()}')
+
+    async def fail_unreadable(self, job_id: UUID, failure: Failure) -> None:
+        await self._run(
+            "append",
+            job_id,
+            stage=Stage.FAILED,
+            message=_in_each_locale(Stage.FAILED),
+            progress=STAGE_PROGRESS[Stage.FAILED],
+            tail=f'"failure":{failure.model_dump_json()}',
+        )
+
+    async def _append(self, job: Job, attempt: int | None, stage: Stage, tail: str | None = None) -> Held:
+        held = await self._run(
+            "append",
+            job.job_id,
+            **self._about(job),
+            stage=stage,
+            message=stage_message(stage, job.locale),
+            progress=STAGE_PROGRESS[stage],
+            attempt=attempt,
+            tail=tail,
+        )
+        return cast("Held", held)
+
+    # --- read, and expired by whoever looks
+
+    async def expire_if_due(self, job: Job) -> bool:
+        return bool(await self._run("expire", job.job_id, **self._about(job)) == "ended")
+
+    async def lease_lives(self, job_id: UUID) -> bool:
+        return bool(await ask(self._redis.exists(keys.lease(job_id))))
+
+    async def state(self, job_id: UUID) -> JobState | None:
+        return (await self._read(job_id, None, with_log=False))[0]
+
+    async def history(self, job_id: UUID, after_id: str | None) -> History | None:
+        state, is_known, log = await self._read(job_id, after_id, with_log=True)
+        if state is None:
+            return None
+        if after_id is None:
+            # The log goes an hour after the end; the result remains and holds the terminal event.
+            return History(state, log or [state.entry], reset=False)
+        if is_known:
+            return History(state, log, reset=False)
+        if after_id == state.entry.id and state.entry.ends:
+            return History(state, [], reset=False)
+        return History(state, [state.entry] if state.entry.ends else [], reset=True)
+
+    async def _read(
+        self, job_id: UUID, after_id: str | None, *, with_log: bool
+    ) -> tuple[JobState | None, bool, list[LogEntry]]:
+        """The state, whether `after_id` is in the log, and the entries after it."""
+        snapshot, result, is_known, now_ms, entries = await self._run(
+            "read",
+            job_id,
+            after_id=after_id,
+            with_log=with_log or None,
+            expired_message=_in_each_locale(Stage.EXPIRED),
+        )
+        state = _state(snapshot, result, int(now_ms))
+        return state, is_known == "1", [parse_entry(entry) for entry in entries]
+
+
+def _state(snapshot: str, result: str, now_ms: int) -> JobState | None:
+    if not (result or snapshot):
+        return None
+    known = json.loads(result or snapshot)
+    if result:
+        entry = LogEntry(known["id"], known["stage"], _json(known["data"]))
+    else:
+        names = ("job_id", "seq", "stage", "progress", "message", "attempt", "updated_at")
+        entry = LogEntry(known["id"], "progress", _json({name: known[name] for name in names}))
+    left_seconds = (known["deadline_ms"] - now_ms) / 1000
+    return JobState(entry, known["run"], known["owner"], known["image_url"], left_seconds)

@@ -1,0 +1,41 @@
+"""Sessions on Redis. The server keeps only the SHA-256 of a token."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+from redis.asyncio import Redis
+
+from growbin.adapters import keys
+from growbin.adapters.redis_connection import ask, open_redis
+
+TOKEN_BYTES = 32
+
+
+class RedisSessions:
+    """Implements ports.Sessions; every method may raise Unavailable."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, *, url: str) -> AsyncIterator[Self]:
+        async with open_redis(url) as redis:
+            yield cls(redis)
+
+    async def create(self) -> str:
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        owner = hashlib.sha256(token.encode()).hexdigest()
+        await ask(self._redis.set(keys.session(owner), "1", ex=keys.SESSION_SECONDS))
+        return token
+
+    async def owner(self, token: str) -> str | None:
+        owner = hashlib.sha256(token.encode()).hexdigest()
+        # EXPIRE both asks whether the session lives and lets its days slide.
+        lives = await ask(self._redis.expire(keys.session(owner), keys.SESSION_SECONDS))
+        return owner if lives else None

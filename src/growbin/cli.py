@@ -1,0 +1,72 @@
+"""The commands. Imports are lazy, so that `growbin --help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    given = parser().parse_args(arguments)
+    status: int = given.run(given)
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="growbin", description="A photo of waste in; which bin, and how, out."
+    )
+    commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    gateway = commands.add_parser("gateway", help="HTTP API, demo page, progress streams")
+    gateway.set_defaults(run=lambda _: _serve("gateway"))
+
+    consumer = commands.add_parser("consumer", help="photo -> analysis -> advice -> progress")
+    consumer.set_defaults(run=lambda _: _serve("consumer"))
+
+    stack = commands.add_parser("stack", help="start everything locally, for development")
+    stack.add_argument("--data", type=Path, default=Path("var"), help="folder of the parts' data and logs")
+    stack.add_argument("--port", type=int, default=8080, help="port of the gateway")
+    stack.add_argument("--parts-only", action="store_true", help="without gateway and consumer")
+    stack.add_argument("--env-file", type=Path, help="write the settings of the started parts here")
+    stack.set_defaults(run=_stack)
+
+    model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
+    model.add_argument("--host", default="127.0.0.1")
+    model.add_argument("--port", type=int, required=True)
+    model.add_argument("--cache", type=Path, default=Path("var/model"), help="folder of the built model")
+    model.set_defaults(run=_model_server)
+    return root
+
+
+def _serve(process: str) -> int:
+    from growbin.config import BadSetting, load_settings
+
+    try:
+        settings = load_settings()
+    except BadSetting as error:
+        print(f"growbin {process}: {error}", file=sys.stderr)
+        return 2
+    from growbin import wiring
+
+    run = wiring.run_gateway if process == "gateway" else wiring.run_consumer
+    try:
+        return wiring.run_until_stopped(run, settings)
+    except wiring.CannotStart as error:
+        print(f"growbin {process}: {error}", file=sys.stderr)
+        return 1
+
+
+def _stack(given: argparse.Namespace) -> int:
+    from growbin.local.stack import run
+
+    return run(data=given.data, port=given.port, parts_only=given.parts_only, env_file=given.env_file)
+
+
+def _model_server(given: argparse.Namespace) -> int:
+    from growbin.local.model_server import main as serve
+
+    return serve(given.host, given.port, given.cache)

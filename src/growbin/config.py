@@ -1,0 +1,182 @@
+"""Every setting, with its default. A bad value stops the start with one sentence that names it."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class BadSetting(Exception):
+    """A setting cannot be used; the text names the variable and says what would be right."""
+
+
+def _with_database(url: str, database: int) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc, f"/{database}", parts.query, ""))
+
+
+def _listed(value: str) -> list[str]:
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+class Settings(BaseSettings):
+    """Read once from the environment; frozen. Each field's name in capitals is its variable."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # --- where the gateway listens
+    host: str = Field("127.0.0.1", description="address the gateway listens on")
+    port: int = Field(8080, ge=0, le=65535, description="port of the gateway's API and page")
+    probe_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")
+    probe_port: int = Field(8081, ge=0, le=65535, description="port of /healthz, /readyz and /metrics")
+    allowed_origins: str = Field("", description="comma-separated origins that may call from a browser")
+    trusted_proxies: str = Field("", description="comma-separated networks whose X-Forwarded-* is believed")
+    secure_cookies: bool = Field(False, description="mark the session cookie Secure (TLS in front)")
+
+    # --- S3 and CDN
+    aws_region: str = Field("ap-northeast-2", description="region of the bucket")
+    s3_bucket_name: str = Field("growbin-photos", description="the private bucket")
+    s3_endpoint_url: str | None = Field(None, description="S3-compatible endpoint; AWS when unset")
+    cdn_enabled: bool = Field(True, description="read photos through the CDN before S3")
+    cdn_base_url: str = Field("http://127.0.0.1:8088", description="base address of the CDN")
+    cdn_cache_ttl: int = Field(86_400, ge=0, le=604_800, description="seconds a public photo may be cached")
+    cdn_reader_secret: SecretStr = Field(
+        SecretStr(""), description="header value that opens incoming/ to the consumer"
+    )
+
+    # --- RabbitMQ
+    rabbitmq_url: str = Field(
+        "amqp://guest:guest@127.0.0.1:5672/",
+        description="broker; several comma-separated nodes are tried in turn",
+    )
+    rabbitmq_management_url: str | None = Field(
+        None, description="management API with credentials, for the backlog; unset: not limited"
+    )
+    queue_name: str = Field("growbin.jobs", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="main queue")
+    publish_timeout_seconds: float = Field(1.8, gt=0, description="longest wait for a publisher confirm")
+
+    # --- Redis
+    redis_url: str = Field("redis://127.0.0.1:6379", description="server of all roles without their own URL")
+    redis_jobs_url: str = Field("", description="job records; default: REDIS_URL, DB 0")
+    redis_progress_url: str = Field("", description="progress and results; default: REDIS_URL, DB 2")
+    redis_sessions_url: str = Field("", description="sessions; default: REDIS_URL, DB 3")
+
+    # --- model
+    openai_api_key: SecretStr = Field(SecretStr(""), description="key of the model server")
+    openai_base_url: str | None = Field(None, description="any OpenAI-compatible server; OpenAI when unset")
+    openai_model: str = Field("gpt-4o", description="model that sees the photo")
+    model_timeout_seconds: float = Field(60, gt=0, description="longest model call")
+    sure_threshold: float = Field(
+        0.25, ge=0, le=1, description="confidence below which we say so and ask back"
+    )
+
+    # --- limits
+    photo_max_bytes: int = Field(10 * 1024 * 1024, gt=0, description="largest upload")
+    photo_max_pixels: int = Field(50_000_000, gt=0, description="largest picture that is decoded")
+    photo_model_side: int = Field(1024, ge=64, description="longest side given to the model")
+    ticket_seconds: int = Field(300, gt=0, description="life of an upload URL")
+    upload_wait_seconds: int = Field(600, gt=0, description="a job without upload expires after this")
+    job_deadline_seconds: int = Field(300, gt=0, description="from upload-complete to the end at the latest")
+    lease_seconds: float = Field(15, gt=0, description="life of a consumer's lease without renewal")
+    lease_renew_seconds: float = Field(
+        1.5, gt=0, description="between renewals; also how soon a cancel is seen"
+    )
+    max_starts: int = Field(4, ge=1, description="starts of one job")
+    max_paid_calls: int = Field(3, ge=1, description="paid model calls of one job")
+    consumer_concurrency: int = Field(32, ge=1, description="jobs at once in one consumer (= prefetch)")
+    backlog_limit: int = Field(10_000, ge=1, description="waiting jobs above which uploads get 503")
+    max_streams_per_session: int = Field(4, ge=1, description="open streams of one session")
+    max_streams_per_address: int = Field(50, ge=1, description="open streams of one client address")
+    max_streams: int = Field(12_000, ge=1, description="open streams of one gateway")
+    stream_heartbeat_seconds: float = Field(15, gt=0, description="between stream comments")
+    stream_write_timeout_seconds: float = Field(20, gt=0, description="a slower reader is cut")
+    stream_buffer_events: int = Field(64, ge=1, description="events waiting for one reader")
+    consumer_grace_seconds: float = Field(75, ge=0, description="time to finish jobs after SIGTERM")
+
+    # --- logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level logged")
+    log_format: Literal["json", "console"] = Field(
+        "json", description="json for machines, console for people"
+    )
+
+    @field_validator("cdn_base_url", "s3_endpoint_url", "openai_base_url", "rabbitmq_management_url")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in ("http", "https"):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/") if value else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for network in _listed(value):
+            ipaddress.ip_network(network)
+        return value
+
+    @field_validator("redis_url", "redis_jobs_url", "redis_progress_url", "redis_sessions_url")
+    @classmethod
+    def _is_redis_url(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in ("redis", "rediss"):
+            raise ValueError("must start with redis:// or rediss://")
+        return value
+
+    @field_validator("rabbitmq_url")
+    @classmethod
+    def _are_amqp_urls(cls, value: str) -> str:
+        if any(urlsplit(url).scheme not in ("amqp", "amqps") for url in _listed(value)):
+            raise ValueError("must start with amqp:// or amqps://")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_role_urls(cls, values: dict[str, object]) -> dict[str, object]:
+        server = str(values.get("redis_url") or "redis://127.0.0.1:6379")
+        for role, database in (("jobs", 0), ("progress", 2), ("sessions", 3)):
+            values[f"redis_{role}_url"] = values.get(f"redis_{role}_url") or _with_database(server, database)
+        return values
+
+    @model_validator(mode="after")
+    def _lease_outlives_renewals(self) -> Self:
+        if self.lease_renew_seconds * 2 > self.lease_seconds:
+            raise ValueError("LEASE_RENEW_SECONDS must be at most half of LEASE_SECONDS")
+        return self
+
+    @property
+    def upload_origin(self) -> str:
+        """Where tickets point."""
+        return self.s3_endpoint_url or f"https://{self.s3_bucket_name}.s3.{self.aws_region}.amazonaws.com"
+
+    @property
+    def rabbitmq_urls(self) -> list[str]:
+        return _listed(self.rabbitmq_url)
+
+    @property
+    def origins(self) -> frozenset[str]:
+        return frozenset(_listed(self.allowed_origins))
+
+    @property
+    def proxies(self) -> list[str]:
+        return _listed(self.trusted_proxies)
+
+
+def load_settings() -> Settings:
+    """Settings from the environment; raises BadSetting with a line for each bad variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            variable = str(problem["loc"][0]).upper() if problem["loc"] else "settings"
+            given = (
+                ""
+                if "secret" in variable.lower() or "key" in variable.lower()
+                else f" (is {problem['input']!r})"
+            )
+            lines.append(
+                f"{variable}{given if problem['loc'] else ''}: {problem['msg'].removeprefix('Value error, ')}"
+            )
+        raise BadSetting("\n".join(lines)) from None

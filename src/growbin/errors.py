@@ -1,0 +1,53 @@
+"""Errors, named by what we do next. Anything that is not in this tree is a bug.
+
+GrowbinError
+├── Rejected      the client must change something: a 4xx problem, nothing starts
+├── JobFailed     this job can never succeed: terminal event `failed`
+└── Unavailable   a part we need is away: 503 at the gateway, retry in the consumer
+    └── Throttled the model asks for patience: the whole consumer slows down, no attempt is burned
+"""
+
+
+class GrowbinError(Exception):
+    """Root of the tree; never raised itself."""
+
+
+class Rejected(GrowbinError):
+    """The client's request cannot be taken; `code` names the problem, `detail` says what to do."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, *, retry_after_seconds: int | None = None
+    ) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.retry_after_seconds = retry_after_seconds
+
+
+class JobFailed(GrowbinError):
+    """The job ends `failed` with `code`; trying again would give the same."""
+
+    def __init__(self, code: str, reason: str = "") -> None:
+        super().__init__(f"{code}: {reason}" if reason else code)
+        self.code = code
+
+
+class Unavailable(GrowbinError):
+    """`part` (rabbitmq, redis, s3, model, ...) did not answer as it should; later it may."""
+
+    def __init__(self, part: str, reason: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(f"{part}: {reason}")
+        self.part = part
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Throttled(Unavailable):
+    """The model refused for rate, quota or key; `broken` when only a person can mend it (key, quota)."""
+
+    def __init__(
+        self, reason: str, *, retry_after_seconds: float | None = None, broken: bool = False
+    ) -> None:
+        super().__init__("model", reason, retry_after_seconds=retry_after_seconds)
+        self.broken = broken

@@ -1,0 +1,1 @@
+"""The way in over HTTP: tickets, jobs, sessions, the progress stream."""

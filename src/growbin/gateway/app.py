@@ -1,0 +1,241 @@
+"""The gateway's application: the table of calls, the middlewares around them, the page."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from growbin import telemetry
+from growbin.gateway import openapi
+from growbin.gateway.events import stream_job
+from growbin.gateway.gateway import GATEWAY, Gateway, GatewayLimits, StreamSlots
+from growbin.gateway.hub import Hub
+from growbin.gateway.jobs import (
+    CancelAsked,
+    JobList,
+    JobView,
+    Submitted,
+    cancel_job,
+    complete_upload,
+    list_jobs,
+    read_job,
+)
+from growbin.gateway.openapi import Call, Parameter
+from growbin.gateway.origins import add_cors_headers, guard_origin
+from growbin.gateway.problems import REQUEST_ID, answer_problems
+from growbin.gateway.sessions import SessionAnswer, create_session
+from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
+from growbin.job import ProgressEvent
+from growbin.ports import JobQueue, JobRecords, ProgressLog, Sessions, UploadStore
+
+log = structlog.get_logger()
+
+LONGEST_BODY_BYTES = 16 * 1024
+PAGE = Path(__file__).parent / "page"
+
+CALLS = (
+    Call(
+        "POST",
+        "/api/v1/waste/analyze",
+        analyze,
+        "A ticket to upload one photo, and the job that will look at it",
+        answers={201: TicketAnswer},
+        refusals=(400, 403, 408, 413, 415, 422),
+        body=AnalyzeRequest,
+        parameters=(
+            Parameter("Idempotency-Key", "header", "the same key gives the same job, with a fresh ticket"),
+            Parameter("Accept-Language", "header", "language of messages and advice; Korean by default"),
+        ),
+    ),
+    Call(
+        "POST",
+        "/upload-complete/{job_id}",
+        complete_upload,
+        "The photo is uploaded: start the job. May be repeated",
+        answers={202: Submitted},
+        refusals=(403, 404, 409, 410, 413, 415),
+    ),
+    Call(
+        "GET",
+        "/api/v1/waste/jobs/{job_id}",
+        read_job,
+        "The job as it is now, with its result once it is done",
+        answers={200: JobView, 304: None},
+        refusals=(404, 429),
+        parameters=(
+            Parameter("Prefer", "header", "wait=N waits up to N seconds (at most 60) for the end"),
+            Parameter("If-None-Match", "header", "an earlier ETag; 304 when nothing changed"),
+        ),
+    ),
+    Call(
+        "GET",
+        "/api/v1/waste/jobs/{job_id}/events",
+        stream_job,
+        "The job's progress as server-sent events; 204 when its end was seen",
+        answers={200: ProgressEvent, 204: None},
+        refusals=(404, 429),
+        parameters=(
+            Parameter("Last-Event-ID", "header", "the last id seen: the stream goes on after it"),
+            Parameter("last_event_id", "query", "the same, for clients that cannot set a header"),
+        ),
+        streams=True,
+    ),
+    Call(
+        "GET",
+        "/api/v1/waste/jobs",
+        list_jobs,
+        "The session's recent jobs, newest first",
+        answers={200: JobList},
+        refusals=(400,),
+        parameters=(
+            Parameter(
+                "limit", "query", "1 to 100, default 20", {"type": "integer", "minimum": 1, "maximum": 100}
+            ),
+            Parameter("cursor", "query", "the next_cursor of the page before"),
+        ),
+    ),
+    Call(
+        "POST",
+        "/api/v1/waste/jobs/{job_id}/cancel",
+        cancel_job,
+        "Ask to cancel; the terminal event says who won",
+        answers={202: CancelAsked},
+        refusals=(403, 404),
+    ),
+    Call(
+        "POST",
+        "/api/v1/sessions",
+        create_session,
+        "A session for clients that keep no cookies: send the token as Bearer",
+        answers={201: SessionAnswer},
+        refusals=(403,),
+    ),
+)
+
+
+def build_app(
+    *,
+    limits: GatewayLimits,
+    cdn_base_url: str,
+    upload_origin: str,
+    allowed_origins: frozenset[str],
+    trusted_proxies: Iterable[str],
+    secure_cookies: bool,
+    records: JobRecords,
+    sessions: Sessions,
+    progress: ProgressLog,
+    uploads: UploadStore,
+    queue: JobQueue,
+    hub: Hub,
+) -> web.Application:
+    """The whole HTTP side. `upload_origin` is where tickets point: the page may upload there.
+    Run it with `handler_cancellation=True`, so that a stream notices when its client has left."""
+    app = web.Application(
+        middlewares=[identify, answer_problems, guard_origin], client_max_size=LONGEST_BODY_BYTES
+    )
+    app[GATEWAY] = Gateway(
+        limits=limits,
+        cdn_base_url=cdn_base_url.rstrip("/"),
+        allowed_origins=allowed_origins,
+        trusted_proxies=tuple(ipaddress.ip_network(network.strip()) for network in trusted_proxies),
+        secure_cookies=secure_cookies,
+        records=records,
+        sessions=sessions,
+        progress=progress,
+        uploads=uploads,
+        queue=queue,
+        hub=hub,
+        slots=StreamSlots(limits),
+    )
+    for call in CALLS:
+        # No HEAD for a stream: it would stay open and say nothing.
+        app.router.add_route(call.method, call.path, call.handler)
+    _add_pages(app, image_origin=_origin(cdn_base_url), upload_origin=_origin(upload_origin))
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+# --- around every call -------------------------------------------------------------------------
+
+
+@web.middleware
+async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id, for the answer and every log line; measure and log it."""
+    offered = request.headers.get("X-Request-ID", "")
+    request[REQUEST_ID] = offered if re.fullmatch(r"[\w.-]{8,64}", offered, re.ASCII) else uuid.uuid4().hex
+    structlog.contextvars.clear_contextvars()  # the connection's last request
+    telemetry.bind_request(request[REQUEST_ID], request.headers.get("traceparent"))
+    begin = time.perf_counter()
+    response = await handler(request)
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource else "none"
+    if isinstance(response, web.Response):
+        seconds = time.perf_counter() - begin
+        telemetry.request_seconds.labels(request.method, route, response.status).observe(seconds)
+    log.debug("request_answered", method=request.method, route=route, status=response.status)
+    return response
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """On every answer, also on streams and problems. What a handler has set stands."""
+    headers = response.headers
+    headers["X-Request-ID"] = request.get(REQUEST_ID, "")
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Referrer-Policy"] = "no-referrer"
+    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    if request.app[GATEWAY].secure_cookies:
+        headers["Strict-Transport-Security"] = "max-age=31536000"
+    headers.popall(hdrs.SERVER, None)  # nobody needs to know what we run on
+    add_cors_headers(request, response)
+
+
+# --- pages -------------------------------------------------------------------------------------
+
+
+def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -> None:
+    """The demo page and its files by their names, the API's description for machines and for people."""
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; "
+        f"img-src 'self' blob: data: {image_origin}; connect-src 'self' {upload_origin}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = {"Content-Security-Policy": policy, hdrs.CACHE_CONTROL: "no-cache"}
+
+    def serve(file: Path) -> Handler:
+        async def send_file(_request: web.Request) -> web.StreamResponse:
+            return web.FileResponse(file, headers=headers)
+
+        return send_file
+
+    for file in (path for path in sorted(PAGE.rglob("*")) if path.is_file()):
+        app.router.add_get("/" + file.relative_to(PAGE).as_posix(), serve(file))
+    app.router.add_get("/", serve(PAGE / "index.html"))
+
+    description = json.dumps(openapi.describe(CALLS))
+    docs = openapi.page(CALLS)
+
+    async def send_description(_request: web.Request) -> web.Response:
+        return web.Response(text=description, content_type="application/json")
+
+    async def send_docs(_request: web.Request) -> web.Response:
+        policy = {"Content-Security-Policy": openapi.PAGE_POLICY}
+        return web.Response(text=docs, content_type="text/html", headers=policy)
+
+    app.router.add_get("/openapi.json", send_description)
+    app.router.add_get("/docs", send_docs)
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

@@ -1,0 +1,161 @@
+"""The API described: an OpenAPI 3.1 document and a plain page, both from the table of calls. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from growbin.gateway.problems import Problem
+from growbin.job import ProgressEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    name: str
+    place: str  # "header" or "query"
+    description: str
+    schema: Mapping[str, object] = field(default_factory=lambda: {"type": "string"})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One row of the route table. `answers` says what comes back: a model, a stream, or only a status."""
+
+    method: str
+    path: str
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    summary: str
+    answers: Mapping[int, type[BaseModel] | None]
+    refusals: Sequence[int] = ()
+    body: type[BaseModel] | None = None
+    parameters: Sequence[Parameter] = ()
+    streams: bool = False
+
+
+JOB_ID = {
+    "name": "job_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "format": "uuid"},
+}
+EVERY_REFUSAL = (500, 503)
+
+
+def describe(calls: Sequence[Call]) -> dict[str, Any]:
+    """The OpenAPI document of `calls`."""
+    answered = {model for call in calls for model in call.answers.values() if model}
+    taken = {call.body for call in calls if call.body}
+    _, schemas = models_json_schema(
+        [(model, "serialization") for model in _by_name(answered | {Problem, ProgressEvent})]
+        + [(model, "validation") for model in _by_name(taken)],
+        ref_template="#/components/schemas/{model}",
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for call in calls:
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "growbin",
+            "version": "1",
+            "description": "A photo of waste in; which bin, and how, out.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {
+                "cookie": {"type": "apiKey", "in": "cookie", "name": "growbin_session"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
+        },
+        "security": [{"cookie": []}, {"bearer": []}],
+    }
+
+
+def _by_name(models: set[type[BaseModel]]) -> list[type[BaseModel]]:
+    return sorted(models, key=lambda model: model.__name__)
+
+
+def _operation(call: Call) -> dict[str, Any]:
+    parameters = [JOB_ID] if "{job_id}" in call.path else []
+    for parameter in call.parameters:
+        about = {"name": parameter.name, "in": parameter.place, "description": parameter.description}
+        parameters.append({**about, "schema": parameter.schema})
+    responses = {str(status): _answer(status, model, call) for status, model in call.answers.items()}
+    for status in sorted({*call.refusals, *EVERY_REFUSAL}):
+        responses[str(status)] = _response(status, {"application/problem+json": _schema(Problem)})
+    operation = {
+        "operationId": call.handler.__name__,
+        "summary": call.summary,
+        "parameters": parameters,
+        "responses": responses,
+    }
+    if call.body:
+        operation["requestBody"] = {"required": False, "content": {"application/json": _schema(call.body)}}
+    return {name: value for name, value in operation.items() if value}
+
+
+def _answer(status: int, model: type[BaseModel] | None, call: Call) -> dict[str, Any]:
+    if model is None:
+        return _response(status)
+    if call.streams:
+        about = {"type": "string", "description": "Each event's `data` is one JSON text of the named schema."}
+        return _response(status, {"text/event-stream": {"schema": about, "x-data": _schema(model)["schema"]}})
+    return _response(status, {"application/json": _schema(model)})
+
+
+def _response(status: int, content: Mapping[str, object] | None = None) -> dict[str, Any]:
+    described = {"description": HTTPStatus(status).phrase}
+    return {**described, "content": content} if content else described
+
+
+def _schema(model: type[BaseModel]) -> dict[str, dict[str, str]]:
+    return {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}"
+    "code{background:#8882;padding:.1em .3em;border-radius:3px}li{margin:.2em 0}"
+)
+PAGE_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
+)
+
+
+def page(calls: Sequence[Call]) -> str:
+    """The calls as plain HTML that needs nothing from anywhere."""
+    sections = "".join(_section(call) for call in calls)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>growbin API</title>'
+        f"<style>{STYLE}</style><h1>growbin API</h1>"
+        f'<p>As a machine reads it: <a href="/openapi.json">openapi.json</a></p>{sections}</html>'
+    )
+
+
+def _section(call: Call) -> str:
+    rows = [
+        f"<li><code>{escape(parameter.name)}</code> ({parameter.place}): {escape(parameter.description)}</li>"
+        for parameter in call.parameters
+    ]
+    if call.body:
+        fields = ", ".join(f"<code>{escape(name)}</code>" for name in call.body.model_fields)
+        rows.append(f"<li>JSON body, all optional: {fields}</li>")
+    for status, model in call.answers.items():
+        given = (
+            ", ".join(f"<code>{escape(name)}</code>" for name in model.model_fields) if model else "no body"
+        )
+        rows.append(f"<li>{status}: {'a stream of ' if call.streams and model else ''}{given}</li>")
+    refusals = ", ".join(map(str, sorted({*call.refusals, *EVERY_REFUSAL})))
+    title = f"<h2><code>{call.method} {escape(call.path)}</code></h2><p>{escape(call.summary)}.</p>"
+    return f"{title}<ul>{''.join(rows)}<li>problems: {refusals}</li></ul>"

@@ -1,0 +1,141 @@
+// The page: photos in by button, drop or paste; their cards, newest first.
+
+import { listJobs } from "./api.js";
+import { Card } from "./card.js";
+import { Job } from "./job.js";
+import { explain, fill, language, say, switchLanguage } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const cards = new Map(); // job -> card
+let photosSoFar = 0;
+let olderCursor = null;
+
+// --- photos in ---------------------------------------------------------------------------------------
+
+function addPhotos(files) {
+  if (files.length === 0) return;
+  for (const card of cards.values()) card.open(false);
+  const question = $("question").value.trim();
+  const jobs = files.map((file) => Job.of(file, question));
+  for (const job of jobs) show(job, { isOpen: files.length === 1, isNewest: true });
+  $("question").value = "";
+  const behaviour = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+  cards.get(jobs.at(-1)).element.scrollIntoView({ block: "nearest", behavior: behaviour });
+  for (const job of jobs) job.send();
+}
+
+function takeAnother() {
+  const isPhone = matchMedia("(pointer: coarse)").matches;
+  $(isPhone ? "camera-file" : "picture-files").click();
+}
+
+for (const [button, input] of [["capture", "camera-file"], ["choose", "picture-files"]]) {
+  $(button).onclick = () => $(input).click();
+  $(input).onchange = () => {
+    addPhotos([...$(input).files]);
+    $(input).value = ""; // so that the same photo may be chosen again
+  };
+}
+
+let dragDepth = 0; // each element that is crossed enters and leaves
+const markDrop = (change) => {
+  dragDepth = Math.max(0, dragDepth + change);
+  $("drop").classList.toggle("over", dragDepth > 0);
+};
+addEventListener("dragenter", () => markDrop(1));
+addEventListener("dragleave", () => markDrop(-1));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  markDrop(-dragDepth);
+  addPhotos([...event.dataTransfer.files]);
+});
+addEventListener("paste", (event) => {
+  const files = [...event.clipboardData.files];
+  if (files.length) event.preventDefault();
+  addPhotos(files);
+});
+
+// --- their cards -------------------------------------------------------------------------------------
+
+function show(job, { isOpen = false, isNewest = false } = {}) {
+  photosSoFar += 1;
+  const card = new Card(job, photosSoFar, { isOpen, takeAnother });
+  cards.set(job, card);
+  if (isNewest) $("jobs").prepend(card.element);
+  else $("jobs").append(card.element);
+  card.buttons.remove.onclick = () => remove(job, card);
+  let told = "";
+  job.onChange = () => {
+    card.update();
+    if (job.stage !== told) announce(job, card);
+    told = job.stage;
+  };
+  $("how").hidden = true;
+}
+
+/** For who listens instead of looks: every stage of a single photo, of many only the ends. */
+function announce(job, card) {
+  const running = [...cards.keys()].filter((other) => !other.hasEnded).length;
+  if (!job.hasEnded && running > 1) return;
+  $("live").textContent = `${card.title.textContent}: ${card.state.textContent}`;
+}
+
+async function remove(job, card) {
+  card.buttons.remove.disabled = true;
+  const isGone = await job.remove();
+  card.buttons.remove.disabled = false;
+  if (!isGone) return;
+  const next = card.element.nextElementSibling ?? card.element.previousElementSibling ?? $("photos");
+  $("live").textContent = say("removed", { name: card.name });
+  card.close();
+  card.element.remove();
+  cards.delete(job);
+  $("how").hidden = cards.size > 0;
+  next.focus();
+}
+
+/** What this session has sent before; what is unfinished is followed again. */
+async function showEarlier() {
+  try {
+    const page = await listJobs(olderCursor);
+    const known = new Set([...cards.keys()].map((job) => job.id));
+    const jobs = page.jobs.filter((view) => !known.has(view.job_id)).map(Job.known);
+    for (const job of jobs) show(job, { isOpen: !job.hasEnded && jobs.length === 1 });
+    olderCursor = page.next_cursor;
+    $("older").hidden = !olderCursor;
+    for (const job of jobs.filter((job) => !job.hasEnded)) job.resume();
+  } catch (error) {
+    tell(explain(error));
+  }
+}
+
+$("older").onclick = showEarlier;
+
+// --- language, connection ----------------------------------------------------------------------------
+
+function translate() {
+  document.documentElement.lang = language();
+  fill(document);
+  $("language").textContent = say("switch_language");
+  $("language").lang = language() === "ko" ? "en" : "ko";
+  for (const card of cards.values()) card.translate();
+  tellConnection();
+}
+
+function tell(sentence) {
+  $("offline").textContent = sentence;
+  $("offline").hidden = !sentence;
+}
+
+const tellConnection = () => tell(navigator.onLine ? "" : say("offline"));
+
+$("language").onclick = () => {
+  switchLanguage();
+  translate();
+};
+addEventListener("offline", tellConnection);
+addEventListener("online", tellConnection);
+
+translate();
+showEarlier();

@@ -1,0 +1,209 @@
+// How one job looks: a card that follows its job, and folds once the advice is read.
+
+import { STAGES } from "./job.js";
+import { fill, language, say } from "./words.js";
+
+const cardTemplate = document.getElementById("card");
+const itemTemplate = document.getElementById("item");
+let cards = 0;
+
+export class Card {
+  #job;
+  #number;
+  #preview = null; // object URL of the local photo
+  #shown = null; // the result that the advice shows
+
+  /** `takeAnother` is called when the advice asks for another photo. */
+  constructor(job, number, { isOpen, takeAnother }) {
+    this.#job = job;
+    this.#number = number;
+    this.takeAnother = takeAnother;
+    this.element = cardTemplate.content.firstElementChild.cloneNode(true);
+    const find = (selector) => this.element.querySelector(selector);
+    this.photo = find("img");
+    this.title = find("h3");
+    this.state = find(".state");
+    this.fold = find(".fold");
+    this.running = find(".running");
+    this.bar = find("progress");
+    this.stages = find(".stages");
+    this.advice = find(".advice");
+    this.note = find(".note");
+    this.buttons = { retry: find(".retry"), cancel: find(".cancel"), remove: find(".remove") };
+
+    cards += 1;
+    this.title.id = `job-${cards}`;
+    this.advice.id = `advice-${cards}`;
+    this.element.setAttribute("aria-labelledby", this.title.id);
+    this.fold.setAttribute("aria-controls", this.advice.id);
+    this.fold.onclick = () => this.open(!this.isOpen);
+    this.buttons.retry.onclick = () => job.retry();
+    this.buttons.cancel.onclick = () => job.cancel();
+    if (job.file) this.#showPhoto((this.#preview = URL.createObjectURL(job.file)));
+    this.open(isOpen);
+    this.translate();
+  }
+
+  get name() {
+    const { result } = this.#job;
+    if (!result) return `${say("photo")} ${this.#number}`;
+    const others = result.items.length - 1;
+    return others > 0 ? say("and_more", { name: result.waste_type, count: others }) : result.waste_type;
+  }
+
+  get isOpen() {
+    return "open" in this.element.dataset;
+  }
+
+  open(isOpen) {
+    this.element.toggleAttribute("data-open", isOpen);
+    this.#showFold();
+  }
+
+  translate() {
+    fill(this.element);
+    this.stages.replaceChildren(...STAGES.map((stage) => made("li", say(`stage_${stage}`))));
+    this.bar.setAttribute("aria-label", say("progress_of"));
+    this.#shown = null;
+    this.update();
+  }
+
+  update() {
+    const job = this.#job;
+    this.element.dataset.stage = job.stage;
+    this.title.textContent = this.#heading();
+    this.state.textContent = this.#sentence();
+    this.running.hidden = job.hasEnded;
+    this.bar.value = job.progress;
+    const reached = STAGES.indexOf(job.stage);
+    [...this.stages.children].forEach((step, index) => {
+      step.className = index < reached ? "past" : index === reached ? "now" : "";
+    });
+    this.note.textContent = job.note;
+    this.#showButtons();
+    if (job.result && this.#shown !== job.result) this.#showResult(job.result);
+    this.advice.hidden = !job.result || !this.isOpen;
+    this.#showFold();
+  }
+
+  /** Give the browser back what the preview holds. */
+  close() {
+    if (this.#preview) URL.revokeObjectURL(this.#preview);
+  }
+
+  #heading() {
+    const titles = { failed: "no_result", expired: "no_result", stuck: "no_result", refused: "refused", cancelled: "cancelled_title" };
+    const key = titles[this.#job.stage];
+    return key ? say(key) : this.name;
+  }
+
+  #sentence() {
+    const job = this.#job;
+    if (job.failure) return job.failure.detail;
+    if (job.result) return job.result.items[0].bin;
+    return job.message;
+  }
+
+  #showButtons() {
+    const { retry, cancel, remove } = this.buttons;
+    const had = document.activeElement;
+    retry.hidden = !this.#job.canRetry;
+    cancel.hidden = !this.#job.canCancel;
+    remove.hidden = !this.#job.hasEnded;
+    // The focus was on a button that is no longer there: keep it in the card.
+    if (had?.hidden && this.element.contains(had)) this.element.focus({ preventScroll: true });
+  }
+
+  #showFold() {
+    this.fold.hidden = !this.#job.result;
+    this.fold.setAttribute("aria-expanded", String(this.isOpen));
+    this.fold.setAttribute("aria-label", say(this.isOpen ? "close" : "open", { name: this.name }));
+    this.advice.hidden = !this.#job.result || !this.isOpen;
+  }
+
+  #showPhoto(address) {
+    this.photo.onerror = () => (this.photo.hidden = true);
+    this.photo.onload = () => (this.photo.hidden = false);
+    this.photo.src = address;
+  }
+
+  #showResult(result) {
+    this.#shown = result;
+    this.#exchangePhoto(result.image_url);
+    this.photo.alt = say("photo_of", { name: result.waste_type });
+    this.element.dataset.kind = kindOf(result.items[0]);
+    this.element.classList.toggle("unsure", !result.sure);
+    const parts = result.items.map((item) => advised(item, result));
+    if (result.answer || this.#job.question) parts.unshift(answered(result.answer, this.#job.question));
+    if (!result.sure) parts.unshift(this.#askedBack(result));
+    const seconds = (result.timings_ms.total / 1000).toLocaleString(language(), { maximumFractionDigits: 1 });
+    parts.push(made("p", say("took", { seconds, model: result.model }), "took"));
+    this.advice.replaceChildren(...parts);
+  }
+
+  /** From the local preview to the photo as the service keeps it, once that has loaded. */
+  #exchangePhoto(address) {
+    if (this.photo.src === address) return;
+    const next = new Image();
+    next.onload = () => {
+      this.#showPhoto(address);
+      this.close();
+    };
+    next.src = address;
+  }
+
+  #askedBack(result) {
+    const box = made("div", "", "box unsure-box");
+    const again = made("button", say("again"), "secondary");
+    again.type = "button";
+    again.onclick = this.takeAnother;
+    box.append(icon("unsure"), made("strong", say("unsure")), made("p", result.ask_back ?? "", "", result.locale), again);
+    return box;
+  }
+}
+
+function advised(item, result) {
+  const section = itemTemplate.content.firstElementChild.cloneNode(true);
+  const find = (selector) => section.querySelector(selector);
+  fill(section);
+  section.lang = result.locale;
+  section.dataset.kind = kindOf(item);
+  find("h4").textContent = item.name;
+  find("h4").hidden = result.items.length === 1; // the card's own heading says it
+  find(".confidence").lang = language();
+  find(".confidence").textContent = say("confidence", { percent: Math.round(item.confidence * 100) });
+  find("small").lang = language();
+  find("strong").textContent = item.bin;
+  find(".steps").replaceChildren(...item.steps.map((step) => made("li", step)));
+  find(".cautions ul").replaceChildren(...item.cautions.map((caution) => made("li", caution)));
+  find(".cautions").hidden = item.cautions.length === 0;
+  const { source, as_of: date } = item.rule;
+  find(".source").lang = language();
+  find(".source").textContent = say("source", { source }) + (date ? say("as_of", { date }) : "");
+  return section;
+}
+
+function answered(answer, question) {
+  const box = made("div", "", "box");
+  box.append(icon("speech"), made("strong", question || say("answer")), made("p", answer ?? say("unanswered")));
+  return box;
+}
+
+const kindOf = (item) => (item.recyclable && item.material) || item.category;
+
+function made(tag, text, name = "", lang = "") {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  if (name) element.className = name;
+  if (lang) element.lang = lang;
+  return element;
+}
+
+function icon(id) {
+  const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  drawing.setAttribute("aria-hidden", "true");
+  use.setAttribute("href", `#${id}`);
+  drawing.append(use);
+  return drawing;
+}

@@ -1,0 +1,194 @@
+// What the page says, in Korean and English. Stage messages and advice come from the service.
+
+const WORDS = {
+  ko: {
+    promise: "찍으면, 버리는 법을 알려 드려요.",
+    lead: "버릴 물건을 사진 한 장에 담아 주세요. 어디에 어떻게 버릴지 차례대로 보여 드려요.",
+    capture: "사진 찍기",
+    choose: "사진 고르기",
+    drop: "사진을 끌어다 놓거나 붙여 넣어도 돼요. 여러 장도 괜찮아요.",
+    question: "궁금한 점 (선택, 사진보다 먼저 적어 주세요)",
+    question_example: "예: 뚜껑은 따로 버리나요?",
+    privacy: "위치를 비롯한 사진 속 정보는 분석하기 전에 지워요.",
+    photos: "내 사진",
+    how_take: "찍기",
+    how_take_more: "물건 하나가 잘 보이게 찍어요.",
+    how_wait: "기다리기",
+    how_wait_more: "몇 초면 돼요. 어디까지 왔는지 보여 드려요.",
+    how_follow: "따라 하기",
+    how_follow_more: "수거함과 버리는 차례를 확인해요.",
+    older: "이전 사진 더 보기",
+    docs: "개발자용 API 문서",
+    switch_language: "English",
+
+    preparing: "사진을 준비하고 있어요.",
+    in_line: "앞 사진을 먼저 올리고 있어요.",
+    uploading: "사진을 올리고 있어요.",
+    uploaded: "사진을 다 올렸어요.",
+    reconnecting: "연결을 다시 잇고 있어요. 하던 일은 계속되고 있어요.",
+    waiting_for_service: "서비스의 응답을 기다리고 있어요.",
+    waiting_for_network: "인터넷에 연결되면 바로 올릴게요.",
+    offline: "인터넷 연결이 끊겼어요. 다시 연결되면 이어서 할게요.",
+    cancelling: "취소하고 있어요.",
+
+    photo: "사진",
+    photo_of: "{name} 사진",
+    progress_of: "진행률",
+    and_more: "{name} 외 {count}개",
+    no_result: "결과가 없어요",
+    refused: "이 파일은 볼 수 없어요",
+    cancelled_title: "취소한 사진",
+    bin: "넣을 곳",
+    confidence: "확신도 {percent}%",
+    unsure: "확실하지 않아요",
+    again: "다시 찍기",
+    answer: "질문에 대한 답",
+    unanswered: "질문에는 답하지 못했어요. 버리는 법은 그대로 따라 해도 돼요.",
+    source: "근거: {source}",
+    as_of: " ({date} 기준)",
+    took: "{seconds}초 걸렸어요 · {model}",
+    open: "자세히 보기: {name}",
+    close: "접기: {name}",
+    retry: "다시 시도",
+    cancel: "취소",
+    remove: "지우기",
+    removed: "{name}: 지웠어요.",
+
+    stage_awaiting_upload: "올리기",
+    stage_queued: "차례",
+    stage_fetching: "불러오기",
+    stage_analysing: "살펴보기",
+    stage_advising: "안내",
+
+    not_a_photo: "사진이 아니거나 손상된 파일이에요. JPEG, PNG, WebP 사진을 골라 주세요.",
+    heic: "이 브라우저는 HEIC 사진을 열지 못해요. 카메라 설정에서 ‘높은 호환성’(JPEG)으로 찍거나 JPEG로 바꿔 주세요.",
+    photo_too_large: "사진이 너무 커요. 10 MB보다 작은 사진을 골라 주세요.",
+    unsupported_photo: "읽을 수 없는 형식이에요. JPEG, PNG, WebP 사진을 골라 주세요.",
+    upload_missing: "사진이 끝까지 올라오지 않았어요. 사진을 다시 골라 주세요.",
+    upload_expired: "올리는 시간이 너무 오래 걸렸어요. 다시 시도해 주세요.",
+    upload_refused: "저장소가 사진을 받지 않았어요. 다시 시도해 주세요.",
+    backlog_full: "지금은 기다리는 사진이 너무 많아요. 잠시 뒤에 다시 시도해 주세요.",
+    unavailable: "서비스 일부가 응답하지 않아요. 잠시 뒤에 다시 시도해 주세요.",
+    unreachable: "서비스에 연결할 수 없어요. 인터넷 연결을 확인하고 다시 시도해 주세요.",
+    not_found: "이 사진의 기록이 더는 없어요. 사진을 다시 골라 주세요.",
+    method_not_allowed: "지금은 할 수 없는 일이에요.",
+    internal: "저희 쪽에 문제가 생겼어요. 잠시 뒤에 다시 시도해 주세요.",
+  },
+
+  en: {
+    promise: "Snap it. We say how to bin it.",
+    lead: "Take one photo of what you want to throw away. We show which bin, and how, step by step.",
+    capture: "Take a photo",
+    choose: "Choose photos",
+    drop: "You may also drop or paste photos here, several at once.",
+    question: "Your question (optional, write it before the photo)",
+    question_example: "For example: does the cap go separately?",
+    privacy: "Location and other data inside the photo are removed before it is analysed.",
+    photos: "Your photos",
+    how_take: "Take",
+    how_take_more: "Photograph one thing, clearly.",
+    how_wait: "Wait",
+    how_wait_more: "A few seconds; you see how far it is.",
+    how_follow: "Follow",
+    how_follow_more: "Read the bin and the steps.",
+    older: "Show older photos",
+    docs: "API documentation for developers",
+    switch_language: "한국어",
+
+    preparing: "Preparing your photo.",
+    in_line: "Uploading the photos before this one.",
+    uploading: "Uploading your photo.",
+    uploaded: "Your photo is uploaded.",
+    reconnecting: "Connecting again. The work goes on meanwhile.",
+    waiting_for_service: "Waiting for the service to answer.",
+    waiting_for_network: "It will be uploaded as soon as you are online.",
+    offline: "You are offline. We go on as soon as the connection is back.",
+    cancelling: "Cancelling.",
+
+    photo: "Photo",
+    photo_of: "Photo of {name}",
+    progress_of: "Progress",
+    and_more: "{name} and {count} more",
+    no_result: "No result",
+    refused: "This file cannot be used",
+    cancelled_title: "Cancelled photo",
+    bin: "Where it goes",
+    confidence: "{percent}% confident",
+    unsure: "Not sure",
+    again: "Take another photo",
+    answer: "Your question",
+    unanswered: "Your question was not answered. The advice still holds.",
+    source: "Source: {source}",
+    as_of: " (as of {date})",
+    took: "Took {seconds} s · {model}",
+    open: "Show more: {name}",
+    close: "Show less: {name}",
+    retry: "Try again",
+    cancel: "Cancel",
+    remove: "Delete",
+    removed: "{name}: deleted.",
+
+    stage_awaiting_upload: "Upload",
+    stage_queued: "Queue",
+    stage_fetching: "Load",
+    stage_analysing: "Look",
+    stage_advising: "Advise",
+
+    not_a_photo: "This is no photo, or the file is damaged. Please choose a JPEG, PNG or WebP photo.",
+    heic: "This browser cannot open HEIC photos. Set the camera to “Most Compatible” (JPEG), or convert the photo to JPEG.",
+    photo_too_large: "The photo is too large. Please choose one smaller than 10 MB.",
+    unsupported_photo: "We cannot read this format. Please choose a JPEG, PNG or WebP photo.",
+    upload_missing: "The photo did not arrive completely. Please choose it again.",
+    upload_expired: "The upload took too long. Please try again.",
+    upload_refused: "The storage did not take the photo. Please try again.",
+    backlog_full: "Too many photos are waiting just now. Please try again in a moment.",
+    unavailable: "A part of the service does not answer. Please try again in a moment.",
+    unreachable: "The service cannot be reached. Check your connection and try again.",
+    not_found: "This photo is no longer on record. Please choose it again.",
+    method_not_allowed: "This cannot be done just now.",
+    internal: "Something went wrong on our side. Please try again in a moment.",
+  },
+};
+
+const KEPT = "growbin-language";
+let current = kept() ?? (navigator.language.toLowerCase().startsWith("ko") ? "ko" : "en");
+
+export function language() {
+  return current;
+}
+
+export function switchLanguage() {
+  current = current === "ko" ? "en" : "ko";
+  try {
+    localStorage.setItem(KEPT, current);
+  } catch {
+    // Storage may be forbidden; the choice then lasts as long as the page.
+  }
+}
+
+/** `say("photo_of", {name: "can"})`: the sentence in the chosen language. */
+export function say(key, values = {}) {
+  return WORDS[current][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+/** What went wrong and what to do: our words where we have them, else the service's `detail`. */
+export function explain(error) {
+  return WORDS[current][error.code] ?? error.detail ?? WORDS[current].internal;
+}
+
+/** Fill every element below `root` that names its words. */
+export function fill(root) {
+  for (const element of root.querySelectorAll("[data-say]")) element.textContent = say(element.dataset.say);
+  for (const element of root.querySelectorAll("[data-say-placeholder]")) {
+    element.placeholder = say(element.dataset.sayPlaceholder);
+  }
+}
+
+function kept() {
+  try {
+    const choice = localStorage.getItem(KEPT);
+    return choice in WORDS ? choice : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,98 @@
+"""Errors as RFC 9457 problems: one shape for every refusal, whoever raised it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from pydantic import BaseModel
+
+from growbin.errors import Rejected, Unavailable
+from growbin.messages import problem_title
+
+log = structlog.get_logger()
+
+REQUEST_ID = web.RequestKey("request_id", str)
+DEFAULT_RETRY_AFTER_SECONDS = 2
+
+
+class Problem(BaseModel):
+    """`type` and `code` are stable; `detail` says what to do."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+
+
+def not_found() -> Rejected:
+    """Unknown, foreign and malformed ids look the same, so that no id can be probed."""
+    return Rejected(404, "not_found", "There is no such job in this session.")
+
+
+def bad_request(detail: str) -> Rejected:
+    return Rejected(400, "bad_request", detail)
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Rejected as error:
+        return _answer(
+            request, error.status, error.code, error.detail, _retry_after(error.retry_after_seconds)
+        )
+    except Unavailable as error:
+        log.warning("part_unavailable", part=error.part, reason=error.reason)
+        retry_after = _retry_after(error.retry_after_seconds or DEFAULT_RETRY_AFTER_SECONDS)
+        detail = "A part of the service does not answer. Try again in a moment."
+        return _answer(request, 503, "unavailable", detail, retry_after)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        code, detail = _HTTP_ERRORS.get(error.status, ("bad_request", error.reason))
+        allow = {name: value for name, value in error.headers.items() if name == "Allow"}
+        return _answer(request, error.status, code, detail, allow)
+    except Exception:
+        log.exception("request_failed", method=request.method, path=request.path)
+        return _answer(
+            request, 500, "internal", "This is our mistake. Name the request_id when you report it.", {}
+        )
+
+
+_HTTP_ERRORS = {
+    404: ("not_found", "There is nothing at this address. The calls are listed at /docs."),
+    405: (
+        "method_not_allowed",
+        "This address does not take this method; the Allow header lists those it takes.",
+    ),
+    413: ("bad_request", "The request body is too large. Photos go to the upload_url, not here."),
+}
+
+
+def _retry_after(seconds: float | None) -> dict[str, str]:
+    return {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
+
+
+def _answer(
+    request: web.Request, status: int, code: str, detail: str, headers: Mapping[str, str]
+) -> web.Response:
+    problem = Problem(
+        type=f"urn:growbin:problem:{code}",
+        title=problem_title(code),
+        status=status,
+        code=code,
+        detail=detail,
+        request_id=request.get(REQUEST_ID, ""),
+    )
+    return web.Response(
+        status=status,
+        text=problem.model_dump_json(),
+        content_type="application/problem+json",
+        headers=headers,
+    )

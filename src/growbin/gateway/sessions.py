@@ -1,0 +1,86 @@
+"""Who asks: a session from its cookie or Bearer token, and the address it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel
+
+from growbin.errors import Unavailable
+from growbin.gateway.addresses import client_address, is_trusted
+from growbin.gateway.gateway import GATEWAY
+
+COOKIE = "growbin_session"
+SESSION_SECONDS = 7 * 24 * 3600
+LONGEST_TOKEN = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    owner: str  # SHA-256 of the token, hex
+    token: str
+    in_cookie: bool
+
+
+class SessionAnswer(BaseModel):
+    token: str
+    expires_in: int
+
+
+async def create_session(request: web.Request) -> web.Response:
+    """A session for a client that keeps no cookies."""
+    token = await request.app[GATEWAY].sessions.create()
+    answer = SessionAnswer(token=token, expires_in=SESSION_SECONDS)
+    return web.Response(status=201, text=answer.model_dump_json(), content_type="application/json")
+
+
+async def find_session(request: web.Request) -> Session | None:
+    """The caller's live session, if any. A Bearer token goes before the cookie."""
+    scheme, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    offered = [(bearer.strip(), False)] if scheme.lower() == "bearer" else []
+    for token, in_cookie in [*offered, (request.cookies.get(COOKIE, ""), True)]:
+        if token and token.isascii() and len(token) <= LONGEST_TOKEN:
+            owner = await request.app[GATEWAY].sessions.owner(token)
+            if owner is not None:
+                return Session(owner, token, in_cookie)
+    return None
+
+
+async def find_or_make_session(request: web.Request) -> Session:
+    """The caller's session, or a new one for its cookie: tokens are only ever made here, never taken over."""
+    session = await find_session(request)
+    if session is not None:
+        return session
+    sessions = request.app[GATEWAY].sessions
+    token = await sessions.create()
+    owner = await sessions.owner(token)
+    if owner is None:
+        raise Unavailable("redis", "a new session was gone at once")
+    return Session(owner, token, in_cookie=True)
+
+
+def keep_session(request: web.Request, response: web.Response, session: Session) -> None:
+    """Set the cookie, anew each time: its seven days slide with the session's."""
+    if session.in_cookie:
+        response.set_cookie(
+            COOKIE,
+            session.token,
+            max_age=SESSION_SECONDS,
+            path="/",
+            httponly=True,
+            samesite="Lax",
+            secure=_came_over_tls(request),
+        )
+
+
+def address_of(request: web.Request) -> str:
+    """The client's address, past the proxies we trust."""
+    forwarded = request.headers.getall("X-Forwarded-For", [])
+    return client_address(request.remote, forwarded, request.app[GATEWAY].trusted_proxies)
+
+
+def _came_over_tls(request: web.Request) -> bool:
+    gateway = request.app[GATEWAY]
+    forwarded = request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+    return gateway.secure_cookies or (forwarded and is_trusted(request.remote, gateway.trusted_proxies))

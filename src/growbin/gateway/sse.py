@@ -1,0 +1,23 @@
+"""Server-sent events as bytes. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from growbin.job import LogEntry
+
+HEARTBEAT = b":\n\n"
+
+# The three line ends of the SSE format; no other character ends a line there.
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+def encode_event(entry: LogEntry) -> bytes:
+    """One event block. Line breaks in the data become further `data:` lines and survive."""
+    data = "\n".join(f"data: {line}" for line in _LINE_END.split(entry.data))
+    return f"id: {entry.id}\nevent: {entry.event}\n{data}\n\n".encode()
+
+
+def encode_retry(milliseconds: int) -> bytes:
+    """How long the client waits before it reconnects."""
+    return f"retry: {milliseconds}\n\n".encode()

@@ -1,0 +1,413 @@
+"""The nouns. Each is written once: the job event is the RabbitMQ body, the progress event is
+the Redis payload and the SSE data, the result is what the client gets.
+
+Times that travel are RFC 3339 UTC text; times that are compared are integer milliseconds of
+Redis' clock (`*_ms`). Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Locale = Literal["ko", "en"]
+ContentType = Literal["image/jpeg", "image/png", "image/webp"]
+
+EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
+
+
+class Stage(StrEnum):
+    """Where a job is. The order of the first five is the order of the story."""
+
+    AWAITING_UPLOAD = "awaiting_upload"
+    QUEUED = "queued"
+    FETCHING = "fetching"
+    ANALYSING = "analysing"
+    ADVISING = "advising"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL_STAGES
+
+    @property
+    def rank(self) -> int:
+        """Position in the story; every terminal stage shares the last place."""
+        return min(list(Stage).index(self), 5)
+
+
+TERMINAL_STAGES = frozenset({Stage.DONE, Stage.FAILED, Stage.CANCELLED, Stage.EXPIRED})
+
+# Percent shown when the stage begins. A terminal stage other than `done` keeps what was reached.
+STAGE_PROGRESS: dict[Stage, int] = {
+    Stage.AWAITING_UPLOAD: 0,
+    Stage.QUEUED: 10,
+    Stage.FETCHING: 25,
+    Stage.ANALYSING: 45,
+    Stage.ADVISING: 90,
+    Stage.DONE: 100,
+    Stage.FAILED: 0,
+    Stage.CANCELLED: 0,
+    Stage.EXPIRED: 0,
+}
+
+
+class Category(StrEnum):
+    """The eight ways of the Korean separate-collection guidance."""
+
+    RECYCLABLE = "recyclable"
+    GENERAL = "general"
+    NON_COMBUSTIBLE = "non_combustible"
+    FOOD = "food"
+    BULKY = "bulky"
+    CONSTRUCTION = "construction"
+    HAZARDOUS = "hazardous"
+    UNCLASSIFIED = "unclassified"
+
+
+class Material(StrEnum):
+    """The twelve recyclable materials."""
+
+    PAPER = "paper"
+    CARTON = "carton"
+    CLEAR_PET = "clear_pet"
+    PLASTICS = "plastics"
+    FILM = "film"
+    FOAM = "foam"
+    GLASS = "glass"
+    METALS = "metals"
+    TEXTILES = "textiles"
+    BATTERIES = "batteries"
+    LAMPS = "lamps"
+    E_WASTE = "e_waste"
+
+
+class Condition(StrEnum):
+    """What is visible on the item and changes the advice."""
+
+    HAS_CONTENTS = "has_contents"
+    SOILED = "soiled"
+    WET = "wet"
+    HAS_LABEL = "has_label"
+    HAS_CAP = "has_cap"
+    MIXED_SEPARABLE = "mixed_separable"
+    MIXED_INSEPARABLE = "mixed_inseparable"
+    BROKEN = "broken"
+    CRUSHED = "crushed"
+    CUT = "cut"
+    HAS_TAPE = "has_tape"
+    HAS_INVOICE = "has_invoice"
+    COATED = "coated"
+    COLOURED = "coloured"
+    PRESSURISED = "pressurised"
+    SHARP = "sharp"
+    FLAMMABLE = "flammable"
+    HAS_BATTERY = "has_battery"
+    HAS_ELECTRICS = "has_electrics"
+    LAMP_FLUORESCENT = "lamp_fluorescent"
+    LAMP_LED = "lamp_led"
+    LAMP_INCANDESCENT = "lamp_incandescent"
+    SEVERAL_ITEMS = "several_items"
+    NOT_IDENTIFIABLE = "not_identifiable"
+
+
+class Noun(BaseModel):
+    """Base of the nouns that travel: immutable, and strangers' extra fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- upload and job ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The presigned permission to upload one photo."""
+
+    url: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUpload:
+    """What lies in S3 under an upload's key: its ETag, length, declared type and first bytes."""
+
+    etag: str
+    length: int
+    content_type: str
+    head: bytes
+
+
+class Upload(Noun):
+    """The record of a job from its ticket on (`job:{id}`, 24 h)."""
+
+    job_id: UUID
+    owner: str  # SHA-256 of the session token, hex
+    key: str
+    image_url: str
+    content_type: ContentType
+    declared_type: ContentType | None = None
+    declared_length: int | None = None
+    question: str | None = None
+    locale: Locale = "ko"
+    address_hash: str | None = None
+    created_at_ms: int
+    ticket_expires_at_ms: int
+    # Set by upload-complete; fixed once one publish is confirmed.
+    etag: str | None = None
+    length: int | None = None
+    accepted_at_ms: int | None = None
+    deadline_ms: int | None = None
+    published: bool = False
+
+
+class Job(Noun):
+    """The job event: the `data` of the CloudEvent that is the RabbitMQ body. Holds no URL to read."""
+
+    job_id: UUID
+    run: int = Field(default=1, ge=1)
+    key: Annotated[str, StringConstraints(pattern=r"^incoming/[0-9a-f-]{36}\.(jpg|png|webp)$")]
+    etag: str
+    length: int = Field(gt=0)
+    content_type: ContentType
+    question: Annotated[str, StringConstraints(max_length=500)] | None = None
+    locale: Locale = "ko"
+    owner: str
+    address_hash: str | None = None
+    accepted_at_ms: int
+    deadline_ms: int
+
+    @property
+    def public_key(self) -> str:
+        """Where the clean copy lies: `{job_id}.{ext}`."""
+        return self.key.removeprefix("incoming/")
+
+    @property
+    def public_type(self) -> ContentType:
+        """The clean copy's type: its address was promised with the ticket, before the photo was seen."""
+        extension = self.key.rpartition(".")[2]
+        return next(content_type for content_type, known in EXTENSIONS.items() if known == extension)
+
+
+# --- the photo ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedPhoto:
+    """The raw bytes and how they came."""
+
+    data: bytes
+    source: Literal["cdn", "s3"]
+    cache: Literal["hit", "miss"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CleanPhoto:
+    """The photo after hygiene: upright, bounded, without any metadata."""
+
+    data: bytes
+    content_type: ContentType
+    width: int
+    height: int
+
+
+# --- analysis and advice -----------------------------------------------------------------------
+
+ShortText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
+FreeText = Annotated[str, StringConstraints(strip_whitespace=True, max_length=600)]
+
+
+class Finding(Noun):
+    """One item the model saw."""
+
+    name: ShortText
+    category: Category
+    material: Material | None
+    confidence: float = Field(ge=0, le=1)
+    condition: list[Condition] = []
+
+
+class Analysis(Noun):
+    """The model's structured answer; `items` best first. This is the schema the model is given."""
+
+    items: Annotated[list[Finding], Field(max_length=10)]
+    answer: FreeText | None = None  # to the user's question, at most three sentences
+
+
+class Usage(Noun):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+
+
+class ModelAnswer(Noun):
+    """The raw model answer as it is stored (`job:{id}:answer`): text, unparsed, and what it cost."""
+
+    text: str
+    model: str
+    usage: Usage
+    analyse_ms: int = 0
+
+
+class RuleReference(Noun):
+    id: str
+    title: str
+    source: str
+    as_of: str | None
+
+
+class Advice(Noun):
+    """Which bin and how, for one finding. Looked up, never written by the model."""
+
+    recyclable: bool
+    bin: str
+    steps: list[str]
+    cautions: list[str]
+    rule: RuleReference
+
+
+class AdvisedItem(Noun):
+    name: str
+    category: Category
+    material: Material | None
+    confidence: float
+    recyclable: bool
+    condition: list[Condition]
+    bin: str
+    steps: list[str]
+    cautions: list[str]
+    rule: RuleReference
+
+
+class PhotoReport(Noun):
+    source: Literal["cdn", "s3"]
+    cache: Literal["hit", "miss"] | None
+    bytes: int
+
+
+class Timings(Noun):
+    """Milliseconds."""
+
+    queue: int
+    fetch: int
+    prepare: int
+    analyse: int
+    total: int
+
+
+class Result(Noun):
+    """What the client gets."""
+
+    job_id: UUID
+    image_url: str
+    locale: Locale
+    waste_type: str
+    items: list[AdvisedItem]
+    answer: str | None
+    sure: bool
+    ask_back: str | None
+    model: str
+    usage: Usage
+    photo: PhotoReport
+    timings_ms: Timings
+    analysed_at: str
+
+
+class Failure(Noun):
+    code: str
+    detail: str
+    retryable: bool
+
+
+# --- progress ----------------------------------------------------------------------------------
+
+
+class ProgressEvent(Noun):
+    """One line of a job's log: the Redis payload and the SSE data, byte for byte."""
+
+    job_id: UUID
+    seq: int
+    stage: Stage
+    progress: int = Field(ge=0, le=100)
+    message: str
+    attempt: int
+    updated_at: str
+    result: Result | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A progress event as it lies in the log: `id` is what SSE clients hold, `data` is its JSON."""
+
+    id: str
+    event: str
+    data: str
+
+    @property
+    def seq(self) -> int:
+        return int(self.id.split(".")[1])
+
+    @property
+    def epoch(self) -> str:
+        return self.id.split(".")[0]
+
+    @property
+    def ends(self) -> bool:
+        return self.event in ("done", "failed", "cancelled", "expired")
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What is known of a job now: the latest entry (with `data` as JSON), owner, deadline.
+    `left_seconds` is until the deadline, by Redis' clock."""
+
+    entry: LogEntry
+    run: int
+    owner: str
+    image_url: str
+    left_seconds: float
+
+
+# --- verdicts ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The delivery is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Bring the job again after one of the delay steps."""
+
+    delay_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Park the delivery for people; its obituary ends the job if nothing else did."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """Give the untouched delivery back at shutdown."""
+
+
+Verdict = Ack | Retry | DeadLetter | HandBack
+
+
+def rfc3339(milliseconds: int) -> str:
+    """`1700000000123` -> `2023-11-14T22:13:20.123Z`."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"

@@ -1,0 +1,229 @@
+"""`growbin stack`: everything one machine needs, started in order, ended in order, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from growbin.local.child import PartFailed, draw_port, is_free
+from growbin.local.parts import (
+    Consumer,
+    Gateway,
+    ModelServer,
+    Nginx,
+    Part,
+    RabbitMQ,
+    SeaweedFS,
+    Valkey,
+    write_private,
+)
+
+DEFAULT_CACHE_SECONDS = 86_400
+
+
+def run(*, data: Path, port: int, parts_only: bool, env_file: Path | None) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit code. The gateway listens on `port`.
+
+    All state lives in the folder `data`: two stacks need two folders. `env_file` is written when the
+    parts are useful and removed when they no longer are; `data/status.json` says which process is which.
+    """
+    data = data.resolve()
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not parts_only and not is_free(port):
+            raise PartFailed(f"Port {port} is in use: end what listens there, or choose another with --port.")
+        with _only_one(data, "parts only" if parts_only else f"http://127.0.0.1:{port}"):
+            asyncio.run(_Stack(data, port, parts_only, env_file).run())
+    except (PartFailed, OSError) as failure:
+        print(f"growbin stack: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextmanager
+def _only_one(data: Path, address: str) -> Iterator[None]:
+    """Hold the data folder for ourselves; the kernel lets go of it when we die."""
+    with (data / "stack.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise PartFailed(
+                f"The data folder {data} is in use by {lock.read() or 'another stack'}: "
+                "use that one, end it, or choose another folder with --data."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"the stack with process id {os.getpid()} ({address})")
+        lock.flush()
+        yield
+
+
+class _Stack:
+    def __init__(self, data: Path, port: int, parts_only: bool, env_file: Path | None) -> None:
+        self._data = data
+        self._port = port
+        self._parts_only = parts_only
+        self._env_file = env_file
+        self._status_file = data / "status.json"
+        self._started_at = time.monotonic()
+        self._parts: list[Part] = []
+        self._programs: list[Part] = []  # the gateway, then the consumer: ended in this order
+        self._asked_to_stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start everything, wait for a signal, end everything. Raises PartFailed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop_or_hurry)
+        self._withdraw_files()
+        starting = asyncio.create_task(self._start())
+        stopping = asyncio.create_task(self._asked_to_stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        self._asked_to_stop.set()
+        starting.cancel()
+        [outcome] = await asyncio.gather(starting, return_exceptions=True)
+        await self._stop()
+        if isinstance(outcome, Exception):
+            raise outcome
+
+    def _stop_or_hurry(self) -> None:
+        """The first signal asks everything to end; from the second on, nothing is waited for."""
+        if self._asked_to_stop.is_set():
+            for part in (*self._programs, *self._parts):
+                part.kill_group()
+        self._asked_to_stop.set()
+
+    async def _start(self) -> None:
+        self._parts = self._choose_parts()
+        await self._start_together(self._parts)
+        settings = self._settings()
+        if self._parts_only:
+            self._publish_files(settings | {"PROBE_PORT": str(draw_port())})
+        else:
+            environment = self._inherited() | settings
+            gateway, consumer = Gateway(self._data, environment), Consumer(self._data, environment)
+            self._programs = [gateway, consumer]
+            await self._start_together(self._programs)
+            self._publish_files(settings | gateway.settings())
+            _say(_walk_through(self._port))
+        seconds = time.monotonic() - self._started_at
+        _say(f"Ready after {seconds:.1f} s. Logs: {self._data / 'log'}. Ctrl-C ends it.")
+        await asyncio.gather(*(self._watch(part) for part in (*self._parts, *self._programs)))
+
+    def _choose_parts(self) -> list[Part]:
+        """Ours, except where the environment names another."""
+        seaweedfs = SeaweedFS(self._data)
+        cache_seconds = int(os.environ.get("CDN_CACHE_TTL") or DEFAULT_CACHE_SECONDS)
+        parts: list[Part] = [seaweedfs, Nginx(self._data, seaweedfs, cache_seconds)]
+        if not self._named("RABBITMQ_URL"):
+            parts.append(RabbitMQ(self._data))
+        if not self._named("REDIS_URL"):
+            parts.append(Valkey(self._data))
+        if not self._named("OPENAI_API_KEY") and not self._named("OPENAI_BASE_URL"):
+            parts.append(ModelServer(self._data, self._inherited()))
+        return parts
+
+    def _named(self, variable: str) -> bool:
+        if not os.environ.get(variable):
+            return False
+        _say(f"{variable} is set: what it names is used instead of a part of ours")
+        return True
+
+    async def _start_together(self, parts: list[Part]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in parts:
+                    group.create_task(self._start_one(part))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _start_one(self, part: Part) -> None:
+        started_at = time.monotonic()
+        await part.start()
+        await part.ready()
+        _say(f"{part.name:<12} ready in {time.monotonic() - started_at:4.1f} s on 127.0.0.1:{part.port}")
+
+    async def _watch(self, part: Part) -> None:
+        code = await part.ended()
+        if not self._asked_to_stop.is_set():
+            _say(f"{part.name} ended unexpectedly (exit code {code}); the rest runs on. See {part.log}")
+
+    async def _stop(self) -> None:
+        self._withdraw_files()
+        started_at = time.monotonic()
+        for program in self._programs:
+            await program.stop()
+        await asyncio.gather(*(part.stop() for part in self._parts))
+        _say(f"Ended in {time.monotonic() - started_at:.1f} s.")
+
+    def _inherited(self) -> dict[str, str]:
+        """Our environment without AWS credentials: a session token or profile from the user's shell
+        would be mixed with ours."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+
+    def _settings(self) -> dict[str, str]:
+        """What growbin's processes need to know, in the words of their environment."""
+        outside = (
+            ("RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL"),
+            ("REDIS_URL",),
+            ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL"),
+            ("LOG_FORMAT",),
+        )
+        settings = {name: os.environ[name] for names in outside for name in names if os.environ.get(name)}
+        for part in self._parts:
+            settings |= part.settings()
+        return settings | {"PORT": str(self._port)}
+
+    def _publish_files(self, settings: dict[str, str]) -> None:
+        running = {
+            part.name: {"pid": part.pid, "port": part.port} for part in (*self._parts, *self._programs)
+        }
+        write_private(self._status_file, json.dumps({"parts": running}, indent=2) + "\n")
+        if self._env_file is not None:
+            lines = (f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
+            write_private(self._env_file, "".join(lines))
+
+    def _withdraw_files(self) -> None:
+        for path in (self._status_file, self._env_file):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+def _say(text: str) -> None:
+    with suppress(BrokenPipeError):  # whoever read us may have gone; the parts still have to be ended
+        print(text, flush=True)
+
+
+def _walk_through(port: int) -> str:
+    """One job by hand, for any POSIX shell with curl and python3."""
+    photo = Path(__file__).parents[3] / "examples" / "coffee-cup.jpg"
+    return f"""
+growbin answers on http://127.0.0.1:{port}
+
+To see one job by hand, paste this into another terminal:
+
+api=http://127.0.0.1:{port} jar=$(mktemp) photo={shlex.quote(str(photo))}
+# 1. a ticket: where to put the photo
+ticket=$(curl -sS -b "$jar" -c "$jar" -X POST "$api/api/v1/waste/analyze")
+job=$(printf %s "$ticket" | python3 -c 'import json, sys; print(json.load(sys.stdin)["job_id"])')
+# 2. the photo, straight to S3, with the headers the ticket asks for
+printf %s "$ticket" | python3 -c '
+import json, sys
+ticket = json.load(sys.stdin)
+print("url =", json.dumps(ticket["upload_url"]))
+for name, value in ticket["upload_headers"].items():
+    print("header =", json.dumps(f"{{name}}: {{value}}"))
+' | curl -sS -K - -T "$photo"
+# 3. say that it is there, and watch
+curl -sS -b "$jar" -X POST "$api/upload-complete/$job"; echo
+curl -sSN -b "$jar" "$api/api/v1/waste/jobs/$job/events"
+"""

@@ -1,0 +1,69 @@
+"""The words for stages, failures and problems. They stand in `data/messages.json`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from growbin.job import Locale, Noun, Stage
+
+Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Text = Annotated[dict[Locale, Line], Field(min_length=2)]  # two languages, so both
+
+
+def stage_message(stage: Stage, locale: Locale) -> str:
+    """What the person waiting reads while the job is in `stage`."""
+    return _messages().stages[stage][locale]
+
+
+def failure_detail(code: str, locale: Locale) -> str:
+    """What happened and what to do now; a code without its own words gets those of `internal`."""
+    return _failure(code).detail[locale]
+
+
+def is_retryable(code: str) -> bool:
+    """Whether sending the same photo once more may succeed."""
+    return _failure(code).retryable
+
+
+def problem_title(code: str) -> str:
+    """The English `title` of an HTTP problem; a code without its own words gets that of `internal`."""
+    titles = _messages().problems
+    return titles.get(code, titles["internal"])
+
+
+# --- the shape of data/messages.json; anything unknown in it is an error -----------------------
+
+
+class FailureWords(Noun):
+    retryable: bool
+    detail: Text
+
+
+class Messages(Noun):
+    """All of `data/messages.json`."""
+
+    stages: dict[Stage, Text]
+    failures: dict[str, FailureWords]
+    problems: dict[str, Line]
+
+    @model_validator(mode="after")
+    def _leaves_nobody_speechless(self) -> Self:
+        if wordless := set(Stage) - set(self.stages):
+            raise ValueError(f"stages without words: {sorted(wordless)}")
+        if "internal" not in self.failures or "internal" not in self.problems:
+            raise ValueError("`internal` needs words: it stands in for unknown codes")
+        return self
+
+
+def _failure(code: str) -> FailureWords:
+    failures = _messages().failures
+    return failures.get(code, failures["internal"])
+
+
+@cache
+def _messages() -> Messages:
+    return Messages.model_validate_json(files("growbin").joinpath("data/messages.json").read_bytes())

@@ -1,0 +1,105 @@
+"""How fast one consumer may go, and how many jobs at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from growbin.errors import Throttled
+
+log = structlog.get_logger()
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Throttle:
+    """Adaptive concurrency: halved by a refusal, one more after as many answers as there are places.
+    While `is_broken` (key or quota: only a person can mend it) one call at a time probes."""
+
+    def __init__(self, most: int = 32) -> None:
+        self._most = most
+        self._places = float(most)
+        self._taken = 0
+        self._refusals = 0
+        self._open_at = 0.0
+        self._changed = asyncio.Condition()
+        self.is_broken = False
+
+    @property
+    def places(self) -> int:
+        return max(1, int(self._places))
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a place and for the pause to be over."""
+        loop = asyncio.get_running_loop()
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._taken < self.places)
+            self._taken += 1
+        try:
+            while (pause := self._open_at - loop.time()) > 0:
+                await asyncio.sleep(pause)
+            yield
+        finally:
+            self._taken -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    def slow_down(self, refusal: Throttled) -> None:
+        """Half the places, and a pause: what the model asked for, else doubling, with jitter."""
+        self._refusals += 1
+        self.is_broken = refusal.broken
+        self._places = 1.0 if refusal.broken else max(1.0, self._places / 2)
+        backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._refusals - 1, 6))
+        pause = refusal.retry_after_seconds or backoff
+        pause *= random.uniform(1.0, 1.25)  # noqa: S311 - jitter, not a secret
+        self._open_at = max(self._open_at, asyncio.get_running_loop().time() + pause)
+        log.warning(
+            "model_throttled",
+            reason=refusal.reason,
+            broken=refusal.broken,
+            places=self.places,
+            pause_seconds=round(pause, 2),
+        )
+
+    def speed_up(self) -> None:
+        self._refusals = 0
+        self.is_broken = False
+        self._places = min(float(self._most), self._places + 1 / self._places)
+
+
+class SoloGate:
+    """Many jobs at once, or one alone. Who wants to be alone goes first, or would never come in."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._is_alone = False
+        self._waiting_for_solo = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def entered(self, *, alone: bool) -> AsyncIterator[None]:
+        async with self._changed:
+            if alone:
+                self._waiting_for_solo += 1
+                try:
+                    await self._changed.wait_for(lambda: self._inside == 0)
+                finally:
+                    self._waiting_for_solo -= 1
+                    self._changed.notify_all()  # should this one give up, the others need not wait
+                self._is_alone = True
+            else:
+                await self._changed.wait_for(lambda: not self._is_alone and self._waiting_for_solo == 0)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._is_alone = False
+            async with self._changed:
+                self._changed.notify_all()

@@ -1,0 +1,205 @@
+"""The outside world on one screen. Each port has one real adapter and one fake, and both pass
+the same contract suite. Every call may raise `Unavailable`; what else it raises stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+from growbin.job import (
+    CleanPhoto,
+    ContentType,
+    Failure,
+    FetchedPhoto,
+    Job,
+    JobState,
+    Locale,
+    LogEntry,
+    ModelAnswer,
+    Result,
+    Stage,
+    StoredUpload,
+    Ticket,
+    Upload,
+    Verdict,
+)
+
+
+class UploadStore(Protocol):
+    """S3."""
+
+    async def ticket(
+        self, key: str, content_type: ContentType | None, content_length: int | None, expires_seconds: int
+    ) -> Ticket:
+        """Presign a PUT. What is declared is bound into the signature, with `If-None-Match: *`."""
+
+    async def look(self, key: str) -> StoredUpload | None:
+        """What lies under `key` (one ranged read), or None when there is nothing."""
+
+    async def delete(self, key: str) -> None: ...
+
+    async def publish_photo(self, key: str, photo: CleanPhoto, cache_seconds: int) -> None:
+        """Put the clean copy in its public place."""
+
+
+class PhotoSource(Protocol):
+    """CDN first, then S3."""
+
+    async def fetch(self, key: str, etag: str, length: int) -> FetchedPhoto:
+        """Raises JobFailed(photo_missing | photo_changed)."""
+
+
+class PhotoCleaner(Protocol):
+    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+        """Hygiene in a child process. Raises JobFailed(unsupported_photo | photo_too_complex)."""
+
+
+class Analyst(Protocol):
+    """The vision model."""
+
+    async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
+        """One paid call. Raises Throttled (nothing was paid), JobFailed(model_refused)."""
+
+
+class JobRecords(Protocol):
+    """Redis DB 0: what was promised to whom."""
+
+    async def create(self, upload: Upload, idempotency_key: str | None) -> Upload:
+        """Store a new upload, stamping times from Redis' clock; with a known idempotency key
+        of this owner, return the earlier one instead. Raises Rejected(idempotency_key_reused)."""
+
+    async def get(self, job_id: UUID) -> Upload | None: ...
+
+    async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
+        """Stamp ETag, accepted_at and deadline, unless a publish was confirmed: then unchanged."""
+
+    async def mark_published(self, job_id: UUID) -> None: ...
+
+    async def recent(self, owner: str, limit: int) -> Sequence[UUID]: ...
+
+
+class Sessions(Protocol):
+    """Redis DB 3."""
+
+    async def create(self) -> str:
+        """A new token; only its SHA-256 is stored."""
+
+    async def owner(self, token: str) -> str | None:
+        """The owner hash of a live session (its 7 days slide), else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The lease is ours; `attempt` is its fencing token, `now_ms` the Redis clock at the start."""
+
+    attempt: int
+    starts: int
+    now_ms: int
+    answer: ModelAnswer | None
+
+
+# held: another consumer works on it. suspect: its last holder died, run it alone.
+# ended: nothing left to do. exhausted: every start is used up; crashed: and the last holder died.
+Beginning = Started | Literal["held", "suspect", "ended", "exhausted", "crashed"]
+Held = Literal["ours", "lost", "ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A job's log after some id. `reset` when that id is not in the log: then `entries` is what
+    follows the snapshot `state.entry`."""
+
+    state: JobState
+    entries: list[LogEntry]
+    reset: bool
+
+
+class ProgressLog(Protocol):
+    """Redis DB 2: the truth about a job's progress. Every write is one atomic script."""
+
+    async def open_job(self, upload: Upload, deadline_ms: int) -> None:
+        """Append `awaiting_upload`."""
+
+    async def queue_job(self, job: Job) -> None:
+        """Append `queued`, unless the consumer was faster."""
+
+    async def begin(self, job: Job, *, alone: bool) -> Beginning:
+        """Take the lease and count the start; expires the job if it is due."""
+
+    async def renew(self, job: Job, attempt: int) -> Held: ...
+
+    async def release(self, job: Job, attempt: int, *, refund: bool = False) -> None:
+        """Give the lease back; `refund` uncounts a start that never got its chance."""
+
+    async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
+        """Append a stage; refused (`lost`, `ended`) when the lease is another's or the job ended."""
+
+    async def count_paid_call(self, job: Job, attempt: int, *, change: Literal[1, -1] = 1) -> bool:
+        """Record a paid call before it is made (or take it back); False when all are used up."""
+
+    async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
+        """Store the raw answer if there is none; also a loser's, it was paid for."""
+
+    async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
+        """Append `done` or `failed` and write the result; attempt None writes without a lease."""
+
+    async def fail_unreadable(self, job_id: UUID, failure: Failure) -> None:
+        """End a known job of which a dead letter gave only the id."""
+
+    async def cancel(self, job_id: UUID) -> bool:
+        """True when this call ended the job."""
+
+    async def expire_if_due(self, job: Job) -> bool:
+        """True when the job has ended, by this call or before."""
+
+    async def lease_lives(self, job_id: UUID) -> bool: ...
+
+    async def state(self, job_id: UUID) -> JobState | None:
+        """The job now; expires it first if it is due."""
+
+    async def history(self, job_id: UUID, after_id: str | None) -> History | None:
+        """The log after `after_id`; expires the job first if it is due."""
+
+
+Handler = Callable[[Job], Coroutine[Any, Any, Verdict]]
+
+
+@dataclass(frozen=True, slots=True)
+class Obituary:
+    """A dead letter: its job, or what little of it could be read, and why it died."""
+
+    job_id: UUID | None
+    job: Job | None
+    reason: str
+
+
+Undertaker = Callable[[Obituary], Awaitable[None]]
+
+
+class JobQueue(Protocol):
+    """RabbitMQ."""
+
+    async def publish(self, job: Job) -> None:
+        """Returns once a quorum queue has confirmed. Raises Unavailable: perhaps sent, perhaps not."""
+
+    async def depth(self) -> int | None:
+        """Jobs waiting, at most a second old; None when unknown."""
+
+    def consuming(
+        self, handle: Handler, bury: Undertaker, *, concurrency: int, grace_seconds: float
+    ) -> AbstractAsyncContextManager[Callable[[], bool]]:
+        """Consume the main queue with `handle` and the obituaries with `bury` until the block is
+        left; then let running jobs finish. Yields a function that tells whether we consume."""
+
+
+class ProgressFeed(Protocol):
+    """Redis pub/sub: one connection for the whole gateway, whatever the number of streams."""
+
+    async def subscribe(self, job_id: UUID) -> None:
+        """Returns once the server has confirmed."""
+
+    async def unsubscribe(self, job_id: UUID) -> None: ...

@@ -1,0 +1,242 @@
+"""The one file that ties it together: opens the adapters, builds the gateway, runs the consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from growbin import telemetry
+from growbin.adapters.analyst import OpenAIAnalyst
+from growbin.adapters.job_queue import RabbitJobQueue
+from growbin.adapters.job_records import RedisJobRecords
+from growbin.adapters.photo_cleaner import ChildPhotoCleaner
+from growbin.adapters.photo_source import CdnPhotoSource
+from growbin.adapters.progress_feed import RedisProgressFeed
+from growbin.adapters.progress_log import RedisProgressLog
+from growbin.adapters.sessions import RedisSessions
+from growbin.adapters.upload_store import S3UploadStore
+from growbin.config import Settings
+from growbin.consumer import Tools, bury, handle_job
+from growbin.gateway.app import build_app
+from growbin.gateway.gateway import GatewayLimits
+from growbin.gateway.hub import Hub
+from growbin.pacing import Throttle
+from growbin.probes import build_probes
+
+log = structlog.get_logger()
+
+GATEWAY_SHUTDOWN_SECONDS = 1.0
+
+Serve = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
+
+
+class CannotStart(Exception):
+    """The process cannot start; the text says what to do."""
+
+
+def run_until_stopped(serve: Serve, settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status."""
+    telemetry.configure_logs(settings.log_level, settings.log_format)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+        await serve(settings, stop)
+
+    asyncio.run(run())
+    return 0
+
+
+# --- gateway ------------------------------------------------------------------------------------
+
+
+async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
+    """The HTTP API until `stop` is set; then every stream ends, and posts in flight are answered."""
+    async with AsyncExitStack() as stack:
+        records = await stack.enter_async_context(
+            RedisJobRecords.open(
+                jobs_url=settings.redis_jobs_url,
+                sessions_url=settings.redis_sessions_url,
+                ticket_seconds=settings.ticket_seconds,
+                deadline_seconds=settings.job_deadline_seconds,
+            )
+        )
+        sessions = await stack.enter_async_context(RedisSessions.open(url=settings.redis_sessions_url))
+        progress = await stack.enter_async_context(open_progress(settings))
+        uploads = await stack.enter_async_context(open_uploads(settings))
+        queue = await stack.enter_async_context(open_queue(settings))
+        hub = Hub(progress, settings.stream_buffer_events)
+        stack.push_async_callback(hub.close)
+        feed = await stack.enter_async_context(
+            RedisProgressFeed.open(
+                url=settings.redis_progress_url, on_entry=hub.on_entry, on_loss=hub.on_loss
+            )
+        )
+        hub.attach(feed)
+        app = build_app(
+            limits=GatewayLimits(
+                photo_max_bytes=settings.photo_max_bytes,
+                ticket_seconds=settings.ticket_seconds,
+                upload_wait_seconds=settings.upload_wait_seconds,
+                backlog_limit=settings.backlog_limit,
+                max_streams_per_session=settings.max_streams_per_session,
+                max_streams_per_address=settings.max_streams_per_address,
+                max_streams=settings.max_streams,
+                stream_heartbeat_seconds=settings.stream_heartbeat_seconds,
+                stream_write_timeout_seconds=settings.stream_write_timeout_seconds,
+            ),
+            cdn_base_url=settings.cdn_base_url,
+            allowed_origins=settings.origins,
+            trusted_proxies=settings.proxies,
+            secure_cookies=settings.secure_cookies,
+            records=records,
+            sessions=sessions,
+            progress=progress,
+            uploads=uploads,
+            queue=queue,
+            hub=hub,
+            upload_origin=settings.upload_origin,
+        )
+
+        async def serves() -> bool:
+            return not stop.is_set()
+
+        probes = build_probes(
+            required={"serving": serves, "redis": progress.is_writable},
+            shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
+        )
+        await stack.enter_async_context(
+            serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT")
+        )
+        await stack.enter_async_context(serving(app, settings.host, settings.port, "PORT"))
+        log.info("gateway_started", address=f"http://{settings.host}:{settings.port}")
+        await stop.wait()
+        log.info("gateway_stopping", watched_jobs=hub.watched_jobs)
+        await hub.drain()
+
+
+# --- consumer -----------------------------------------------------------------------------------
+
+
+async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
+    """Jobs until `stop` is set; then running ones finish within their grace."""
+    async with AsyncExitStack() as stack:
+        progress = await stack.enter_async_context(open_progress(settings))
+        uploads = await stack.enter_async_context(open_uploads(settings))
+        photos = await stack.enter_async_context(
+            CdnPhotoSource.open(
+                base_url=settings.cdn_base_url,
+                reader_secret=settings.cdn_reader_secret.get_secret_value(),
+                enabled=settings.cdn_enabled,
+                read_from_store=uploads.read,
+                max_bytes=settings.photo_max_bytes,
+            )
+        )
+        cleaner = await stack.enter_async_context(
+            ChildPhotoCleaner.open(max_pixels=settings.photo_max_pixels, max_side=settings.photo_model_side)
+        )
+        analyst = await stack.enter_async_context(
+            OpenAIAnalyst.open(
+                api_key=settings.openai_api_key.get_secret_value(),
+                base_url=settings.openai_base_url,
+                model=settings.openai_model,
+                timeout_seconds=settings.model_timeout_seconds,
+            )
+        )
+        queue = await stack.enter_async_context(open_queue(settings))
+        tools = Tools(
+            progress=progress,
+            uploads=uploads,
+            photos=photos,
+            cleaner=cleaner,
+            analyst=analyst,
+            image_base_url=settings.cdn_base_url,
+            cache_seconds=settings.cdn_cache_ttl,
+            sure_threshold=settings.sure_threshold,
+            lease_renew_seconds=settings.lease_renew_seconds,
+            throttle=Throttle(settings.consumer_concurrency),
+        )
+        consuming = queue.consuming(
+            partial(handle_job, tools=tools),
+            partial(bury, tools=tools),
+            concurrency=settings.consumer_concurrency,
+            grace_seconds=settings.consumer_grace_seconds,
+        )
+        async with consuming as is_subscribed:
+
+            async def subscribed() -> bool:
+                return is_subscribed() and not stop.is_set()
+
+            probes = build_probes(
+                required={
+                    "rabbitmq": queue.is_connected,
+                    "subscribed": subscribed,
+                    "redis": progress.is_writable,
+                }
+            )
+            await stack.enter_async_context(
+                serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT")
+            )
+            log.info("consumer_started", concurrency=settings.consumer_concurrency)
+            await stop.wait()
+            log.info("consumer_stopping")
+
+
+# --- what both open -----------------------------------------------------------------------------
+
+
+def open_progress(settings: Settings) -> AbstractAsyncContextManager[RedisProgressLog]:
+    return RedisProgressLog.open(
+        url=settings.redis_progress_url,
+        image_base_url=settings.cdn_base_url,
+        lease_seconds=settings.lease_seconds,
+        max_starts=settings.max_starts,
+        max_paid_calls=settings.max_paid_calls,
+    )
+
+
+def open_uploads(settings: Settings) -> AbstractAsyncContextManager[S3UploadStore]:
+    return S3UploadStore.open(
+        bucket=settings.s3_bucket_name, region=settings.aws_region, endpoint_url=settings.s3_endpoint_url
+    )
+
+
+def open_queue(settings: Settings) -> AbstractAsyncContextManager[RabbitJobQueue]:
+    return RabbitJobQueue.open(
+        urls=settings.rabbitmq_urls,
+        queue_name=settings.queue_name,
+        backlog_limit=settings.backlog_limit,
+        publish_timeout_seconds=settings.publish_timeout_seconds,
+        management_url=settings.rabbitmq_management_url,
+    )
+
+
+@asynccontextmanager
+async def serving(app: web.Application, host: str, port: int, variable: str) -> AsyncIterator[None]:
+    """Serve `app`; `variable` is named when the port is taken. Raises CannotStart."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        # A vanished client must end its handler, or streams leak.
+        handler_cancellation=True,
+        shutdown_timeout=GATEWAY_SHUTDOWN_SECONDS,
+    )
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise CannotStart(
+                f"cannot listen on {host}:{port} ({error.strerror}). Stop what uses it, or set {variable}."
+            ) from error
+        yield
+    finally:
+        await runner.cleanup()

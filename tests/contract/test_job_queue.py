@@ -1,0 +1,273 @@
+"""The job queue on a real RabbitMQ: confirmed publishing, and what each verdict does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import quote
+from uuid import uuid4
+
+import aio_pika
+import aiohttp
+import pytest
+import pytest_asyncio
+from aio_pika.abc import AbstractChannel
+from yarl import URL
+
+from growbin.adapters.job_queue import BadEvent, RabbitJobQueue, decode_event, encode_event
+from growbin.adapters.topology import Topology
+from growbin.errors import Unavailable
+from growbin.job import Ack, DeadLetter, Job, Retry, Verdict
+from growbin.ports import Handler, Obituary
+
+
+def job() -> Job:
+    job_id = uuid4()
+    now_ms = int(time.time() * 1000)
+    return Job(
+        job_id=job_id,
+        key=f"incoming/{job_id}.jpg",
+        etag="e1",
+        length=1000,
+        content_type="image/jpeg",
+        question="이건 뭐예요?",
+        owner="a" * 64,
+        accepted_at_ms=now_ms,
+        deadline_ms=now_ms + 300_000,
+    )
+
+
+class Broker:
+    """One queue name of our own on the run's broker."""
+
+    def __init__(self, parts: dict[str, str], channel: AbstractChannel) -> None:
+        self.topology = Topology(f"test-{uuid4().hex[:12]}", 100)
+        self.parts = parts
+        self.channel = channel
+        self.obituaries: asyncio.Queue[Obituary] = asyncio.Queue()
+
+    @asynccontextmanager
+    async def queue(self) -> AsyncIterator[RabbitJobQueue]:
+        async with RabbitJobQueue.open(
+            urls=[self.parts["RABBITMQ_URL"]],
+            queue_name=self.topology.name,
+            backlog_limit=100,
+            management_url=self.parts["RABBITMQ_MANAGEMENT_URL"],
+        ) as queue:
+            yield queue
+
+    @asynccontextmanager
+    async def consuming(self, handle: Handler, concurrency: int = 4) -> AsyncIterator[RabbitJobQueue]:
+        async def bury(obituary: Obituary) -> None:
+            self.obituaries.put_nowait(obituary)
+
+        async with (
+            self.queue() as queue,
+            queue.consuming(handle, bury, concurrency=concurrency, grace_seconds=5) as is_subscribed,
+        ):
+            async with asyncio.timeout(10):
+                while not is_subscribed():
+                    await asyncio.sleep(0.02)
+            yield queue
+
+    async def parked(self) -> int:
+        """Parked letters, taken out one by one."""
+        parked = await self.channel.get_queue(self.topology.parked, ensure=False)
+        count = 0
+        while (letter := await parked.get(fail=False)) is not None:
+            await letter.ack()
+            count += 1
+        return count
+
+
+@pytest_asyncio.fixture
+async def broker(parts: dict[str, str]) -> AsyncIterator[Broker]:
+    connection = await aio_pika.connect(parts["RABBITMQ_URL"])
+    async with connection:
+        broker = Broker(parts, await connection.channel())
+        yield broker
+        for name, _ in broker.topology.queues():
+            await broker.channel.queue_delete(name)
+        await broker.channel.exchange_delete(broker.topology.dead_exchange)
+
+
+def test_event_survives_the_round_trip() -> None:
+    """What is published is what is consumed, in less than 4 KB of CloudEvents JSON."""
+    event = job()
+    assert decode_event(encode_event(event)) == event
+    longest = event.model_copy(update={"question": "가" * 500, "address_hash": "b" * 64})
+    assert len(encode_event(longest)) <= 4096
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff\xfe", b"[]", b'{"type":"x"}', b"x" * 5000, b'{"data":{"job_id":"1"}}']
+)
+def test_body_that_is_no_event_is_refused(body: bytes) -> None:
+    """Whatever is not our event raises BadEvent, nothing else."""
+    with pytest.raises(BadEvent):
+        decode_event(body)
+
+
+def test_bad_event_with_a_readable_id_names_its_job() -> None:
+    """An event of a later version still tells whose job must be ended."""
+    event = job()
+    with pytest.raises(BadEvent) as refused:
+        decode_event(encode_event(event).replace(b"completed.v1", b"completed.v9"))
+    assert refused.value.job_id == event.job_id
+
+
+async def test_published_job_is_handled_once_and_acknowledged(broker: Broker) -> None:
+    """A job goes from publish to handler, and an acknowledged one is gone."""
+    seen: asyncio.Queue[Job] = asyncio.Queue()
+
+    async def handle(delivered: Job) -> Verdict:
+        seen.put_nowait(delivered)
+        return Ack()
+
+    event = job()
+    async with broker.consuming(handle) as queue:
+        await queue.publish(event)
+        assert await asyncio.wait_for(seen.get(), 10) == event
+    assert seen.empty()
+    main = await broker.channel.get_queue(broker.topology.name, ensure=False)
+    assert await main.get(fail=False) is None
+
+
+async def test_retry_comes_back_after_its_delay(broker: Broker) -> None:
+    """A job to retry takes the delay queue and is delivered again, not before its step."""
+    times: list[float] = []
+    again = asyncio.Event()
+
+    async def handle(_: Job) -> Verdict:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            return Retry(1)
+        again.set()
+        return Ack()
+
+    async with broker.consuming(handle) as queue:
+        await queue.publish(job())
+        await asyncio.wait_for(again.wait(), 10)
+    assert times[1] - times[0] >= 1
+
+
+async def test_dead_letter_is_parked_and_gets_an_obituary(broker: Broker) -> None:
+    """A dead letter goes to people and to the obituary reader alike."""
+
+    async def handle(_: Job) -> Verdict:
+        return DeadLetter("internal")
+
+    event = job()
+    async with broker.consuming(handle) as queue:
+        await queue.publish(event)
+        obituary = await asyncio.wait_for(broker.obituaries.get(), 10)
+    assert (obituary.job, obituary.reason) == (event, "rejected")
+    assert await broker.parked() == 1
+
+
+async def test_poison_body_is_dead_lettered_with_its_id(broker: Broker) -> None:
+    """A body that cannot be decoded never reaches the handler; its obituary names the job if it can."""
+
+    async def handle(_: Job) -> Verdict:
+        raise AssertionError("never called")
+
+    event = job()
+    poison = encode_event(event).replace(b"completed.v1", b"completed.v9")
+    async with broker.consuming(handle):
+        await broker.channel.default_exchange.publish(aio_pika.Message(poison), broker.topology.name)
+        obituary = await asyncio.wait_for(broker.obituaries.get(), 10)
+    assert (obituary.job_id, obituary.job) == (event.job_id, None)
+
+
+async def test_duplicate_while_running_shares_the_running_task(broker: Broker) -> None:
+    """A second message for a job in hand waits for the first one's verdict and starts nothing."""
+    starts = 0
+    may_end = asyncio.Event()
+
+    async def handle(_: Job) -> Verdict:
+        nonlocal starts
+        starts += 1
+        await may_end.wait()
+        return Ack()
+
+    event = job()
+    async with broker.consuming(handle) as queue:
+        await queue.publish(event)
+        await queue.publish(event)
+        await asyncio.sleep(0.5)
+        may_end.set()
+    assert starts == 1
+    main = await broker.channel.get_queue(broker.topology.name, ensure=False)
+    assert await main.get(fail=False) is None
+
+
+async def test_closed_connection_does_not_start_a_running_job_again(broker: Broker) -> None:
+    """The broker closes every connection in mid-job: the task lives on and is started once."""
+    starts = 0
+    may_end, ended = asyncio.Event(), asyncio.Event()
+
+    async def handle(_: Job) -> Verdict:
+        nonlocal starts
+        starts += 1
+        await may_end.wait()
+        ended.set()
+        return Ack()
+
+    async with broker.consuming(handle) as queue:
+        for _ in range(3):
+            await queue.publish(job())
+        async with asyncio.timeout(10):
+            while starts < 3:
+                await asyncio.sleep(0.02)
+        await _close_our_connections(broker.parts)
+        await asyncio.sleep(2)
+        may_end.set()
+        await asyncio.wait_for(ended.wait(), 10)
+        async with asyncio.timeout(10):
+            while queue._running:
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
+    assert starts == 3
+
+
+async def _close_our_connections(parts: dict[str, str]) -> None:
+    """Force-close growbin's connections through the broker's management."""
+    base = URL(parts["RABBITMQ_MANAGEMENT_URL"])
+    headers = {"Authorization": aiohttp.encode_basic_auth(base.user or "", base.password or "")}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        async with asyncio.timeout(15):
+            closed = 0
+            while closed < 2:
+                async with session.get(base.with_user(None) / "api/connections") as answer:
+                    connections = await answer.json()
+                for connection in connections:
+                    name = (connection.get("client_properties") or {}).get("connection_name", "")
+                    if str(name).startswith("growbin-"):
+                        path = f"/api/connections/{quote(connection['name'])}"
+                        url = URL(f"{base.with_user(None)}{path}", encoded=True)
+                        async with session.delete(url) as answer:
+                            closed += answer.status == 204
+                await asyncio.sleep(0.3)
+
+
+async def test_depth_is_what_waits(broker: Broker) -> None:
+    """The backlog counts published jobs that nobody consumes."""
+    async with broker.queue() as queue:
+        for _ in range(3):
+            await queue.publish(job())
+        async with asyncio.timeout(20):
+            while await queue.depth() != 3:
+                await asyncio.sleep(0.3)
+
+
+async def test_publish_without_a_broker_is_unavailable_within_two_seconds() -> None:
+    """No confirm, no promise: without a broker publishing fails soon and says which part is away."""
+    async with RabbitJobQueue.open(
+        urls=["amqp://guest:guest@127.0.0.1:1/"], queue_name="nowhere", backlog_limit=10
+    ) as queue:
+        begin = time.monotonic()
+        with pytest.raises(Unavailable, match="rabbitmq"):
+            await queue.publish(job())
+        assert time.monotonic() - begin < 2

@@ -1,0 +1,293 @@
+"""The progress log, on a real Valkey and as the fake: one suite for both."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from growbin.adapters import keys
+from growbin.adapters.progress_log import RedisProgressLog
+from growbin.adapters.redis_connection import open_redis
+from growbin.job import Failure, Job, LogEntry, ModelAnswer, Stage, Upload, Usage
+from growbin.ports import ProgressLog, Started
+from tests.fakes import Clock, FakeProgressLog
+
+FAILURE = Failure(code="photo_missing", detail="없어요", retryable=True)
+ANSWER = ModelAnswer(text='{"items":[]}', model="test", usage=Usage())
+
+
+@pytest_asyncio.fixture(params=["fake", "real"])
+async def progress(request: pytest.FixtureRequest) -> AsyncIterator[ProgressLog]:
+    if request.param == "fake":
+        yield FakeProgressLog(Clock())
+        return
+    parts = request.getfixturevalue("parts")
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test", lease_seconds=5) as log:
+        yield log
+
+
+def upload() -> Upload:
+    job_id = uuid4()
+    now_ms = int(time.time() * 1000)
+    return Upload(
+        job_id=job_id,
+        owner="a" * 64,
+        key=f"incoming/{job_id}.jpg",
+        image_url=f"http://cdn.test/{job_id}.jpg",
+        content_type="image/jpeg",
+        created_at_ms=now_ms,
+        ticket_expires_at_ms=now_ms + 300_000,
+        etag="e1",
+        length=1000,
+        accepted_at_ms=now_ms,
+        deadline_ms=now_ms + 300_000,
+    )
+
+
+def job_of(record: Upload, *, run: int = 1, deadline_in_ms: int = 300_000) -> Job:
+    fields = record.model_dump(include=set(Job.model_fields))
+    return Job.model_validate(fields | {"run": run, "deadline_ms": record.created_at_ms + deadline_in_ms})
+
+
+async def begun(progress: ProgressLog, job: Job) -> Started:
+    start = await progress.begin(job, alone=False)
+    assert isinstance(start, Started)
+    return start
+
+
+async def log_of(progress: ProgressLog, job: Job) -> list[LogEntry]:
+    history = await progress.history(job.job_id, None)
+    assert history is not None
+    return history.entries
+
+
+def told(entries: list[LogEntry]) -> list[tuple[str, int]]:
+    return [(json.loads(entry.data)["stage"], json.loads(entry.data)["attempt"]) for entry in entries]
+
+
+async def test_one_attempt_tells_each_stage_once_and_ends_once(progress: ProgressLog) -> None:
+    """Stages come once and in order, progress never falls, and nothing follows the end."""
+    record = upload()
+    job = job_of(record)
+    await progress.open_job(record, job.deadline_ms)
+    await progress.queue_job(job)
+    start = await begun(progress, job)
+    for stage in (Stage.FETCHING, Stage.FETCHING, Stage.ANALYSING, Stage.FETCHING, Stage.ADVISING):
+        assert await progress.announce(job, start.attempt, stage) == "ours"
+    assert await progress.finish(job, start.attempt, FAILURE) == "ours"
+    assert await progress.finish(job, start.attempt, FAILURE) == "ended"
+    assert await progress.announce(job, start.attempt, Stage.ADVISING) == "ended"
+    entries = await log_of(progress, job)
+    assert [stage for stage, _ in told(entries)] == [
+        "awaiting_upload",
+        "queued",
+        "fetching",
+        "analysing",
+        "advising",
+        "failed",
+    ]
+    assert [entry.seq for entry in entries] == [1, 2, 3, 4, 5, 6]
+    shown = [json.loads(entry.data)["progress"] for entry in entries]
+    assert shown == sorted(shown)
+    assert json.loads(entries[-1].data)["failure"]["detail"] == "없어요"
+
+
+async def test_consumer_before_gateway_writes_queued_itself(progress: ProgressLog) -> None:
+    """A consumer that overtakes the gateway writes `queued` first; the gateway's own is then a no-op."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    await progress.announce(job, start.attempt, Stage.FETCHING)
+    await progress.queue_job(job)
+    assert told(await log_of(progress, job)) == [("queued", 1), ("fetching", 1)]
+
+
+async def test_held_job_is_not_begun_twice(progress: ProgressLog) -> None:
+    """While a lease lives, a second consumer is told that the job is held."""
+    job = job_of(upload())
+    await begun(progress, job)
+    assert await progress.begin(job, alone=False) == "held"
+    assert await progress.lease_lives(job.job_id)
+
+
+async def test_released_job_repeats_its_stages_as_the_next_attempt(progress: ProgressLog) -> None:
+    """A retry repeats stages with attempt + 1, and the earlier attempt's token is worth nothing."""
+    job = job_of(upload())
+    first = await begun(progress, job)
+    await progress.announce(job, first.attempt, Stage.FETCHING)
+    await progress.release(job, first.attempt)
+    second = await begun(progress, job)
+    assert second.attempt == first.attempt + 1
+    assert await progress.announce(job, first.attempt, Stage.ANALYSING) == "lost"
+    assert await progress.renew(job, first.attempt) == "lost"
+    assert not await progress.count_paid_call(job, first.attempt)
+    assert await progress.announce(job, second.attempt, Stage.FETCHING) == "ours"
+    assert told(await log_of(progress, job)) == [("queued", 1), ("fetching", 1), ("fetching", 2)]
+
+
+async def test_refunded_start_does_not_count(progress: ProgressLog) -> None:
+    """A start that never got its chance is given back."""
+    job = job_of(upload())
+    first = await begun(progress, job)
+    await progress.release(job, first.attempt, refund=True)
+    assert (await begun(progress, job)).starts == 1
+
+
+async def test_starts_used_up_are_exhausted(progress: ProgressLog) -> None:
+    """After four starts there is no fifth."""
+    job = job_of(upload())
+    for _ in range(4):
+        await progress.release(job, (await begun(progress, job)).attempt)
+    assert await progress.begin(job, alone=False) == "exhausted"
+
+
+async def test_paid_calls_are_counted_before_they_are_made(progress: ProgressLog) -> None:
+    """The fourth paid call is refused; one that was taken back does not count."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    assert [await progress.count_paid_call(job, start.attempt) for _ in range(4)] == [True, True, True, False]
+    await progress.count_paid_call(job, start.attempt, change=-1)
+    assert await progress.count_paid_call(job, start.attempt)
+
+
+async def test_kept_answer_is_given_to_the_next_start(progress: ProgressLog) -> None:
+    """What was paid for once is never paid for again; the first answer stays."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    assert start.answer is None
+    await progress.keep_answer(job, ANSWER)
+    await progress.keep_answer(job, ANSWER.model_copy(update={"text": "another"}))
+    await progress.release(job, start.attempt)
+    assert (await begun(progress, job)).answer == ANSWER
+
+
+async def test_cancel_ends_a_running_job(progress: ProgressLog) -> None:
+    """After a cancel the holder learns at its next renewal that the job has ended."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    await progress.announce(job, start.attempt, Stage.FETCHING)
+    assert await progress.cancel(job.job_id)
+    assert not await progress.cancel(job.job_id)
+    assert await progress.renew(job, start.attempt) == "ended"
+    assert (await log_of(progress, job))[-1].event == "cancelled"
+
+
+async def test_whoever_looks_expires_a_due_job(progress: ProgressLog) -> None:
+    """A job past its deadline ends `expired` when it is read, and cannot be begun."""
+    record = upload()
+    await progress.open_job(record, record.created_at_ms - 1)
+    state = await progress.state(record.job_id)
+    assert state is not None
+    assert state.entry.event == "expired"
+    job = job_of(upload(), deadline_in_ms=-1)
+    assert await progress.begin(job, alone=False) == "ended"
+    assert [entry.event for entry in await log_of(progress, job)][-1] == "expired"
+
+
+async def test_ended_job_is_not_begun_again(progress: ProgressLog) -> None:
+    """A duplicate delivery after the end finds nothing to do."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    await progress.finish(job, start.attempt, FAILURE)
+    await progress.release(job, start.attempt)
+    assert await progress.begin(job, alone=False) == "ended"
+    assert not await progress.lease_lives(job.job_id)
+
+
+async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:
+    """Nothing is known of a job that nobody opened, and nothing is written by looking or cancelling."""
+    job_id = uuid4()
+    assert not await progress.cancel(job_id)
+    await progress.fail_unreadable(job_id, FAILURE)
+    assert await progress.state(job_id) is None
+    assert await progress.history(job_id, "ab.1.cd") is None
+
+
+async def test_history_continues_after_a_known_id(progress: ProgressLog) -> None:
+    """Each id gives exactly what follows it; the terminal's own gives nothing."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    await progress.announce(job, start.attempt, Stage.FETCHING)
+    await progress.finish(job, start.attempt, FAILURE)
+    entries = await log_of(progress, job)
+    for index, entry in enumerate(entries):
+        history = await progress.history(job.job_id, entry.id)
+        assert history is not None
+        assert (history.entries, history.reset) == (entries[index + 1 :], False)
+
+
+async def test_id_of_another_history_gives_a_reset(progress: ProgressLog) -> None:
+    """The right number with another nonce is not the client's event: it gets a reset."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    await progress.announce(job, start.attempt, Stage.FETCHING)
+    epoch, seq, _ = (await log_of(progress, job))[-1].id.split(".")
+    history = await progress.history(job.job_id, f"{epoch}.{seq}.00000000")
+    assert history is not None
+    assert history.reset
+    assert history.entries == []
+    await progress.finish(job, start.attempt, FAILURE)
+    history = await progress.history(job.job_id, f"{epoch}.{seq}.00000000")
+    assert history is not None
+    assert history.reset
+    assert [entry.event for entry in history.entries] == ["failed"]
+
+
+async def test_dead_holder_makes_the_job_suspect(parts: dict[str, str]) -> None:
+    """A job whose lease ran out without a word is begun again only alone."""
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    async with (
+        RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log,
+        open_redis(url) as redis,
+    ):
+        job = job_of(upload())
+        for start in range(1, 5):
+            alone = start > 1
+            begun_now = await log.begin(job, alone=alone)
+            assert isinstance(begun_now, Started)
+            await redis.delete(keys.lease(job.job_id))
+            expected = "suspect" if start < 4 else "crashed"
+            assert await log.begin(job, alone=False) == expected
+
+
+async def test_lapsed_lease_is_taken_up_again_by_its_last_holder(parts: dict[str, str]) -> None:
+    """A lease that lapsed while Redis was away is renewed as long as nobody else has begun."""
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    async with (
+        RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log,
+        open_redis(url) as redis,
+    ):
+        job = job_of(upload())
+        start = await begun(log, job)
+        await redis.delete(keys.lease(job.job_id))
+        assert await log.renew(job, start.attempt) == "ours"
+        await redis.delete(keys.lease(job.job_id))
+        assert isinstance(await log.begin(job, alone=True), Started)
+        assert await log.renew(job, start.attempt) == "lost"
+
+
+async def test_result_outlives_the_log(parts: dict[str, str]) -> None:
+    """When log and snapshot have gone, the result still tells the end, and its id still means "seen"."""
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    async with (
+        RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log,
+        open_redis(url) as redis,
+    ):
+        job = job_of(upload())
+        start = await begun(log, job)
+        await log.finish(job, start.attempt, FAILURE)
+        entries = await log_of(log, job)
+        await redis.delete(keys.events(job.job_id), keys.progress(job.job_id))
+        assert [entry.id for entry in await log_of(log, job)] == [entries[-1].id]
+        seen = await log.history(job.job_id, entries[-1].id)
+        assert seen is not None
+        assert (seen.entries, seen.reset) == ([], False)
+        older = await log.history(job.job_id, entries[0].id)
+        assert older is not None
+        assert older.reset
+        assert 6 * 86_400 < await redis.ttl(keys.result(job.job_id)) <= 7 * 86_400

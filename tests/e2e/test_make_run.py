@@ -1,0 +1,104 @@
+"""`make run`: one command, one photo, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.client import browsing
+from tests.e2e.photos import drawn
+from tests.e2e.system import free_port, is_free
+from tests.processes import Stack, command, environment, tail
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_run(port: int) -> list[str]:
+    """`make run` with the interpreter of this test; `--old-file` says that its venv is set up."""
+    installed = f"{sys.prefix}/.installed-{sys.version_info.major}.{sys.version_info.minor}"
+    choice = [f"PYTHON={sys.executable}", f"VENV={sys.prefix}", f"PORT={port}"]
+    return ["make", "--directory", str(ROOT), "--old-file", installed, "run", *choice]
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Stack]:
+    """The whole of growbin, as one command starts it."""
+    running = Stack(tmp_path_factory.mktemp("stack"), make_run(port))
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()
+
+
+def test_printed_walk_through_works_when_pasted(stack: Stack, port: int) -> None:
+    """The address is printed, and the commands below it take a real photo to its advice."""
+    printed = stack.log.read_text()
+    assert f"http://127.0.0.1:{port}" in printed
+    walk_through = re.search(r"^api=.*?(?=^$|^Ready)", printed, re.MULTILINE | re.DOTALL)
+    assert walk_through, printed
+    pasted = subprocess.run(
+        ["sh", "-eu"], input=walk_through[0], env=environment({}), capture_output=True, text=True, timeout=60
+    )
+    assert pasted.returncode == 0, pasted.stderr
+    assert pasted.stderr == ""
+    assert re.findall("^event: (.*?)\r?$", pasted.stdout, re.MULTILINE) == ["progress"] * 5 + ["done"]
+
+
+@pytest.mark.parametrize("same", ["data folder", "port"])
+def test_second_start_is_refused_with_a_sentence(stack: Stack, port: int, tmp_path: Path, same: str) -> None:
+    """A second stack on the same data or the same port says so, and the first goes on."""
+    data, its_port = (stack.data, free_port()) if same == "data folder" else (tmp_path, port)
+    second = subprocess.run(
+        command("stack", "--data", str(data), "--port", str(its_port)),
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert second.returncode != 0
+    assert len(second.stderr.strip().splitlines()) == 1
+    assert (str(data) if same == "data folder" else str(port)) in second.stderr
+    assert "in use" in second.stderr
+    assert stack.process.poll() is None
+
+
+async def test_photo_comes_from_s3_once_nginx_is_killed(stack: Stack, port: int) -> None:
+    """The CDN's process dies; the stack says so and goes on, and the next photo comes from S3."""
+    async with browsing(f"http://127.0.0.1:{port}") as client:
+        before = await client.result(await client.submit(drawn("JPEG")))
+        os.killpg(stack.pids["nginx"], signal.SIGKILL)
+        after = await client.result(await client.submit(drawn("JPEG")))
+    assert (before["photo"]["source"], after["photo"]["source"]) == ("cdn", "s3")
+    assert "nginx" in tail(stack.log)
+
+
+def test_ctrl_c_ends_everything(stack: Stack, port: int) -> None:
+    """After Ctrl-C no process is left and the port is free. It ends the stack of the tests above."""
+    os.killpg(stack.process.pid, signal.SIGINT)  # as the terminal does it: to the whole foreground group
+    stack.wait_until_gone()
+    assert is_free(port)
+
+
+def test_sigterm_to_make_ends_everything(stack: Stack, port: int) -> None:
+    """Started once more on the same data, it ends as wholly when only `make` itself is told to."""
+    again = Stack(stack.data.parent, make_run(port))
+    try:
+        again.wait_until_ready()
+        assert not is_free(port)
+        again.process.send_signal(signal.SIGTERM)
+    finally:
+        again.wait_until_gone()
+    assert is_free(port)

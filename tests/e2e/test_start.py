@@ -1,0 +1,56 @@
+"""A start that cannot succeed ends at once, with one sentence that says what to change."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+
+import pytest
+
+from tests.e2e.system import System
+from tests.processes import command, environment
+
+
+def failed_start(name: str, settings: dict[str, str]) -> str:
+    """What a process that must not start says on stderr."""
+    ended = subprocess.run(
+        command(name), env=environment(settings), capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode not in (0, None)
+    assert "Traceback" not in ended.stderr + ended.stdout
+    return ended.stderr
+
+
+@pytest.mark.parametrize("name", ["gateway", "consumer"])
+def test_bad_setting_is_named(name: str) -> None:
+    """One line names the variable, its value and what would be right."""
+    said = failed_start(name, {"PORT": "abc"}).strip()
+    assert len(said.splitlines()) == 1
+    assert "PORT" in said
+    assert "abc" in said
+    assert "integer" in said
+
+
+def test_each_bad_setting_has_its_line() -> None:
+    """Two mistakes are told together, so that they can be mended together."""
+    said = failed_start("gateway", {"CDN_CACHE_TTL": "-1", "REDIS_URL": "http://redis"})
+    assert "CDN_CACHE_TTL" in said
+    assert "REDIS_URL" in said
+
+
+def test_secrets_are_not_repeated() -> None:
+    """A bad value is shown only where it is no secret."""
+    said = failed_start("gateway", {"PORT": "abc", "OPENAI_API_KEY": "sk-very-secret"})
+    assert "sk-very-secret" not in said
+
+
+def test_port_in_use_is_named(system: System) -> None:
+    """A gateway whose port is taken says which, and how to choose another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = failed_start("gateway", {**system.settings, "PORT": port, "PROBE_PORT": "0"})
+    last = said.strip().splitlines()[-1]
+    assert port in last
+    assert "PORT" in last

@@ -1,0 +1,237 @@
+"""The shape of the repository: what import contracts, types and lint cannot say."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src"
+TESTS = ROOT / "tests"
+
+VAGUE_NAMES = {"base", "common", "core", "helper", "helpers", "manager", "misc", "tools", "util", "utils"}
+UNITS = re.compile(r"_(seconds|ms|bytes|pixels|percent)$")
+QUANTITIES = {
+    "deadline",
+    "delay",
+    "duration",
+    "grace",
+    "interval",
+    "period",
+    "size",
+    "timeout",
+    "ttl",
+    "wait",
+}
+LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
+METRICS = {"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"}
+
+# The longest there are now. They may only be made smaller.
+LONGEST_MODULE_LINES = 600
+LONGEST_FUNCTION_LINES = 63
+
+# Spelled in two halves, so that this file passes its own test.
+MACHINE_PATHS = re.compile(
+    r"(?<![\w.<-])/(wo" + r"rk|ho" + r"me/(?!linuxbrew)\w+|ro" + r"ot|Us" + r"ers/\w+)/"
+)
+REGISTRY_HOSTS = re.compile(
+    "pypi" + r"\.org|python" + r"hosted\.org|npm" + r"js\.(org|com)|debian" + r"\.org"
+)
+
+
+@cache
+def syntax(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def python_files(*folders: Path) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def place(path: Path, node: ast.AST | None = None) -> str:
+    return f"{path.relative_to(ROOT)}" + (f":{getattr(node, 'lineno', '')}" if node else "")
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """Each imported module, and each name taken from a module as if it were a module."""
+    for node in ast.walk(syntax(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(syntax(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def attributes_used(*paths: Path) -> set[str]:
+    return {node.attr for path in paths for node in ast.walk(syntax(path)) if isinstance(node, ast.Attribute)}
+
+
+def tracked_texts() -> Iterator[tuple[Path, str]]:
+    """Every text file that git knows or would add."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        data = path.read_bytes() if path.is_file() else b""
+        if b"\0" not in data:
+            yield path, data.decode()
+
+
+def test_each_module_is_imported_somewhere() -> None:
+    """A module that nothing in src imports is dead."""
+    files = python_files(SOURCE)
+    used = {name for path in files for name in imported_names(path)}
+    # Run as `python -m`, in a process of their own, a module is named by a string.
+    named = "\n".join(path.read_text() for path in files)
+    dead = [
+        module_name(path)
+        for path in files
+        if path.name not in ("__init__.py", "__main__.py", "cli.py")
+        and module_name(path) not in used
+        and f'"{module_name(path)}"' not in named
+    ]
+    assert not dead
+
+
+def test_file_names_say_what_is_inside() -> None:
+    """A vague name shows a missing noun."""
+    assert not [place(path) for path in python_files(SOURCE, TESTS) if path.stem.strip("_") in VAGUE_NAMES]
+
+
+def test_modules_and_functions_only_get_shorter() -> None:
+    """The longest module and the longest function are no longer than they were."""
+    files = python_files(SOURCE)
+    long_modules = [
+        place(path) for path in files if len(path.read_text().splitlines()) > LONGEST_MODULE_LINES
+    ]
+    long_functions = [
+        place(path, function)
+        for path in files
+        for function in functions(path)
+        if (function.end_lineno or 0) - function.lineno + 1 > LONGEST_FUNCTION_LINES
+    ]
+    assert not long_modules + long_functions
+
+
+def test_quantities_carry_their_unit() -> None:
+    """A parameter is called `timeout_seconds`, not `timeout`; `size_bytes`, not `size`."""
+    bare = [
+        f"{place(path, function)} {argument.arg}"
+        for path in python_files(SOURCE)
+        for function in functions(path)
+        for argument in [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        if argument.arg.split("_")[-1] in QUANTITIES and not UNITS.search(argument.arg)
+    ]
+    assert not bare
+
+
+def settings_fields() -> list[ast.AnnAssign]:
+    config = syntax(SOURCE / "growbin" / "config.py")
+    settings = next(
+        node for node in config.body if isinstance(node, ast.ClassDef) and node.name == "Settings"
+    )
+    return [node for node in settings.body if isinstance(node, ast.AnnAssign)]
+
+
+def test_each_setting_is_used_and_described() -> None:
+    """A setting that nothing reads promises what is not so; one without description is half a setting."""
+    used = attributes_used(*python_files(SOURCE)) | {"redis_url"}  # the roles' URLs are derived from it
+    for field in settings_fields():
+        assert isinstance(field.target, ast.Name)
+        assert field.target.id in used, f"{field.target.id} is never read"
+        assert isinstance(field.value, ast.Call), field.target.id
+        assert any(keyword.arg == "description" for keyword in field.value.keywords), field.target.id
+
+
+def test_each_metric_is_measured() -> None:
+    """What telemetry declares is used outside telemetry."""
+    telemetry = SOURCE / "growbin" / "telemetry.py"
+    declared = {
+        target.id
+        for node in syntax(telemetry).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        if isinstance(node.value.func, ast.Name | ast.Attribute)
+        if getattr(node.value.func, "id", getattr(node.value.func, "attr", "")) in METRICS
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    others = [path for path in python_files(SOURCE) if path != telemetry]
+    used = attributes_used(*others) | {
+        name.rpartition(".")[2] for path in others for name in imported_names(path) if ".telemetry." in name
+    }
+    assert declared - used == set()
+
+
+def test_log_events_are_noun_verbed() -> None:
+    """Each log line begins with a constant like `job_postponed`: made for grep, not for reading aloud."""
+    odd = [
+        f"{place(path, node)} {ast.unparse(node.args[0])}"
+        for path in python_files(SOURCE)
+        for node in ast.walk(syntax(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args
+        if node.func.attr in LOG_METHODS and ast.unparse(node.func.value) in ("log", "logger")
+        if not isinstance(node.args[0], ast.Constant)
+        or not re.fullmatch("[a-z0-9]+(_[a-z0-9]+)+", str(node.args[0].value))
+    ]
+    assert not odd
+
+
+def test_only_gateway_probes_and_local_parts_serve_http() -> None:
+    """`aiohttp.web` opens a door; there are to be few (wiring lets the gateway's begin to listen)."""
+    doors = {
+        module_name(path).split(".")[1]
+        for path in python_files(SOURCE / "growbin")
+        if "aiohttp.web" in imported_names(path)
+    }
+    assert doors <= {"gateway", "probes", "local", "wiring"}
+
+
+def test_end_to_end_tests_know_nothing_of_the_inside() -> None:
+    """They import nothing from growbin: they see what a stranger sees."""
+    inside = [
+        place(path)
+        for path in [*python_files(TESTS / "e2e"), TESTS / "conftest.py", TESTS / "processes.py"]
+        if any(name.split(".")[0] == "growbin" for name in imported_names(path))
+    ]
+    assert not inside
+
+
+def test_each_test_states_behaviour_in_a_sentence() -> None:
+    """A test begins with a docstring whose first paragraph is one line and ends like a sentence."""
+    mute = [
+        place(path, function)
+        for path in TESTS.rglob("test_*.py")
+        for function in functions(path)
+        if function.name.startswith("test_")
+        if not re.match(r"[^\n]+[.!?](\n\n|$)", ast.get_docstring(function) or "")
+    ]
+    assert not mute
+
+
+@pytest.mark.parametrize("pattern", [MACHINE_PATHS, REGISTRY_HOSTS], ids=["machine paths", "registry hosts"])
+def test_no_file_names_a_machine(pattern: re.Pattern[str]) -> None:
+    """Paths of one person's machine and addresses of package registries have no place in the repository."""
+    assert not [
+        f"{place(path)}: {found[0]}" for path, text in tracked_texts() if (found := pattern.search(text))
+    ]

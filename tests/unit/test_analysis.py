@@ -1,0 +1,166 @@
+"""Reading the model's answer: its shape is checked, its text made plain, and nothing else believed."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from growbin.analysis import parse_answer
+from growbin.errors import JobFailed
+from growbin.job import Analysis, Category, Condition, Material, ModelAnswer, Usage
+
+
+def finding(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "생수병",
+        "category": "recyclable",
+        "material": "clear_pet",
+        "confidence": 0.9,
+        "condition": ["has_label"],
+    } | changes
+
+
+def parsed(answer: Any) -> Analysis:
+    text = answer if isinstance(answer, str) else json.dumps(answer)
+    return parse_answer(ModelAnswer(text=text, model="m", usage=Usage()))
+
+
+def test_an_answer_becomes_findings_best_first() -> None:
+    """Findings are sorted by confidence; equals keep the model's order."""
+    analysis = parsed(
+        {
+            "items": [
+                finding(name="b", confidence=0.5),
+                finding(name="a", confidence=1),
+                finding(name="c", confidence=0.5, material=None),
+            ],
+            "answer": "네.",
+        }
+    )
+    assert [item.name for item in analysis.items] == ["a", "b", "c"]
+    assert analysis.items[0].category is Category.RECYCLABLE
+    assert analysis.items[0].material is Material.CLEAR_PET
+    assert analysis.items[2].material is None
+    assert analysis.answer == "네."
+
+
+def test_no_finding_is_an_answer() -> None:
+    """A model that saw nothing is believed; asking back is the advice's task."""
+    assert parsed({"items": [], "answer": None}) == Analysis(items=[], answer=None)
+
+
+def test_a_condition_said_twice_counts_once() -> None:
+    """Repeated conditions are folded, in order."""
+    (item,) = parsed({"items": [finding(condition=["wet", "soiled", "wet"])], "answer": None}).items
+    assert item.condition == [Condition.WET, Condition.SOILED]
+
+
+@pytest.mark.parametrize(
+    ("said", "plain"),
+    [
+        ("water\nbottle", "water bottle"),
+        ("wa\x00ter\x1b[31m bottle\u202e", "water[31m bottle"),
+        ("<b>water</b> bottle", "water bottle"),
+        ("bottle <script src=//x", "bottle script src=//x"),
+        ("bottle https://evil.example/x now", "bottle now"),
+        ("  생수병\u200b  ", "생수병"),
+        ("bottle \ud800", "bottle"),
+    ],
+)
+def test_texts_are_made_plain(said: str, plain: str) -> None:
+    """Control characters, markup, links and line breaks never reach a client."""
+    analysis = parsed({"items": [finding(name=said)], "answer": said})
+    assert (analysis.items[0].name, analysis.answer) == (plain, plain)
+
+
+@pytest.mark.parametrize(("said", "kept"), [("", None), ("<br>", None), ("a" * 700, "a" * 600)])
+def test_an_empty_reply_is_none_and_a_long_one_is_cut(said: str, kept: str | None) -> None:
+    """A reply outside its bounds does not cost the whole paid answer."""
+    assert parsed({"items": [], "answer": said}).answer == kept
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "Sorry, I cannot help.",
+        '{"items": [',
+        "null",
+        "[]",
+        '"text"',
+        "NaN",
+        {},
+        {"items": None, "answer": None},
+        {"items": "bottle", "answer": None},
+        {"items": [finding()], "answer": None, "bin": "blue"},
+        {"items": [finding(extra=1)], "answer": None},
+        {"items": [finding(category="plastic")], "answer": None},
+        {"items": [finding(material="gold")], "answer": None},
+        {"items": [finding(condition=["haunted"])], "answer": None},
+        {"items": [finding(confidence=1.01)], "answer": None},
+        {"items": [finding(confidence=-0.1)], "answer": None},
+        {"items": [finding(confidence="0.9")], "answer": None},
+        {"items": [finding(confidence=True)], "answer": None},
+        {"items": [finding(confidence=float("nan"))], "answer": None},
+        {"items": [finding(confidence=float("inf"))], "answer": None},
+        json.dumps({"items": [finding(confidence=7)], "answer": None}).replace("7", "1e999"),
+        json.dumps({"items": [finding(confidence=7)], "answer": None}).replace("7", "9" * 5000),
+        {"items": [finding(name="")], "answer": None},
+        {"items": [finding(name="\u200b<i></i>")], "answer": None},
+        {"items": [finding(name="x" * 121)], "answer": None},
+        {"items": [finding()] * 11, "answer": None},
+        {"items": [], "answer": 5},
+        "[" * 5000 + "]" * 5000,
+        " " * 5_000_000,
+    ],
+)
+def test_an_answer_of_another_shape_fails_the_job(answer: Any) -> None:
+    """What does not fit the schema exactly is model_answer_invalid, whatever it is."""
+    with pytest.raises(JobFailed) as failure:
+        parsed(answer)
+    assert failure.value.code == "model_answer_invalid"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+)
+
+
+@given(
+    st.text()
+    | anything.map(json.dumps)
+    | st.fixed_dictionaries(
+        {
+            "items": st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "name": st.text(max_size=130),
+                        "category": st.sampled_from([*Category, "other"]),
+                        "material": st.sampled_from([*Material, None]),
+                        "confidence": st.floats() | st.floats(0, 1),
+                        "condition": st.lists(st.sampled_from(Condition), max_size=3),
+                    }
+                ),
+                max_size=3,
+            ),
+            "answer": st.none() | st.text(max_size=700),
+        }
+    ).map(json.dumps)
+)
+def test_any_text_gives_plain_findings_or_the_failure(text: str) -> None:
+    """Whatever the model says, the result is a printable analysis or model_answer_invalid."""
+    try:
+        analysis = parsed(text)
+    except JobFailed as failure:
+        assert failure.code == "model_answer_invalid"  # noqa: PT017  # either outcome is right
+    else:
+        assert [item.confidence for item in analysis.items] == sorted(
+            (item.confidence for item in analysis.items), reverse=True
+        )
+        assert all(
+            text.isprintable() for text in [*(item.name for item in analysis.items), analysis.answer or ""]
+        )
+        assert Analysis.model_validate_json(analysis.model_dump_json()) == analysis

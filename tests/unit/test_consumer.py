@@ -1,0 +1,288 @@
+"""handle_job, on fakes: every way out of the story."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import pytest
+
+from growbin.consumer import Tools, bury, handle_job
+from growbin.errors import JobFailed, Throttled, Unavailable
+from growbin.job import (
+    Ack,
+    CleanPhoto,
+    ContentType,
+    DeadLetter,
+    FetchedPhoto,
+    Job,
+    Locale,
+    LogEntry,
+    ModelAnswer,
+    Retry,
+    Usage,
+)
+from growbin.ports import Obituary, Started
+from tests.fakes import Clock, FakeProgressLog, FakeUploadStore
+
+PHOTO = FetchedPhoto(b"photo", "cdn", "miss")
+SEEN = {"name": "병", "category": "recyclable", "material": "glass", "confidence": 0.9, "condition": []}
+ANSWER = ModelAnswer(text=json.dumps({"items": [SEEN], "answer": None}), model="test", usage=Usage())
+
+
+@dataclass
+class Outside:
+    """Photo source, cleaner and model in one: each call may be told to go wrong."""
+
+    fetch_errors: list[Exception] = field(default_factory=list)
+    clean_errors: list[Exception] = field(default_factory=list)
+    model_errors: list[Exception] = field(default_factory=list)
+    model_calls: int = 0
+    on_model_call: Callable[[], object] = lambda: None
+    model_gate: asyncio.Event | None = None
+    answer: ModelAnswer = ANSWER
+
+    async def fetch(self, key: str, etag: str, length: int) -> FetchedPhoto:
+        if self.fetch_errors:
+            raise self.fetch_errors.pop(0)
+        return PHOTO
+
+    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+        if self.clean_errors:
+            raise self.clean_errors.pop(0)
+        return CleanPhoto(data, target, 10, 10)
+
+    async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
+        self.model_calls += 1
+        self.on_model_call()
+        if self.model_gate is not None:
+            await self.model_gate.wait()
+        if self.model_errors:
+            raise self.model_errors.pop(0)
+        return self.answer
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.progress = FakeProgressLog(self.clock, max_starts=4)
+        self.uploads = FakeUploadStore()
+        self.outside = Outside()
+        self.tools = Tools(
+            progress=self.progress,
+            uploads=self.uploads,
+            photos=self.outside,
+            cleaner=self.outside,
+            analyst=self.outside,
+            image_base_url="https://cdn.test",
+            cache_seconds=60,
+            sure_threshold=0.25,
+            lease_renew_seconds=0.02,
+        )
+
+    async def told(self, job: Job) -> list[LogEntry]:
+        history = await self.progress.history(job.job_id, None)
+        return history.entries if history else []
+
+    async def stages(self, job: Job) -> list[str]:
+        return [json.loads(entry.data)["stage"] for entry in await self.told(job)]
+
+    async def failure_code(self, job: Job) -> str:
+        last = (await self.told(job))[-1]
+        assert last.event == "failed"
+        return str(json.loads(last.data)["failure"]["code"])
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def job(deadline_seconds: float = 300) -> Job:
+    job_id = uuid4()
+    now_ms = int(time.time() * 1000)
+    return Job(
+        job_id=job_id,
+        key=f"incoming/{job_id}.jpg",
+        etag="e1",
+        length=5,
+        content_type="image/jpeg",
+        owner="a" * 64,
+        accepted_at_ms=now_ms,
+        deadline_ms=now_ms + int(deadline_seconds * 1000),
+    )
+
+
+async def test_good_photo_ends_done_with_advice(bench: Bench) -> None:
+    """A job that meets no trouble tells each stage once, publishes the clean photo and ends done."""
+    event = job()
+    assert await handle_job(event, bench.tools) == Ack()
+    assert await bench.stages(event) == ["queued", "fetching", "analysing", "advising", "done"]
+    result = json.loads((await bench.told(event))[-1].data)["result"]
+    assert result["items"][0]["bin"]
+    assert result["photo"] == {"source": "cdn", "cache": "miss", "bytes": 5}
+    assert set(result["timings_ms"]) == {"queue", "fetch", "prepare", "analyse", "total"}
+    assert event.public_key in bench.uploads.published
+
+
+async def test_second_delivery_after_the_end_calls_no_model(bench: Bench) -> None:
+    """A duplicate of an ended job is acknowledged unseen."""
+    event = job()
+    await handle_job(event, bench.tools)
+    assert await handle_job(event, bench.tools) == Ack()
+    assert bench.outside.model_calls == 1
+
+
+@pytest.mark.parametrize("code", ["photo_missing", "photo_changed", "unsupported_photo"])
+async def test_job_that_cannot_succeed_fails_with_its_code(bench: Bench, code: str) -> None:
+    """JobFailed becomes the terminal event with its code, and the model is not asked."""
+    bench.outside.fetch_errors = [JobFailed(code)]
+    event = job()
+    assert await handle_job(event, bench.tools) == Ack()
+    assert await bench.failure_code(event) == code
+    assert bench.outside.model_calls == 0
+
+
+async def test_unavailable_part_brings_the_job_again_then_gives_up(bench: Bench) -> None:
+    """Three retries with growing delays; the fourth start fails as temporarily unavailable."""
+    event = job()
+    bench.outside.fetch_errors = [Unavailable("s3", "away")] * 4
+    verdicts = [await handle_job(event, bench.tools) for _ in range(4)]
+    assert verdicts == [Retry(1), Retry(5), Retry(15), Ack()]
+    assert await bench.failure_code(event) == "temporarily_unavailable"
+    stages = await bench.stages(event)
+    assert stages == ["queued", *["fetching"] * 4, "failed"]
+
+
+async def test_retry_that_would_come_too_late_fails_at_once(bench: Bench) -> None:
+    """When the next delay is longer than the time left, the client hears so now."""
+    event = job(deadline_seconds=0.9)
+    bench.outside.fetch_errors = [Unavailable("s3", "away")]
+    assert await handle_job(event, bench.tools) == Ack()
+    assert await bench.failure_code(event) == "temporarily_unavailable"
+
+
+async def test_answer_paid_for_is_never_paid_again(bench: Bench) -> None:
+    """Trouble after the model call: the next start uses the stored answer."""
+    event = job()
+    start = await bench.progress.begin(event, alone=False)
+    assert isinstance(start, Started)
+    await bench.progress.keep_answer(event, ANSWER)
+    await bench.progress.release(event, start.attempt)
+    assert await handle_job(event, bench.tools) == Ack()
+    assert bench.outside.model_calls == 0
+    assert (await bench.stages(event))[-1] == "done"
+
+
+async def test_throttled_model_is_asked_again_without_burning_anything(bench: Bench) -> None:
+    """A 429 slows down and asks again in the same attempt; nothing paid is counted for it."""
+    bench.outside.model_errors = [Throttled("rate", retry_after_seconds=0.01)] * 5
+    event = job()
+    assert await handle_job(event, bench.tools) == Ack()
+    assert await bench.stages(event) == ["queued", "fetching", "analysing", "advising", "done"]
+    assert bench.outside.model_calls == 6
+    assert bench.tools.throttle.places < 32
+
+
+async def test_unparsable_answer_fails_without_another_call(bench: Bench) -> None:
+    """An answer that is no analysis is not asked for again: it was paid for."""
+    bench.outside.answer = ANSWER.model_copy(update={"text": "I am not JSON"})
+    event = job()
+    assert await handle_job(event, bench.tools) == Ack()
+    assert await bench.failure_code(event) == "model_answer_invalid"
+    assert bench.outside.model_calls == 1
+
+
+async def test_bug_fails_the_job_and_parks_the_delivery(bench: Bench) -> None:
+    """An error nobody named is a bug: `failed: internal`, and a dead letter for people."""
+    bench.outside.clean_errors = [ZeroDivisionError("bug")]
+    event = job()
+    assert await handle_job(event, bench.tools) == DeadLetter("internal")
+    assert await bench.failure_code(event) == "internal"
+
+
+async def test_deadline_in_mid_call_expires_the_job(bench: Bench) -> None:
+    """A call that outlasts the deadline is left, and the job ends expired."""
+    bench.outside.model_gate = asyncio.Event()
+    event = job(deadline_seconds=0.2)
+    assert await handle_job(event, bench.tools) == Ack()
+    assert (await bench.stages(event))[-1] == "expired"
+
+
+async def test_cancel_leaves_the_model_call(bench: Bench) -> None:
+    """A cancel reaches the running call through the lease's renewal."""
+    bench.outside.model_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, bench.tools))
+    async with asyncio.timeout(2):
+        while not bench.outside.model_calls:
+            await asyncio.sleep(0.01)
+        await bench.progress.cancel(event.job_id)
+        assert await running == Ack()
+    assert (await bench.stages(event))[-1] == "cancelled"
+
+
+async def test_held_job_comes_again_later(bench: Bench) -> None:
+    """While another consumer holds the job, the delivery waits in a delay queue."""
+    event = job()
+    await bench.progress.begin(event, alone=False)
+    assert await handle_job(event, bench.tools) == Retry(5)
+
+
+async def test_redis_away_at_the_end_keeps_the_result_in_hand(bench: Bench) -> None:
+    """The result is written when Redis is back, before the delivery is acknowledged; one call was paid."""
+    event = job()
+
+    async def come_back() -> None:
+        await asyncio.sleep(0.3)
+        bench.progress.is_away = False
+
+    def go_away() -> None:
+        bench.progress.is_away = True
+        tasks.append(asyncio.create_task(come_back()))
+
+    tasks: list[asyncio.Task[None]] = []
+    bench.outside.on_model_call = go_away
+    assert await handle_job(event, bench.tools) == Ack()
+    assert (await bench.stages(event))[-1] == "done"
+    assert bench.outside.model_calls == 1
+
+
+async def test_obituary_ends_a_job_nothing_else_ended(bench: Bench) -> None:
+    """A dead letter whose job still runs for its client becomes `failed`; a second one changes nothing."""
+    event = job()
+    await bench.progress.queue_job(event)
+    for _ in range(2):
+        await bury(Obituary(event.job_id, event, "delivery_limit"), bench.tools)
+    assert await bench.stages(event) == ["queued", "failed"]
+    assert await bench.failure_code(event) == "dead_lettered"
+
+
+async def test_obituary_of_an_unreadable_body_ends_its_job(bench: Bench) -> None:
+    """When only the id could be read, the known job ends all the same."""
+    event = job()
+    await bench.progress.queue_job(event)
+    await bury(Obituary(event.job_id, None, "rejected"), bench.tools)
+    assert await bench.failure_code(event) == "bad_event"
+
+
+async def test_job_whose_holder_died_runs_alone(bench: Bench) -> None:
+    """A suspect job waits until every neighbour is done, so that none can be blamed."""
+    neighbour, suspect = job(), job()
+    bench.outside.model_gate = asyncio.Event()
+    start = await bench.progress.begin(suspect, alone=False)
+    assert isinstance(start, Started)
+    bench.clock.advance(20)  # the lease lapses, nobody let go of it
+    beside = asyncio.create_task(handle_job(neighbour, bench.tools))
+    while not bench.outside.model_calls:
+        await asyncio.sleep(0.01)
+    alone = asyncio.create_task(handle_job(suspect, bench.tools))
+    await asyncio.sleep(0.1)
+    assert bench.outside.model_calls == 1
+    bench.outside.model_gate.set()
+    assert list(await asyncio.gather(beside, alone)) == [Ack(), Ack()]
+    assert bench.outside.model_calls == 2

@@ -1,0 +1,147 @@
+"""What surrounds every call: problems, headers, origins, the API's description, the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from growbin.gateway import openapi
+from growbin.gateway.app import CALLS
+from growbin.gateway.jobs import JobView
+from tests.unit.gateway_node import Client, Node, problem
+
+ANALYZE = "/api/v1/waste/analyze"
+OPENAPI_FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
+
+
+# --- problems ----------------------------------------------------------------------------------
+
+
+async def test_unknown_address_and_method_are_problems_too(client: Client) -> None:
+    """404 and 405 have the shape of every error; 405 names the methods that are taken."""
+    await problem(await client.get("/nowhere"), 404, "not_found")
+    wrong = await client.patch(ANALYZE)
+    await problem(wrong, 405, "method_not_allowed")
+    assert wrong.headers["Allow"] == "POST"
+
+
+async def test_bug_is_a_500_that_tells_nothing(node: Node, client: Client) -> None:
+    """The traceback goes to the log; the client gets a request id to name."""
+    node.records.uploads = None  # type: ignore[assignment]  # breaks the fake on purpose
+    await node.client()
+    response = await client.post(ANALYZE)
+    body = await problem(response, 500, "internal")
+    assert "NoneType" not in json.dumps(body)
+    assert response.headers["X-Request-ID"] == body["request_id"]
+
+
+async def test_request_id_of_the_caller_is_kept_if_it_is_one(client: Client) -> None:
+    """A sensible id goes through; anything else is replaced."""
+    kept = await client.get("/nowhere", headers={"X-Request-ID": "edge-0123456789"})
+    assert kept.headers["X-Request-ID"] == "edge-0123456789"
+    for odd in ("short", "x" * 65, 'quo"te-12345', "\u00fc\u00fc\u00fc\u00fc\u00fc\u00fc\u00fc\u00fc"):
+        replaced = await client.get("/nowhere", headers={"X-Request-ID": odd})
+        assert re.fullmatch("[0-9a-f]{32}", replaced.headers["X-Request-ID"])
+
+
+# --- headers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/nowhere", "/api/v1/waste/jobs"])
+async def test_every_answer_is_guarded_by_headers(client: Client, path: str) -> None:
+    """No sniffing, no referrer, a strict content policy, no word about the server."""
+    response = await client.get(path)
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "unsafe" not in response.headers["Content-Security-Policy"]
+    assert "Server" not in response.headers
+
+
+async def test_page_may_upload_and_show_photos_and_nothing_more(client: Client) -> None:
+    """Its policy names the bucket and the CDN, by origin."""
+    response = await client.get("/")
+    policy = response.headers["Content-Security-Policy"]
+    assert response.content_type == "text/html"
+    assert "connect-src 'self' https://bucket.test;" in policy
+    assert "img-src 'self' blob: data: https://cdn.test;" in policy
+    assert "script-src 'self';" in policy
+
+
+# --- origins -----------------------------------------------------------------------------------
+
+
+async def test_page_of_another_origin_may_not_write(node: Node, client: Client) -> None:
+    """A hostile page cannot act with the user's cookie, whatever the browser lets through."""
+    own = str(client.make_url("/")).rstrip("/")
+    for origin in ("https://evil.test", "null", "https://app.test.evil.test"):
+        response = await client.post(ANALYZE, headers={"Origin": origin})
+        await problem(response, 403, "forbidden_origin")
+        assert "Access-Control-Allow-Origin" not in response.headers
+    assert not node.records.uploads
+    for origin in (own, "https://app.test"):
+        assert (await client.post(ANALYZE, headers={"Origin": origin})).status == 201
+
+
+async def test_allowed_origin_may_read_with_credentials(client: Client) -> None:
+    """The exact origin is named, never `*`, also on problems; others get no permission."""
+    for path in ("/api/v1/waste/jobs", "/nowhere"):
+        allowed = await client.get(path, headers={"Origin": "https://app.test"})
+        assert allowed.headers["Access-Control-Allow-Origin"] == "https://app.test"
+        assert allowed.headers["Access-Control-Allow-Credentials"] == "true"
+        assert allowed.headers["Vary"] == "Origin"
+        other = await client.get(path, headers={"Origin": "https://evil.test"})
+        assert "Access-Control-Allow-Origin" not in other.headers
+
+
+async def test_preflight_lists_what_is_allowed(client: Client) -> None:
+    """Reading and posting, with our headers; deleting is not offered to other origins."""
+    ask = {"Origin": "https://app.test", "Access-Control-Request-Method": "POST"}
+    response = await client.options(ANALYZE, headers=ask)
+    assert response.status == 204
+    assert response.headers["Access-Control-Allow-Methods"] == "GET, POST"
+    assert "Idempotency-Key" in response.headers["Access-Control-Allow-Headers"]
+    refused = await client.options(ANALYZE, headers={**ask, "Origin": "https://evil.test"})
+    assert "Access-Control-Allow-Methods" not in refused.headers
+
+
+# --- the API described -------------------------------------------------------------------------
+
+
+async def test_description_is_the_one_in_docs(client: Client) -> None:
+    """docs/openapi.json is what the gateway serves: after a change, save the new /openapi.json there."""
+    served = await (await client.get("/openapi.json")).json()
+    assert served == json.loads(OPENAPI_FILE.read_text())
+
+
+async def test_each_call_is_described_and_each_reference_leads_somewhere(client: Client) -> None:
+    """Routes, models and references agree."""
+    document = await (await client.get("/openapi.json")).json()
+    described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+    assert described == {(call.method, call.path) for call in CALLS}
+    text = json.dumps(document)
+    for name in re.findall(r"#/components/schemas/(\w+)", text):
+        assert name in document["components"]["schemas"]
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+
+
+async def test_job_looks_as_described(node: Node, client: Client) -> None:
+    """The answer is a JobView and has nothing beside it."""
+    job = await node.submitted(client)
+    view = await (await client.get(f"/api/v1/waste/jobs/{job.job_id}")).json()
+    assert JobView.model_validate(view).job_id == job.job_id
+    assert set(view) <= set(JobView.model_fields)
+
+
+async def test_docs_page_needs_nothing_from_elsewhere(client: Client) -> None:
+    """Plain HTML, its style allowed by hash."""
+    response = await client.get("/docs")
+    text = await response.text()
+    assert all(call.path in text for call in CALLS)
+    assert "http://" not in text
+    assert "https://" not in text
+    assert response.headers["Content-Security-Policy"] == openapi.PAGE_POLICY

@@ -1,0 +1,224 @@
+"""The hub, on a fake log and feed: exactly once and in order, whatever the live side does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from uuid import UUID, uuid4
+
+import pytest
+
+from growbin.errors import Unavailable
+from growbin.gateway.hub import Hub, ReaderTooSlow, Watch
+from growbin.job import Failure, Job, LogEntry, Stage
+from growbin.ports import Started
+from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
+
+FAILURE = Failure(code="internal", detail="", retryable=True)
+
+
+class Told:
+    """One gateway's hub and one job that tells its story step by step."""
+
+    def __init__(self, buffer_events: int = 64) -> None:
+        self.clock = Clock()
+        self.progress = FakeProgressLog(self.clock)
+        self.hub = Hub(self.progress, buffer_events)
+        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry)
+        self.hub.attach(self.feed)
+        now_ms = int(time.time() * 1000)
+        job_id = uuid4()
+        self.job = Job(
+            job_id=job_id,
+            key=f"incoming/{job_id}.jpg",
+            etag="e",
+            length=1,
+            content_type="image/jpeg",
+            owner="a" * 64,
+            accepted_at_ms=now_ms,
+            deadline_ms=now_ms + 300_000,
+        )
+
+    async def begin(self) -> int:
+        start = await self.progress.begin(self.job, alone=True)
+        assert isinstance(start, Started)
+        return start.attempt
+
+    async def tell(self, *stages: Stage, attempt: int) -> None:
+        for stage in stages:
+            await self.progress.announce(self.job, attempt, stage)
+
+    async def end(self, attempt: int) -> None:
+        await self.progress.finish(self.job, attempt, FAILURE)
+
+    async def log(self) -> list[str]:
+        history = await self.progress.history(self.job.job_id, None)
+        assert history is not None
+        return [entry.id for entry in history.entries]
+
+
+@pytest.fixture
+def stage() -> Told:
+    return Told()
+
+
+async def ids(watch: Watch) -> list[str]:
+    return [entry.id async for entry in watch]
+
+
+async def test_history_comes_first_then_live_then_the_end(stage: Told) -> None:
+    """A client that comes in the middle sees everything once, in order, and the stream ends."""
+    attempt = await stage.begin()
+    await stage.tell(Stage.FETCHING, attempt=attempt)
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        await stage.tell(Stage.ANALYSING, Stage.ADVISING, attempt=attempt)
+        await stage.end(attempt)
+        assert await ids(watch) == await stage.log()
+    assert stage.hub.watched_jobs == 0
+    assert stage.feed.subscribed == set()
+
+
+async def test_every_cut_point_resumes_exactly(stage: Told) -> None:
+    """Whatever event a client saw last, it gets the rest and nothing twice."""
+    attempt = await stage.begin()
+    await stage.tell(Stage.FETCHING, Stage.ANALYSING, attempt=attempt)
+    await stage.end(attempt)
+    whole = await stage.log()
+    for index, last_id in enumerate(whole):
+        async with stage.hub.watch(stage.job.job_id, last_id) as watch:
+            assert await ids(watch) == whole[index + 1 :]
+            assert watch.nothing_missed == (index == len(whole) - 1)
+
+
+async def test_entries_lost_by_the_live_side_are_read_from_the_log(stage: Told) -> None:
+    """A gap in what pub/sub brings sends the hub back to the log."""
+    attempt = await stage.begin()
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        stage.feed.is_away = True
+        await stage.tell(Stage.FETCHING, Stage.ANALYSING, attempt=attempt)
+        stage.feed.is_away = False
+        await stage.tell(Stage.ADVISING, attempt=attempt)
+        await stage.end(attempt)
+        assert await ids(watch) == await stage.log()
+
+
+async def test_loss_at_the_end_is_mended_by_the_next_reading(stage: Told) -> None:
+    """When even the terminal event was lost, the feed's word of loss brings it."""
+    attempt = await stage.begin()
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        stage.feed.is_away = True
+        await stage.end(attempt)
+        stage.hub.on_loss()
+        stage.hub.on_loss()
+        assert await ids(watch) == await stage.log()
+
+
+async def test_duplicates_and_disorder_of_the_live_side_do_not_show(stage: Told) -> None:
+    """Late repeats of old entries are dropped."""
+    attempt = await stage.begin()
+    await stage.tell(Stage.FETCHING, attempt=attempt)
+    history = await stage.progress.history(stage.job.job_id, None)
+    assert history is not None
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        for entry in reversed(history.entries):
+            stage.hub.on_entry(stage.job.job_id, entry)
+        await stage.end(attempt)
+        assert await ids(watch) == await stage.log()
+
+
+@pytest.mark.parametrize("last_id", ["ab.1.cd", "garbage", "0.0.0", "x" * 500, "a.99999999999.b"])
+async def test_unknown_id_gets_a_reset_then_goes_on(stage: Told, last_id: str) -> None:
+    """An id that is in no log: a snapshot, then what follows, never silence."""
+    attempt = await stage.begin()
+    await stage.tell(Stage.FETCHING, attempt=attempt)
+    async with stage.hub.watch(stage.job.job_id, last_id) as watch:
+        await stage.end(attempt)
+        entries = [entry async for entry in watch]
+    assert [entry.event for entry in entries] == ["reset", "failed"]
+
+
+async def test_reset_of_an_ended_job_is_followed_by_its_end(stage: Told) -> None:
+    """A client with foreign history of an ended job gets reset, then the terminal event, once."""
+    attempt = await stage.begin()
+    await stage.end(attempt)
+    async with stage.hub.watch(stage.job.job_id, "ab.1.cd") as watch:
+        entries = [entry async for entry in watch]
+    assert [entry.event for entry in entries] == ["reset", "failed"]
+    async with stage.hub.watch(stage.job.job_id, entries[0].id) as watch:
+        assert [entry.event async for entry in watch] == ["reset", "failed"]
+
+
+async def test_history_replaced_under_an_open_stream_gives_a_reset(stage: Told) -> None:
+    """Redis came back with another history: the open stream is told so."""
+    attempt = await stage.begin()
+    await stage.tell(Stage.FETCHING, attempt=attempt)
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        stage.progress.forget(stage.job.job_id)
+        attempt = await stage.begin()
+        await stage.tell(Stage.FETCHING, attempt=attempt)
+        await asyncio.sleep(0.05)
+        await stage.end(attempt)
+        events = [entry.event async for entry in watch]
+    assert "reset" in events
+    assert events[-1] == "failed"
+
+
+async def test_full_buffer_cuts_the_reader() -> None:
+    """A reader that does not read is cut; it may resume with its last id."""
+    stage = Told(buffer_events=2)
+    attempt = await stage.begin()
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        await stage.tell(Stage.FETCHING, Stage.ANALYSING, Stage.ADVISING, attempt=attempt)
+        with pytest.raises(ReaderTooSlow):
+            await ids(watch)
+
+
+async def test_drain_ends_every_stream_without_a_terminal_event(stage: Told) -> None:
+    """A stopping gateway ends its streams; those that come later end at once."""
+    await stage.begin()
+    await stage.progress.queue_job(stage.job)
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        reading = asyncio.create_task(ids(watch))
+        await asyncio.sleep(0.01)
+        await stage.hub.drain()
+        assert await reading == await stage.log()
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        assert await ids(watch) == await stage.log()
+
+
+async def test_open_stream_expires_its_job(stage: Told) -> None:
+    """Nobody else looks, and the stream itself ends the job at its deadline."""
+    event = stage.job.model_copy(update={"deadline_ms": int(time.time() * 1000) + 200})
+    await stage.progress.queue_job(event)
+    async with stage.hub.watch(event.job_id, None) as watch, asyncio.timeout(3):
+        assert [entry.event async for entry in watch] == ["progress", "expired"]
+
+
+async def test_redis_away_on_entering_is_unavailable(stage: Told) -> None:
+    """A stream that cannot be exact is not begun."""
+    stage.progress.is_away = True
+    with pytest.raises(Unavailable):
+        async with stage.hub.watch(stage.job.job_id, None):
+            pass
+    assert stage.hub.watched_jobs == 0
+
+
+async def test_two_readers_of_one_job_share_a_subscription(stage: Told) -> None:
+    """The subscription stays until the last reader leaves."""
+    attempt = await stage.begin()
+    async with stage.hub.watch(stage.job.job_id, None) as first:
+        async with stage.hub.watch(stage.job.job_id, None):
+            assert stage.feed.subscribed == {stage.job.job_id}
+        assert stage.feed.subscribed == {stage.job.job_id}
+        await stage.end(attempt)
+        assert await ids(first) == await stage.log()
+
+
+def test_terminal_entry_is_the_last_a_watch_takes() -> None:
+    """Nothing follows a terminal event, whatever is offered."""
+    watch = Watch(UUID(int=1), None, 8)
+    watch.begin_reading()
+    assert watch.finish_reading([LogEntry("a.1.x", "progress", "{}"), LogEntry("a.2.y", "done", "{}")])
+    assert watch.offer(LogEntry("a.3.z", "progress", "{}"))
+    assert watch.has_ended
+    assert watch.last_id == "a.2.y"

@@ -1,0 +1,105 @@
+"""The words for stages, failures and problems."""
+
+import json
+from importlib.resources import files
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from growbin.job import Locale, Stage
+from growbin.messages import Messages, failure_detail, is_retryable, problem_title, stage_message
+
+LOCALES: tuple[Locale, ...] = get_args(Locale)
+MESSAGES_TEXT = files("growbin").joinpath("data/messages.json").read_text(encoding="utf-8")
+
+RETRYABLE = {
+    "photo_missing": True,
+    "photo_changed": True,
+    "photo_too_large": False,
+    "unsupported_photo": False,
+    "photo_too_complex": False,
+    "photo_unreadable": False,
+    "model_refused": False,
+    "model_answer_invalid": True,
+    "temporarily_unavailable": True,
+    "crashed": False,
+    "internal": True,
+    "dead_lettered": True,
+    "bad_event": True,
+}
+PROBLEMS = [
+    "upload_missing",
+    "upload_expired",
+    "photo_too_large",
+    "unsupported_photo",
+    "not_found",
+    "unavailable",
+    "backlog_full",
+    "bad_request",
+    "too_many_streams",
+    "idempotency_key_reused",
+    "forbidden_origin",
+    "method_not_allowed",
+]
+
+
+def test_any_stage_has_its_own_words_in_both_languages() -> None:
+    """No two stages read the same, so the person waiting sees the job move."""
+    for locale in LOCALES:
+        assert len({stage_message(stage, locale) for stage in Stage}) == len(Stage)
+
+
+@pytest.mark.parametrize(("code", "retryable"), RETRYABLE.items())
+def test_failure_code_has_its_own_words_and_says_whether_to_retry(code: str, retryable: bool) -> None:
+    """Each failure tells what to do now, and whether the same photo may be sent again."""
+    for locale in LOCALES:
+        assert code == "internal" or failure_detail(code, locale) != failure_detail("internal", locale)
+    assert failure_detail(code, "ko") != failure_detail(code, "en")
+    assert is_retryable(code) is retryable
+
+
+def test_unknown_codes_read_as_internal() -> None:
+    """A code that nobody gave words never leaves the client with nothing to show."""
+    assert failure_detail("moon_phase", "ko") == failure_detail("internal", "ko")
+    assert is_retryable("moon_phase") is is_retryable("internal")
+    assert problem_title("moon_phase") == problem_title("internal")
+
+
+def test_problem_codes_have_distinct_short_titles() -> None:
+    """A title fits one line, starts with a capital and does not end like a sentence."""
+    titles = [problem_title(code) for code in PROBLEMS]
+    assert len({*titles, problem_title("internal")}) == len(PROBLEMS) + 1
+    assert all(title[0].isupper() and len(title) <= 60 and not title.endswith(".") for title in titles)
+
+
+def test_messages_data_has_no_key_twice() -> None:
+    """JSON keeps the last of two equal keys in silence; the data has none."""
+
+    def without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        assert len(dict(pairs)) == len(pairs), pairs
+        return dict(pairs)
+
+    json.loads(MESSAGES_TEXT, object_pairs_hook=without_repetition)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "complaint"),
+    [
+        ("stages", "queued", {"ko": "기다려요."}, "queued"),
+        ("stages", "dreaming", {"ko": "꿈꿔요.", "en": "Dreaming."}, "dreaming"),
+        ("stages", "queued", None, "stages without words"),
+        ("failures", "internal", None, "internal"),
+        ("failures", "crashed", {"retryable": "perhaps", "detail": {"ko": "가", "en": "a"}}, "retryable"),
+        ("problems", "not_found", " ", "not_found"),
+    ],
+)
+def test_messages_data_with_a_mistake_is_refused(section: str, key: str, value: Any, complaint: str) -> None:
+    """A missing language, an unknown stage or an empty text stops the load and is named."""
+    data: dict[str, dict[str, Any]] = json.loads(MESSAGES_TEXT)
+    if value is None:
+        del data[section][key]
+    else:
+        data[section][key] = value
+    with pytest.raises(ValidationError, match=complaint):
+        Messages.model_validate_json(json.dumps(data))

@@ -1,0 +1,297 @@
+"""Reading a photo: the CDN is believed only when it delivers exactly the accepted bytes."""
+
+import asyncio
+import gzip
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from growbin.adapters.photo_source import CdnPhotoSource
+from growbin.errors import JobFailed, Unavailable
+
+KEY = "incoming/11111111-2222-4333-8444-555555555555.jpg"
+PHOTO = bytes(range(256)) * 1000
+ETAG = "0123abcd"
+SECRET = "reader-CANARY"
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Store:
+    """Stands in for S3, and remembers what it was asked."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.asked: list[tuple[str, str, int]] = []
+        self._failure = failure
+
+    async def read(self, key: str, etag: str, length: int) -> bytes:
+        self.asked.append((key, etag, length))
+        if self._failure:
+            raise self._failure
+        return PHOTO
+
+
+@asynccontextmanager
+async def source(base_url: str, store: Store, **options: Any) -> AsyncIterator[CdnPhotoSource]:
+    defaults: dict[str, Any] = {"reader_secret": SECRET, "enabled": True, "max_bytes": 10_000_000}
+    async with CdnPhotoSource.open(
+        base_url=base_url, read_from_store=store.read, **(defaults | options)
+    ) as source:
+        yield source
+
+
+@asynccontextmanager
+async def cdn(handler: Handler) -> AsyncIterator[str]:
+    """A loopback CDN; yields its base address."""
+    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield site.name
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def raw_cdn(answer: bytes) -> AsyncIterator[str]:
+    """A server that sends `answer` as it stands, then closes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def photo_answer(
+    body: bytes = PHOTO, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    return web.Response(status=status, body=body, headers=headers, content_type="image/jpeg")
+
+
+async def fetched_from_s3(base_url: str, reason: str, **options: Any) -> None:
+    """The photo came from S3 after one warning with this reason."""
+    store = Store()
+    with capture_logs() as logs:
+        async with source(base_url, store, **options) as photos:
+            photo = await photos.fetch(KEY, ETAG, len(PHOTO))
+    assert (photo.data, photo.source, photo.cache) == (PHOTO, "s3", None)
+    assert store.asked == [(KEY, ETAG, len(PHOTO))]
+    assert [(line["event"], line["log_level"], line["reason"]) for line in logs] == [
+        ("cdn_read_failed", "warning", reason)
+    ]
+    assert "CANARY" not in str(logs)
+    assert "127.0.0.1" not in str(logs)
+
+
+@pytest.mark.parametrize(
+    ("x_cache", "cache"),
+    [
+        ("HIT", "hit"),
+        ("Hit from cloudfront", "hit"),
+        ("RefreshHit from cloudfront", "hit"),
+        ("MISS", "miss"),
+        ("Miss from cloudfront", "miss"),
+        ("EXPIRED", "miss"),
+        (None, None),
+    ],
+)
+async def test_a_good_answer_of_the_cdn_is_the_photo(x_cache: str | None, cache: str | None) -> None:
+    """The CDN's bytes are taken, S3 is not asked, and the cache status is told."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        seen.append(
+            (request.path, request.headers.get("X-Growbin-Reader"), request.headers["Accept-Encoding"])
+        )
+        return photo_answer(headers={"ETag": f'"{ETAG}"'} | ({"X-Cache": x_cache} if x_cache else {}))
+
+    seen: list[tuple[str, str | None, str]] = []
+    store = Store()
+    async with cdn(answer) as base_url, source(base_url, store) as photos:
+        photo = await photos.fetch(KEY, ETAG, len(PHOTO))
+    assert (photo.data, photo.source, photo.cache) == (PHOTO, "cdn", cache)
+    assert seen == [(f"/{KEY}", SECRET, "identity")]
+    assert store.asked == []
+
+
+@pytest.mark.parametrize("header", [f'W/"{ETAG}"', ETAG, f'"{ETAG}"', None])
+async def test_the_etag_is_compared_without_its_dress(header: str | None) -> None:
+    """Weak, bare and quoted forms of the same ETag are the same; none at all is fine, too."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return photo_answer(headers={"ETag": header} if header else None)
+
+    async with cdn(answer) as base_url, source(base_url, Store()) as photos:
+        assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "cdn"
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        (lambda: photo_answer(b"", 404), "status"),
+        (lambda: photo_answer(b"", 403), "status"),
+        (lambda: photo_answer(b"<html>", 500), "status"),
+        (lambda: photo_answer(status=206), "status"),
+        (lambda: photo_answer(b"", 302, {"Location": "http://127.0.0.1:1/elsewhere"}), "status"),
+        (lambda: photo_answer(PHOTO[:-1]), "length"),
+        (lambda: photo_answer(PHOTO + b"!"), "length"),
+        (lambda: photo_answer(b""), "length"),
+        (lambda: photo_answer(headers={"ETag": '"another"'}), "etag"),
+        (
+            lambda: photo_answer(gzip.compress(PHOTO), headers={"Content-Encoding": "gzip"}),
+            "content_encoding",
+        ),
+    ],
+)
+async def test_a_wrong_answer_of_the_cdn_leads_to_s3(
+    response: Callable[[], web.Response], reason: str
+) -> None:
+    """Other status, length, ETag or encoding: one warning, then S3."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return response()
+
+    async with cdn(answer) as base_url:
+        await fetched_from_s3(base_url, reason)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (OK + b"\r\n" + PHOTO[:500], "length"),
+        (OK + b"Content-Length: %d\r\n\r\n" % len(PHOTO) + PHOTO[:500], "ClientPayloadError"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n1f4\r\n" + PHOTO[:500], "ClientPayloadError"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "ClientResponseError"),
+        (OK + b"X-Long: " + b"a" * 20_000 + b"\r\n\r\n", "ClientResponseError"),
+        (b"garbage\r\n\r\n", "ClientResponseError"),
+        (b"", "ServerDisconnectedError"),
+    ],
+)
+async def test_a_broken_answer_of_the_cdn_leads_to_s3(answer: bytes, reason: str) -> None:
+    """Cut bodies, also those that end like whole ones, and things that are no HTTP: S3."""
+    async with raw_cdn(answer) as base_url:
+        await fetched_from_s3(base_url, reason)
+
+
+async def test_an_endless_body_is_cut_at_the_photos_length() -> None:
+    """A body without length is read no further than the photo is long."""
+
+    sent = 0
+
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal sent
+        answer = web.StreamResponse()
+        answer.enable_chunked_encoding()
+        await answer.prepare(request)
+        while sent < 200_000_000:
+            await answer.write(b"x" * 100_000)
+            sent += 100_000
+        return answer
+
+    async with cdn(endless) as base_url:
+        await fetched_from_s3(base_url, "length")
+    assert sent < 50_000_000
+
+
+async def test_a_slow_cdn_is_given_up_within_the_total_time() -> None:
+    """Neither silence nor a drip of bytes holds a photo longer than allowed."""
+
+    async def drip(request: web.BaseRequest) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Length": str(len(PHOTO))})
+        await answer.prepare(request)
+        while True:
+            await answer.write(b"x")
+            await asyncio.sleep(0.05)
+
+    async with cdn(drip) as base_url:
+        began = time.monotonic()
+        await fetched_from_s3(base_url, "TimeoutError", total_timeout_seconds=0.4)
+        assert time.monotonic() - began < 3
+
+
+async def test_an_absent_cdn_leads_to_s3() -> None:
+    """Nobody listening: S3."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        base_url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        await fetched_from_s3(base_url, "ClientConnectorError")
+
+
+async def test_a_disabled_cdn_is_never_asked() -> None:
+    """With the CDN switched off S3 is read at once, without a warning."""
+    store = Store()
+    with capture_logs() as logs:
+        async with source("http://127.0.0.1:1", store, enabled=False) as photos:
+            assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "s3"
+    assert logs == []
+
+
+@pytest.mark.parametrize(
+    "failure", [JobFailed("photo_missing"), JobFailed("photo_changed"), Unavailable("s3", "timed out")]
+)
+async def test_when_s3_fails_as_well_its_error_stands(failure: Exception) -> None:
+    """Missing or changed in S3 ends the job; trouble of S3 is for later."""
+    async with source("http://127.0.0.1:1", Store(failure)) as photos:
+        with pytest.raises(type(failure)) as raised:
+            await photos.fetch(KEY, ETAG, len(PHOTO))
+    assert raised.value is failure
+
+
+async def test_a_photo_above_the_limit_is_not_read_at_all() -> None:
+    """A length above the cap fails the job before anything is asked."""
+    store = Store()
+    async with source("http://127.0.0.1:1", store, max_bytes=1000) as photos:
+        with pytest.raises(JobFailed, match="photo_too_large"):
+            await photos.fetch(KEY, ETAG, 1001)
+    assert store.asked == []
+
+
+async def test_a_cdn_that_keeps_failing_is_skipped_for_a_while() -> None:
+    """After five failures in a row it is left alone; later it is tried again, and believed again."""
+    asked, broken = 0, True
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return photo_answer(b"", 500) if broken else photo_answer()
+
+    async with cdn(answer) as base_url, source(base_url, Store(), skip_seconds=0.5) as photos:
+        for _ in range(8):
+            assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "s3"
+        assert asked == 5
+        broken = False
+        await asyncio.sleep(0.6)
+        assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "cdn"
+        broken = True
+        for _ in range(4):
+            await photos.fetch(KEY, ETAG, len(PHOTO))
+        assert asked == 10
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_photo_the_cdn_does_not_have_is_no_failure_of_the_cdn(status: int) -> None:
+    """However many photos are missing, the CDN is asked for the next one."""
+    asked = 0
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return photo_answer(b"", status)
+
+    async with cdn(answer) as base_url, source(base_url, Store()) as photos:
+        for _ in range(8):
+            await photos.fetch(KEY, ETAG, len(PHOTO))
+    assert asked == 8

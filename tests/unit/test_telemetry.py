@@ -1,0 +1,115 @@
+"""Logs: one shape, no secret."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from growbin.telemetry import REDACTED, bind_request, configure_logs, redact, traceparent
+
+
+@pytest.fixture(autouse=True)
+def clean_logs() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    root.handlers[:], root.level = handlers, level
+
+
+def lines(captured: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in captured.readouterr().err.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "https://bucket.test/k?X-Amz-Credential=AKIA1&X-Amz-Signature=deadbeef",
+        "amqp://growbin:hunter2@localhost:5672/",
+        "Authorization: Bearer abc.def",
+        "Cookie: growbin_session=abcdef",
+        "sk-proj-0123456789",
+    ],
+)
+def test_secret_in_a_text_is_cut_out(secret: str) -> None:
+    """By its pattern, wherever it stands, also deep inside."""
+    said = json.dumps(redact({"reason": [f"it said {secret} and more"]}))
+    assert REDACTED in said
+    for part in ("AKIA1", "deadbeef", "hunter2", "abc.def", "abcdef", "0123456789"):
+        assert part not in said
+    assert "and more" in said
+
+
+def test_secret_field_is_redacted_by_its_name() -> None:
+    """Names that end in a secret's word; counts of tokens stay readable."""
+    fields = {
+        "token": "a",
+        "cdn_reader_secret": "b",
+        "Set-Cookie": "c",
+        "X-Amz-Signature": "d",
+        "input_tokens": 5,
+    }
+    assert redact(fields) == {**dict.fromkeys(fields, REDACTED), "input_tokens": 5}
+
+
+def test_json_lines_carry_their_context(capsys: pytest.CaptureFixture[str]) -> None:
+    """Request and job stand on every line without being passed along; a break stays in its line."""
+    configure_logs("info", "json")
+    bind_request("request-1", None)
+    structlog.get_logger().info("job_submitted", length=3, note="a\nb", token="secret")
+    structlog.get_logger().debug("too_quiet")
+    [line] = lines(capsys)
+    assert line["event"] == "job_submitted"
+    assert (line["request_id"], line["length"], line["token"]) == ("request-1", 3, REDACTED)
+    assert line["level"] == "info"
+    assert str(line["timestamp"]).endswith("Z")
+
+
+def test_libraries_speak_in_the_same_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their warnings become lines of ours, their chatter is left out, their secrets too."""
+    configure_logs("debug", "json")
+    logging.getLogger("aiormq").info("chatter")
+    logging.getLogger("aiormq").warning("lost %s", "amqp://growbin:hunter2@localhost/")
+    [line] = lines(capsys)
+    assert line["logger"] == "aiormq"
+    assert line["event"] == f"lost amqp://growbin:{REDACTED}@localhost/"
+
+
+def test_traceback_is_told_without_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it happened, not what was in hand."""
+    configure_logs("info", "json")
+    photo = "in-hand-only"
+    try:
+        raise ValueError(len(photo))
+    except ValueError:
+        structlog.get_logger().exception("request_failed")
+    said = capsys.readouterr().err
+    assert "ValueError" in said
+    assert '"in-hand-only"' not in said.replace("\\", "").replace('photo = "in-hand-only"', "")
+
+
+def test_console_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """One readable line, redacted as well."""
+    configure_logs("info", "console")
+    structlog.get_logger().info("gateway_started", token="secret")
+    said = capsys.readouterr().err
+    assert "gateway_started" in said
+    assert "secret" not in said
+
+
+def test_trace_of_the_caller_is_continued() -> None:
+    """The same trace id and flags, a span of our own; nonsense begins a new trace."""
+    given = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+    bind_request("request-1", given)
+    sent = traceparent()
+    assert sent[:36] == given[:36]
+    assert sent[-3:] == "-01"
+    assert sent != given
+    for odd in (None, "", "00-" + "0" * 32 + "-" + "cd" * 8 + "-01", given + "x"):
+        bind_request("request-1", odd)
+        assert "ab" * 16 not in traceparent()
