@@ -308,6 +308,25 @@ class FakeProgressLog(MayBeAway):
             return self._append(job, attempt, Stage.DONE, result=end.model_dump(mode="json"))
         return self._append(job, attempt, Stage.FAILED, failure=end.model_dump(mode="json"))
 
+    async def reopen(self, job: Job, deadline_seconds: int) -> Job:
+        self._answer()
+        kept = self._of(job.job_id)
+        now = kept.snapshot
+        deadline_ms = self.clock.now_ms() + deadline_seconds * 1000
+        if kept.end is None and now is not None and now.run > 1 and now.stage is Stage.QUEUED:
+            return job.model_copy(update={"run": now.run, "deadline_ms": now.deadline_ms})
+        last = kept.end or now
+        if last is not None and last.stage is not Stage.FAILED:
+            raise Rejected(
+                409, "not_failed", f"Only a failed job can be driven again; this one is {last.stage}."
+            )
+        again = job.model_copy(update={"run": (last or job).run + 1, "deadline_ms": deadline_ms})
+        kept.end, kept.entries, kept.lease_until_ms = None, [], 0
+        kept.attempts = Attempts(token=kept.attempts.token)
+        kept.snapshot = self._new(again)
+        self._write(kept, Stage.QUEUED, attempt=kept.attempts.token + 1)
+        return again
+
     async def fail_unreadable(self, job_id: UUID, failure: Failure) -> None:
         self._answer()
         kept = self._of(job_id)
@@ -530,7 +549,7 @@ class FakeJobQueue(MayBeAway):
 
     @asynccontextmanager
     async def consuming(
-        self, handle: Handler, bury: Undertaker, *, concurrency: int, grace_seconds: float
+        self, handle: Handler, bury: Undertaker, *, concurrency: Callable[[], int], grace_seconds: float
     ) -> AsyncIterator[Callable[[], bool]]:
         """A delay step takes no time here; its length is noted in `delays_seconds`."""
 
@@ -539,7 +558,7 @@ class FakeJobQueue(MayBeAway):
                 job = await self._waiting.get()
                 await self._settle(job, await handle(job), bury)
 
-        consumers = [asyncio.create_task(consume()) for _ in range(concurrency)]
+        consumers = [asyncio.create_task(consume()) for _ in range(concurrency())]
         try:
             yield lambda: not self.is_away
         finally:

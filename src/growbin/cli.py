@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +35,23 @@ def parser() -> argparse.ArgumentParser:
     stack.add_argument("--env-file", type=Path, help="write the settings of the started parts here")
     stack.set_defaults(run=_stack)
 
+    letters = commands.add_parser(
+        "dead-letters", help="look at jobs that could not be done, and drive them again"
+    )
+    actions = letters.add_subparsers(required=True, metavar="ACTION")
+    for action, text in (
+        ("list", "one line a letter"),
+        ("show", "the whole letter, and its job as it is now"),
+        ("redrive", "begin a new run of a failed job whose photo is still there"),
+        ("drop", "remove the letter; its job stays as it ended"),
+    ):
+        choice = actions.add_parser(action, help=text)
+        which = choice.add_mutually_exclusive_group(required=action in ("redrive", "drop"))
+        which.add_argument("--job", type=UUID, help="of this job")
+        which.add_argument("--reason", help="that died of this: rejected, delivery_limit, ...")
+        which.add_argument("--all", action="store_true", help="every letter")
+        choice.set_defaults(run=_dead_letters, action=action)
+
     model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
     model.add_argument("--host", default="127.0.0.1")
     model.add_argument("--port", type=int, required=True)
@@ -58,6 +76,19 @@ def _serve(process: str) -> int:
     except wiring.CannotStart as error:
         print(f"growbin {process}: {error}", file=sys.stderr)
         return 1
+
+
+def _dead_letters(given: argparse.Namespace) -> int:
+    from growbin.config import BadSetting, load_settings
+
+    try:
+        settings = load_settings()
+    except BadSetting as error:
+        print(f"growbin dead-letters: {error}", file=sys.stderr)
+        return 2
+    from growbin import wiring
+
+    return wiring.run_dead_letters(settings, given.action, given.job, given.reason, print)
 
 
 def _stack(given: argparse.Namespace) -> int:

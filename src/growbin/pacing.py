@@ -34,6 +34,13 @@ class Throttle:
     def places(self) -> int:
         return max(1, int(self._places))
 
+    def concurrency(self) -> int:
+        """How many jobs to take at once now: all; fewer while the model refuses (in powers of two, for
+        each change costs a cancel and a consume); none while it is broken; one to probe after a pause."""
+        if self.is_broken:
+            return 1 if self._open_at <= asyncio.get_running_loop().time() else 0
+        return self._most if self.places >= self._most else 1 << (self.places.bit_length() - 1)
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for a place and for the pause to be over."""

@@ -147,6 +147,9 @@ class ProgressLog(Protocol):
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         """Append `done` or `failed` and write the result; attempt None writes without a lease."""
 
+    async def reopen(self, job: Job, deadline_seconds: int) -> Job:
+        """Begin a new run of a failed job and return its event. Raises Rejected(not_failed)."""
+
     async def fail_unreadable(self, job_id: UUID, failure: Failure) -> None:
         """End a known job of which a dead letter gave only the id."""
 
@@ -177,6 +180,17 @@ class Obituary:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A parked dead letter. `job` is None when its body is no event of ours."""
+
+    job_id: UUID | None
+    job: Job | None
+    reason: str
+    parked_at: str | None
+    body: bytes
+
+
 Undertaker = Callable[[Obituary], Awaitable[None]]
 
 
@@ -190,10 +204,21 @@ class JobQueue(Protocol):
         """Jobs waiting, at most a second old; None when unknown."""
 
     def consuming(
-        self, handle: Handler, bury: Undertaker, *, concurrency: int, grace_seconds: float
+        self, handle: Handler, bury: Undertaker, *, concurrency: Callable[[], int], grace_seconds: float
     ) -> AbstractAsyncContextManager[Callable[[], bool]]:
         """Consume the main queue with `handle` and the obituaries with `bury` until the block is
-        left; then let running jobs finish. Yields a function that tells whether we consume."""
+        left; then let running jobs finish. `concurrency` may change while it goes on; at 0 only
+        obituaries are read. Yields a function that tells whether we are subscribed."""
+
+
+class DeadLetters(Protocol):
+    """The parked letters, for people."""
+
+    async def list(self) -> Sequence[Letter]:
+        """They stay where they are."""
+
+    async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
+        """Hand each letter to `act`, which says whether it is to be removed."""
 
 
 class ProgressFeed(Protocol):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import structlog
 from aiohttp import web
 
-from growbin import telemetry
+from growbin import dead_letters, telemetry
 from growbin.adapters.analyst import OpenAIAnalyst
+from growbin.adapters.dead_letters import RabbitDeadLetters
 from growbin.adapters.job_queue import RabbitJobQueue
 from growbin.adapters.job_records import RedisJobRecords
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
@@ -24,6 +27,7 @@ from growbin.adapters.sessions import RedisSessions
 from growbin.adapters.upload_store import S3UploadStore
 from growbin.config import Settings
 from growbin.consumer import Tools, bury, handle_job
+from growbin.errors import Unavailable
 from growbin.gateway.app import build_app
 from growbin.gateway.gateway import GatewayLimits
 from growbin.gateway.hub import Hub
@@ -167,7 +171,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         consuming = queue.consuming(
             partial(handle_job, tools=tools),
             partial(bury, tools=tools),
-            concurrency=settings.consumer_concurrency,
+            concurrency=tools.throttle.concurrency,
             grace_seconds=settings.consumer_grace_seconds,
         )
         async with consuming as is_subscribed:
@@ -188,6 +192,48 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             log.info("consumer_started", concurrency=settings.consumer_concurrency)
             await stop.wait()
             log.info("consumer_stopping")
+
+
+# --- dead letters ------------------------------------------------------------------------------
+
+
+def run_dead_letters(
+    settings: Settings, action: str, job_id: UUID | None, reason: str | None, say: Callable[[str], None]
+) -> int:
+    """`growbin dead-letters`; returns the exit status."""
+    telemetry.configure_logs(settings.log_level, settings.log_format)
+    choice = dead_letters.Choice(job_id, reason)
+
+    async def run() -> int:
+        async with AsyncExitStack() as stack:
+            office = dead_letters.Office(
+                letters=RabbitDeadLetters(
+                    urls=settings.rabbitmq_urls,
+                    queue_name=settings.queue_name,
+                    backlog_limit=settings.backlog_limit,
+                ),
+                progress=await stack.enter_async_context(open_progress(settings)),
+                uploads=await stack.enter_async_context(open_uploads(settings)),
+                queue=await stack.enter_async_context(open_queue(settings)),
+                deadline_seconds=settings.job_deadline_seconds,
+                asked_by=getpass.getuser(),
+            )
+            match action:
+                case "list":
+                    return await dead_letters.list_letters(office, choice, say)
+                case "show":
+                    return await dead_letters.show_letters(office, choice, say)
+                case "redrive" | "drop":
+                    return await dead_letters.change_letters(office, choice, action, say)
+        raise ValueError(action)
+
+    try:
+        return asyncio.run(run())
+    except Unavailable as error:
+        say(
+            f"growbin dead-letters: {error.part} is away ({error.reason}). Nothing was changed that is not listed above."
+        )
+        return 1
 
 
 # --- what both open -----------------------------------------------------------------------------

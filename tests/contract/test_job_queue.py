@@ -16,7 +16,8 @@ import pytest_asyncio
 from aio_pika.abc import AbstractChannel
 from yarl import URL
 
-from growbin.adapters.job_queue import BadEvent, RabbitJobQueue, decode_event, encode_event
+from growbin.adapters.job_event import BadEvent, decode_event, encode_event
+from growbin.adapters.job_queue import RabbitJobQueue
 from growbin.adapters.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, DeadLetter, Job, Retry, Verdict
@@ -65,7 +66,7 @@ class Broker:
 
         async with (
             self.queue() as queue,
-            queue.consuming(handle, bury, concurrency=concurrency, grace_seconds=5) as is_subscribed,
+            queue.consuming(handle, bury, concurrency=lambda: concurrency, grace_seconds=5) as is_subscribed,
         ):
             async with asyncio.timeout(10):
                 while not is_subscribed():

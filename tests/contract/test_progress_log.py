@@ -13,6 +13,7 @@ import pytest_asyncio
 from growbin.adapters import keys
 from growbin.adapters.progress_log import RedisProgressLog
 from growbin.adapters.redis_connection import open_redis
+from growbin.errors import Rejected
 from growbin.job import Failure, Job, LogEntry, ModelAnswer, Stage, Upload, Usage
 from growbin.ports import ProgressLog, Started
 from tests.fakes import Clock, FakeProgressLog
@@ -197,6 +198,46 @@ async def test_ended_job_is_not_begun_again(progress: ProgressLog) -> None:
     await progress.release(job, start.attempt)
     assert await progress.begin(job, alone=False) == "ended"
     assert not await progress.lease_lives(job.job_id)
+
+
+async def test_failed_job_is_reopened_as_a_new_run(progress: ProgressLog) -> None:
+    """A redrive begins a new run with fresh attempts; old clients get a reset, old deliveries nothing."""
+    job = job_of(upload())
+    for _ in range(4):
+        await progress.release(job, (await begun(progress, job)).attempt)
+    await progress.finish(job, None, FAILURE)
+    seen = (await log_of(progress, job))[-1].id
+    again = await progress.reopen(job, 300)
+    assert again.run == job.run + 1
+    assert (await progress.reopen(job, 300)).run == again.run
+    history = await progress.history(job.job_id, seen)
+    assert history is not None
+    assert history.reset
+    assert await progress.begin(job, alone=False) == "ended"
+    second = await begun(progress, again)
+    assert second.starts == 1
+    assert await progress.announce(again, second.attempt, Stage.FETCHING) == "ours"
+    attempts = [attempt for _, attempt in told(await log_of(progress, again))]
+    assert attempts == [second.attempt, second.attempt]
+    with pytest.raises(Rejected, match="fetching"):
+        await progress.reopen(job, 300)
+
+
+async def test_cancelled_job_is_not_reopened(progress: ProgressLog) -> None:
+    """Only a failed job can be driven again."""
+    job = job_of(upload())
+    await progress.queue_job(job)
+    await progress.cancel(job.job_id)
+    with pytest.raises(Rejected, match="cancelled"):
+        await progress.reopen(job, 300)
+
+
+async def test_reopening_rebuilds_a_job_whose_keys_have_gone(progress: ProgressLog) -> None:
+    """After seven days nothing is left but the letter: the body is enough to begin again."""
+    job = job_of(upload())
+    again = await progress.reopen(job, 300)
+    assert again.run == 2
+    assert told(await log_of(progress, again)) == [("queued", 1)]
 
 
 async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,72 +13,56 @@ from uuid import UUID
 import aiohttp
 import structlog
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractConnection, AbstractExchange, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
-from pydantic import ValidationError
 from yarl import URL
 
 from growbin import telemetry
 from growbin.adapters.broker_link import BrokerLink
+from growbin.adapters.job_event import EVENT_MEDIA_TYPE, BadEvent, decode_event, encode_event, read_letter
 from growbin.adapters.topology import Topology
 from growbin.errors import Unavailable
-from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict, rfc3339
+from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
 from growbin.ports import Handler, Obituary, Undertaker
 
 log = structlog.get_logger()
 
-EVENT_TYPE = "app.growbin.waste.upload-completed.v1"
-EVENT_MEDIA_TYPE = "application/cloudevents+json"
-BODY_MAX_BYTES = 4096
 OBITUARIES_AT_ONCE = 16
 DEPTH_AGE_SECONDS = 1.0
 RETRY_PAUSE_SECONDS = 1.0
-CANCEL_TIMEOUT_SECONDS = 2.0
+CHANGE_TIMEOUT_SECONDS = 2.0
+CONCURRENCY_PAUSE_SECONDS = 0.5
 
 
-class BadEvent(Exception):
-    """A body that is no job event; `job_id` when at least that could be read."""
+class Subscription:
+    """A consumer of one queue on the channel of the present connection."""
 
-    def __init__(self, reason: str, job_id: UUID | None) -> None:
-        super().__init__(reason)
-        self.job_id = job_id
+    channel: AbstractChannel
 
+    def __init__(
+        self, queue_name: str, callback: Callable[[AbstractIncomingMessage], Awaitable[Any]]
+    ) -> None:
+        self._queue_name = queue_name
+        self._callback = callback
+        self._cancel: Callable[[], Awaitable[object]] | None = None
+        self.prefetch = 0
 
-def encode_event(job: Job) -> bytes:
-    """The RabbitMQ body: a CloudEvent 1.0 in structured JSON, at most 4 KB."""
-    event = {
-        "specversion": "1.0",
-        "id": f"{job.job_id}.{job.run}",
-        "source": "/growbin/gateway",
-        "type": EVENT_TYPE,
-        "subject": str(job.job_id),
-        "time": rfc3339(job.accepted_at_ms),
-        "datacontenttype": "application/json",
-        "data": job.model_dump(mode="json", exclude_none=True),
-    }
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+    def forget(self) -> None:
+        """The consumer went with its connection."""
+        self._cancel, self.prefetch = None, 0
 
-
-def decode_event(body: bytes) -> Job:
-    """The job in a body. Raises BadEvent."""
-    if len(body) > BODY_MAX_BYTES:
-        raise BadEvent(f"{len(body)} bytes are more than {BODY_MAX_BYTES}", None)
-    try:
-        event: Any = json.loads(body)
-    except ValueError as error:  # also bad UTF-8
-        raise BadEvent(f"not JSON: {error}", None) from error
-    data = event.get("data") if isinstance(event, dict) else None
-    try:
-        job_id = UUID(str(data["job_id"])) if isinstance(data, dict) else None
-    except (KeyError, ValueError):
-        job_id = None
-    if not isinstance(data, dict) or event.get("type") != EVENT_TYPE:
-        raise BadEvent("not an upload-completed event of version 1", job_id)
-    try:
-        return Job.model_validate(data)
-    except ValidationError as error:
-        fields = ", ".join(str(problem["loc"]) for problem in error.errors())
-        raise BadEvent(f"bad fields: {fields}", job_id) from error
+    async def take(self, prefetch: int) -> None:
+        """At most `prefetch` deliveries at once; a new prefetch means cancel and consume again. What
+        was delivered before stays ours to acknowledge."""
+        if self._cancel is not None:
+            await self._cancel()
+            self.forget()
+        if prefetch > 0:
+            # Prefetch equals real concurrency: what waits here waits for nobody else.
+            await self.channel.set_qos(prefetch_count=prefetch)
+            queue = await self.channel.get_queue(self._queue_name, ensure=False)
+            self._cancel = partial(queue.cancel, await queue.consume(self._callback))
+        self.prefetch = prefetch
 
 
 class RabbitJobQueue:
@@ -180,42 +163,53 @@ class RabbitJobQueue:
 
     @asynccontextmanager
     async def consuming(
-        self, handle: Handler, bury: Undertaker, *, concurrency: int, grace_seconds: float
+        self, handle: Handler, bury: Undertaker, *, concurrency: Callable[[], int], grace_seconds: float
     ) -> AsyncIterator[Callable[[], bool]]:
         """Consume until the block is left, then cancel, let running jobs finish for at most
-        `grace_seconds`, and hand the rest back. Yields a function that tells whether we consume."""
-        consumers: list[Callable[[], Awaitable[object]]] = []
-        stopping = False
+        `grace_seconds`, and hand the rest back. Yields a function that tells whether we are subscribed."""
+        jobs = Subscription(self._topology.name, partial(self._on_job, handle))
+        obituaries = Subscription(self._topology.obituaries, partial(self._on_obituary, bury))
+        is_stopping = False
 
         async def set_up(connection: AbstractConnection) -> None:
-            consumers.clear()
-            jobs = await connection.channel()
-            await self._topology.declare(jobs)
-            obituaries = await connection.channel()
-            await link.watch(jobs)
-            await link.watch(obituaries)
-            if stopping:
-                return
-            # Prefetch equals real concurrency: what waits here waits for nobody else.
-            await jobs.set_qos(prefetch_count=concurrency)
-            await obituaries.set_qos(prefetch_count=OBITUARIES_AT_ONCE)
-            for channel, name, callback in (
-                (jobs, self._topology.name, partial(self._on_job, handle)),
-                (obituaries, self._topology.obituaries, partial(self._on_obituary, bury)),
-            ):
-                queue = await channel.get_queue(name, ensure=False)
-                consumers.append(partial(queue.cancel, await queue.consume(callback)))
+            for subscription in (jobs, obituaries):
+                subscription.channel = await connection.channel()
+                subscription.forget()
+                await link.watch(subscription.channel)
+            await self._topology.declare(jobs.channel)
+            if not is_stopping:
+                await jobs.take(concurrency())
+                await obituaries.take(OBITUARIES_AT_ONCE)
 
         async with BrokerLink.open(self._urls, "consumer", set_up) as link:
-            yield link.ready.is_set
-            stopping = True
-            for cancel_consumer in consumers:
-                try:
-                    async with asyncio.timeout(CANCEL_TIMEOUT_SECONDS):
-                        await cancel_consumer()
-                except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-                    log.warning("consumer_cancel_failed", reason=str(error))
+            follower = asyncio.create_task(self._follow(link, jobs, concurrency), name="concurrency")
+            try:
+                yield link.ready.is_set
+            finally:
+                follower.cancel()
+                await asyncio.wait([follower])
+            is_stopping = True
+            for subscription in (jobs, obituaries):
+                await self._change(link, subscription, 0)
             await self._drain(grace_seconds)
+
+    async def _follow(self, link: BrokerLink, jobs: Subscription, concurrency: Callable[[], int]) -> None:
+        """Keep the prefetch at what the model allows."""
+        while True:
+            await asyncio.sleep(CONCURRENCY_PAUSE_SECONDS)
+            if jobs.prefetch != concurrency():
+                log.warning("concurrency_changed", before=jobs.prefetch, now=concurrency())
+                await self._change(link, jobs, concurrency())
+
+    async def _change(self, link: BrokerLink, subscription: Subscription, prefetch: int) -> None:
+        if not link.ready.is_set():
+            return
+        try:
+            async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
+                await subscription.take(prefetch)
+        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+            log.warning("concurrency_unchanged", reason=f"{type(error).__name__}: {error}")
+            link.replace()
 
     async def _drain(self, grace_seconds: float) -> None:
         running = list(self._running.values())
@@ -279,14 +273,8 @@ class RabbitJobQueue:
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
 
     async def _on_obituary(self, bury: Undertaker, message: AbstractIncomingMessage) -> None:
-        deaths = message.headers.get("x-death")
-        first: Any = deaths[0] if isinstance(deaths, list) and deaths else {}
-        reason = str(first.get("reason", "unknown")) if isinstance(first, dict) else "unknown"
-        try:
-            job = decode_event(message.body)
-            obituary = Obituary(job.job_id, job, reason)
-        except BadEvent as error:
-            obituary = Obituary(error.job_id, None, reason)
+        letter = read_letter(message)
+        obituary = Obituary(letter.job_id, letter.job, letter.reason)
         try:
             await bury(obituary)
             await message.ack()

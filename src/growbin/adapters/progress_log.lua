@@ -180,6 +180,27 @@ function operations.cancel()
   return 'ours'
 end
 
+-- A redrive: the only thing that reopens an ended job, and only a failed one. It begins a new run
+-- with a new epoch and fresh attempts (the token goes on, so that no old holder is believed). Called
+-- again before anybody began the new run, it names that run: its publish may have been lost.
+function operations.reopen()
+  if result and result.stage ~= 'failed' then
+    return { 'refused', result.stage }
+  end
+  if not result and snapshot then
+    local is_fresh = snapshot.run > 1 and snapshot.stage == 'queued'
+    return is_fresh and { 'reopened', whole(snapshot.run), whole(snapshot.deadline_ms) } or { 'refused', snapshot.stage }
+  end
+  local run = (result and result.run or p.last_run) + 1
+  redis.call('DEL', PROGRESS, EVENTS, RESULT, LEASE)
+  redis.call('HDEL', ATTEMPTS, 'starts', 'paid', 'open')
+  result, snapshot = nil, nil
+  p.run, p.deadline_ms = run, now_ms + p.deadline_in_ms
+  open_history()
+  write('queued', p.queued_message, p.queued_progress, (tonumber(redis.call('HGET', ATTEMPTS, 'token') or 0)) + 1, p.nonce)
+  return { 'reopened', whole(run), whole(p.deadline_ms) }
+end
+
 function operations.expire()
   return expire_if_due() and 'ended' or 'ours'
 end

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from growbin.adapters import keys
 from growbin.adapters.redis_connection import ask, open_redis
+from growbin.errors import Rejected
 from growbin.job import (
     STAGE_PROGRESS,
     Failure,
@@ -180,6 +181,26 @@ class RedisProgressLog:
         if isinstance(end, Result):
             return await self._append(job, attempt, Stage.DONE, f'"result":{end.model_dump_json()}')
         return await self._append(job, attempt, Stage.FAILED, f'"failure":{end.model_dump_json()}')
+
+    async def reopen(self, job: Job, deadline_seconds: int) -> Job:
+        about = self._about(job)
+        last_run = about.pop("run")
+        status, *rest = await self._run(
+            "reopen",
+            job.job_id,
+            **about | {"deadline_ms": None},
+            last_run=last_run,
+            deadline_in_ms=deadline_seconds * 1000,
+        )
+        if status == "refused":
+            raise Rejected(
+                409, "not_failed", f"Only a failed job can be driven again; this one is {rest[0]}."
+            )
+        run, deadline_ms = map(int, rest)
+        accepted_at_ms = deadline_ms - deadline_seconds * 1000
+        return job.model_copy(
+            update={"run": run, "deadline_ms": deadline_ms, "accepted_at_ms": accepted_at_ms}
+        )
 
     async def fail_unreadable(self, job_id: UUID, failure: Failure) -> None:
         await self._run(

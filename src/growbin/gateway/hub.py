@@ -273,8 +273,14 @@ class Hub:
         except Unavailable:
             await asyncio.sleep(REREAD_PAUSE_SECONDS)
             return self._spawn(self._expire(job_id))
+        topic = self._topics.get(job_id)
         if state is not None:
             self._expire_in(job_id, state)
+        elif topic is not None:
+            # Everything about the job was lost, and its deadline has passed: the stream ends without a
+            # terminal event, and a client that comes back hears that there is no such job.
+            for watch in topic.watches:
+                watch.close()
         return None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

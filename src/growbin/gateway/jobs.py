@@ -118,7 +118,16 @@ async def find_job(request: web.Request) -> KnownJob:
         # It was accepted while the log could not be written: whoever looks, mends.
         await gateway.progress.queue_job(_job_of(upload))
         state = await gateway.progress.state(job_id)
+    elif upload and state is None:
+        # Its log was lost before anything was accepted.
+        await gateway.progress.open_job(upload, upload_deadline_ms(gateway, upload))
+        state = await gateway.progress.state(job_id)
     return KnownJob(job_id, session, upload, state)
+
+
+def upload_deadline_ms(gateway: Gateway, upload: Upload) -> int:
+    """When a job without upload expires, on Redis' clock."""
+    return upload.created_at_ms + gateway.limits.upload_wait_seconds * 1000
 
 
 def job_id_of(text: str) -> UUID:

@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from growbin.errors import Rejected
 from growbin.gateway.addresses import address_hash
 from growbin.gateway.gateway import GATEWAY, Gateway
-from growbin.gateway.jobs import Links, json_answer, links_of, photo_too_large, unsupported_photo
+from growbin.gateway.jobs import (
+    Links,
+    json_answer,
+    links_of,
+    photo_too_large,
+    unsupported_photo,
+    upload_deadline_ms,
+)
 from growbin.gateway.problems import bad_request
 from growbin.gateway.sessions import address_of, find_or_make_session, keep_session
 from growbin.job import EXTENSIONS, ContentType, Locale, Upload
@@ -85,7 +92,7 @@ async def analyze(request: web.Request) -> web.Response:
 
 async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
     """A fresh ticket for the upload's one key; its job is opened if it was not yet."""
-    await gateway.progress.open_job(upload, upload.created_at_ms + gateway.limits.upload_wait_seconds * 1000)
+    await gateway.progress.open_job(upload, upload_deadline_ms(gateway, upload))
     ticket = await gateway.uploads.ticket(
         upload.key, upload.declared_type, upload.declared_length, gateway.limits.ticket_seconds
     )
@@ -114,7 +121,7 @@ async def _read_request(request: web.Request) -> AnalyzeRequest:
         return AnalyzeRequest.model_validate_json(body)
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors())
-        raise bad_request("; ".join(problems)) from None
+        raise bad_request("; ".join(problems) + ".") from None
 
 
 def _accepted_type(declared: str | None) -> ContentType | None:

@@ -1,0 +1,59 @@
+"""The parked dead letters on RabbitMQ: listed without being lost, taken one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+
+from growbin.adapters.job_event import read_letter
+from growbin.adapters.topology import Topology
+from growbin.errors import Unavailable
+from growbin.ports import Letter
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+WALK_TIMEOUT_SECONDS = 300.0
+
+
+class RabbitDeadLetters:
+    """Implements ports.DeadLetters; every method may raise Unavailable."""
+
+    def __init__(self, *, urls: list[str], queue_name: str, backlog_limit: int) -> None:
+        self._urls = urls
+        self._topology = Topology(queue_name, backlog_limit)
+
+    async def list(self) -> Sequence[Letter]:
+        found: list[Letter] = []
+
+        async def note(letter: Letter) -> bool:
+            found.append(letter)
+            return False
+
+        await self.walk(note)
+        return found
+
+    async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
+        # Letters that stay are held until the end and return when the connection closes. Each return
+        # counts as a delivery: the queue's delivery limit is far above any number of listings.
+        try:
+            async with asyncio.timeout(WALK_TIMEOUT_SECONDS), await self._connect() as connection:
+                channel = await connection.channel()
+                await self._topology.declare(channel)
+                parked = await channel.get_queue(self._topology.parked, ensure=False)
+                while (message := await parked.get(fail=False)) is not None:
+                    if await act(read_letter(message)):
+                        await message.ack()
+        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+            raise Unavailable("rabbitmq", f"{type(error).__name__}: {error}") from error
+
+    async def _connect(self) -> AbstractConnection:
+        """To the first node that answers."""
+        for url in self._urls[:-1]:
+            try:
+                return await aio_pika.connect(url, timeout=CONNECT_TIMEOUT_SECONDS)
+            except CONNECTION_EXCEPTIONS:
+                continue
+        return await aio_pika.connect(self._urls[-1], timeout=CONNECT_TIMEOUT_SECONDS)

@@ -1,0 +1,76 @@
+"""The job event on the wire: a CloudEvent 1.0 in structured JSON is the RabbitMQ body."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from aio_pika.abc import AbstractIncomingMessage
+from pydantic import ValidationError
+
+from growbin.job import Job, rfc3339
+from growbin.ports import Letter
+
+EVENT_TYPE = "app.growbin.waste.upload-completed.v1"
+EVENT_MEDIA_TYPE = "application/cloudevents+json"
+BODY_MAX_BYTES = 4096
+
+
+class BadEvent(Exception):
+    """A body that is no job event; `job_id` when at least that could be read."""
+
+    def __init__(self, reason: str, job_id: UUID | None) -> None:
+        super().__init__(reason)
+        self.job_id = job_id
+
+
+def encode_event(job: Job) -> bytes:
+    """The RabbitMQ body: a CloudEvent 1.0 in structured JSON, at most 4 KB."""
+    event = {
+        "specversion": "1.0",
+        "id": f"{job.job_id}.{job.run}",
+        "source": "/growbin/gateway",
+        "type": EVENT_TYPE,
+        "subject": str(job.job_id),
+        "time": rfc3339(job.accepted_at_ms),
+        "datacontenttype": "application/json",
+        "data": job.model_dump(mode="json", exclude_none=True),
+    }
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def decode_event(body: bytes) -> Job:
+    """The job in a body. Raises BadEvent."""
+    if len(body) > BODY_MAX_BYTES:
+        raise BadEvent(f"{len(body)} bytes are more than {BODY_MAX_BYTES}", None)
+    try:
+        event: Any = json.loads(body)
+    except ValueError as error:  # also bad UTF-8
+        raise BadEvent(f"not JSON: {error}", None) from error
+    data = event.get("data") if isinstance(event, dict) else None
+    try:
+        job_id = UUID(str(data["job_id"])) if isinstance(data, dict) else None
+    except (KeyError, ValueError):
+        job_id = None
+    if not isinstance(data, dict) or event.get("type") != EVENT_TYPE:
+        raise BadEvent("not an upload-completed event of version 1", job_id)
+    try:
+        return Job.model_validate(data)
+    except ValidationError as error:
+        fields = ", ".join(str(problem["loc"]) for problem in error.errors())
+        raise BadEvent(f"bad fields: {fields}", job_id) from error
+
+
+def read_letter(message: AbstractIncomingMessage) -> Letter:
+    """A dead letter as the broker gives it: its job if the body still is one, and why it died."""
+    deaths = message.headers.get("x-death")
+    first: Any = deaths[0] if isinstance(deaths, list) and deaths else {}
+    reason, parked_at = str(first.get("reason", "unknown")), first.get("time")
+    moment = parked_at.isoformat() if isinstance(parked_at, datetime) else None
+    try:
+        job = decode_event(message.body)
+    except BadEvent as error:
+        return Letter(error.job_id, None, reason, moment, message.body)
+    return Letter(job.job_id, job, reason, moment, message.body)
