@@ -164,6 +164,13 @@ def test_each_setting_is_used_and_described() -> None:
         assert any(keyword.arg == "description" for keyword in field.value.keywords), field.target.id
 
 
+def test_each_setting_stands_in_the_operations_page() -> None:
+    """Who deploys growbin finds every variable in one table."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    names = [field.target.id.upper() for field in settings_fields() if isinstance(field.target, ast.Name)]
+    assert not [name for name in names if f"| `{name}` |" not in page]
+
+
 def test_each_metric_is_measured() -> None:
     """What telemetry declares is used outside telemetry."""
     telemetry = SOURCE / "growbin" / "telemetry.py"

@@ -12,7 +12,10 @@ from uuid import UUID
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     given = parser().parse_args(arguments)
-    status: int = given.run(given)
+    try:
+        status: int = given.run(given)
+    except KeyboardInterrupt:  # before the command could set its own handler
+        return 130
     return status
 
 

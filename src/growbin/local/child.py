@@ -35,7 +35,7 @@ class PartFailed(Exception):
 
 
 def is_free(port: int) -> bool:
-    """Whether this process could listen on the loopback port now."""
+    """Whether we could listen on the loopback port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -43,6 +43,12 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens on the loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def draw_port() -> int:

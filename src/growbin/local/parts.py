@@ -28,7 +28,7 @@ import aiohttp
 import redis.asyncio
 from aiobotocore.config import AioConfig
 
-from growbin.local.child import GRPC_OFFSET, Child, PartFailed, draw_port, is_free
+from growbin.local.child import GRPC_OFFSET, Child, PartFailed, draw_port, is_free, is_open
 from growbin.local.model_server import MODEL_ID
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Part(ABC):
         """Use the part the way growbin does; any error means: not useful yet."""
 
     async def start(self) -> None:
-        """Start the process. A no-op for nobody: starting a running part is an error."""
+        """Start the process; the part must not be running."""
         await self._child.start(self.command(), self.environment(), self.folder)
 
     async def ready(self) -> None:
@@ -230,12 +230,12 @@ log.console.level = warning
             port = str(self.ports["epmd"])
             command = [_installed("epmd", RABBITMQ_MISSING), "-port", port, "-address", "127.0.0.1"]
             await self._epmd.start(command, self.environment(), self.folder)
-            while is_free(self.ports["epmd"]) and self._epmd.pid is not None:
+            while not is_open(self.ports["epmd"]) and self._epmd.pid is not None:
                 await asyncio.sleep(0.01)
         await super().start()
 
     async def check(self) -> None:
-        if is_free(self.port):  # the client would log every refused connection
+        if not is_open(self.port):  # the client would log every refused connection
             raise ConnectionRefusedError("its port is still closed")
         async with await aio_pika.connect(self.url, timeout=CHECK_SECONDS) as connection:
             channel = await connection.channel()

@@ -27,7 +27,7 @@ from growbin.local.parts import (
     write_private,
 )
 
-DEFAULT_CACHE_SECONDS = 86_400
+DEFAULT_CACHE_SECONDS = "86400"
 
 
 def run(*, data: Path, port: int, parts_only: bool, env_file: Path | None) -> int:
@@ -39,9 +39,11 @@ def run(*, data: Path, port: int, parts_only: bool, env_file: Path | None) -> in
     data = data.resolve()
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not parts_only and not is_free(port):
-            raise PartFailed(f"Port {port} is in use: end what listens there, or choose another with --port.")
         with _only_one(data, "parts only" if parts_only else f"http://127.0.0.1:{port}"):
+            if not parts_only and not is_free(port):
+                raise PartFailed(
+                    f"Port {port} is in use: end what listens there, or choose another with --port."
+                )
             asyncio.run(_Stack(data, port, parts_only, env_file).run())
     except (PartFailed, OSError) as failure:
         print(f"growbin stack: {failure}", file=sys.stderr)
@@ -107,23 +109,26 @@ class _Stack:
         await self._start_together(self._parts)
         settings = self._settings()
         if self._parts_only:
-            self._publish_files(settings | {"PROBE_PORT": str(draw_port())})
+            settings |= {"PROBE_PORT": str(draw_port())}
         else:
             environment = self._inherited() | settings
             gateway, consumer = Gateway(self._data, environment), Consumer(self._data, environment)
             self._programs = [gateway, consumer]
             await self._start_together(self._programs)
-            self._publish_files(settings | gateway.settings())
+            settings |= gateway.settings()
             _say(_walk_through(self._port))
         seconds = time.monotonic() - self._started_at
         _say(f"Ready after {seconds:.1f} s. Logs: {self._data / 'log'}. Ctrl-C ends it.")
+        self._publish_files(settings)
         await asyncio.gather(*(self._watch(part) for part in (*self._parts, *self._programs)))
 
     def _choose_parts(self) -> list[Part]:
         """Ours, except where the environment names another."""
         seaweedfs = SeaweedFS(self._data)
-        cache_seconds = int(os.environ.get("CDN_CACHE_TTL") or DEFAULT_CACHE_SECONDS)
-        parts: list[Part] = [seaweedfs, Nginx(self._data, seaweedfs, cache_seconds)]
+        cache_seconds = os.environ.get("CDN_CACHE_TTL") or DEFAULT_CACHE_SECONDS
+        if not cache_seconds.isdecimal():
+            raise PartFailed(f"CDN_CACHE_TTL is {cache_seconds!r}: it must be a number of seconds.")
+        parts: list[Part] = [seaweedfs, Nginx(self._data, seaweedfs, int(cache_seconds))]
         if not self._named("RABBITMQ_URL"):
             parts.append(RabbitMQ(self._data))
         if not self._named("REDIS_URL"):
@@ -204,18 +209,18 @@ def _say(text: str) -> None:
 
 
 def _walk_through(port: int) -> str:
-    """One job by hand, for any POSIX shell with curl and python3."""
+    """One job by hand, for any POSIX shell with curl and python3. Without comments: not every
+    interactive shell understands them."""
     photo = Path(__file__).parents[3] / "examples" / "coffee-cup.jpg"
     return f"""
 growbin answers on http://127.0.0.1:{port}
 
-To see one job by hand, paste this into another terminal:
+To see one job by hand, paste this into another terminal. It takes a ticket, puts the photo straight into
+S3 with the headers the ticket asks for, says that it is there, and watches.
 
 api=http://127.0.0.1:{port} jar=$(mktemp) photo={shlex.quote(str(photo))}
-# 1. a ticket: where to put the photo
 ticket=$(curl -sS -b "$jar" -c "$jar" -X POST "$api/api/v1/waste/analyze")
 job=$(printf %s "$ticket" | python3 -c 'import json, sys; print(json.load(sys.stdin)["job_id"])')
-# 2. the photo, straight to S3, with the headers the ticket asks for
 printf %s "$ticket" | python3 -c '
 import json, sys
 ticket = json.load(sys.stdin)
@@ -223,7 +228,6 @@ print("url =", json.dumps(ticket["upload_url"]))
 for name, value in ticket["upload_headers"].items():
     print("header =", json.dumps(f"{{name}}: {{value}}"))
 ' | curl -sS -K - -T "$photo"
-# 3. say that it is there, and watch
 curl -sS -b "$jar" -X POST "$api/upload-complete/$job"; echo
 curl -sSN -b "$jar" "$api/api/v1/waste/jobs/$job/events"
 """
