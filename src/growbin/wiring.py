@@ -230,9 +230,7 @@ def run_dead_letters(
     try:
         return asyncio.run(run())
     except Unavailable as error:
-        say(
-            f"growbin dead-letters: {error.part} is away ({error.reason}). Nothing was changed that is not listed above."
-        )
+        say(f"growbin dead-letters: {error.part} is away ({error.reason}). Only what is listed was done.")
         return 1
 
 
