@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         None, description="management API with credentials, for the backlog; unset: not limited"
     )
     queue_name: str = Field("growbin.jobs", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="main queue")
-    publish_timeout_seconds: float = Field(1.8, gt=0, description="longest wait for a publisher confirm")
+    publish_timeout_seconds: float = Field(1.3, gt=0, description="longest wait for a publisher confirm")
 
     # --- Redis
     redis_url: str = Field("redis://127.0.0.1:6379", description="server of all roles without their own URL")

@@ -20,6 +20,7 @@ from growbin.job import (
     DeadLetter,
     Failure,
     FetchedPhoto,
+    HandBack,
     Job,
     ModelAnswer,
     PhotoReport,
@@ -31,7 +32,7 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure_detail, is_retryable
-from growbin.pacing import SoloGate, Throttle
+from growbin.pacing import Closing, SoloGate, Throttle
 from growbin.ports import (
     Analyst,
     Held,
@@ -70,6 +71,11 @@ class Tools:
     throttle: Throttle = field(default_factory=Throttle)
     solo: SoloGate = field(default_factory=SoloGate)
 
+    async def close(self) -> None:
+        """Stopping: what has not begun its paid call is handed back, the rest finishes."""
+        await self.solo.close()
+        await self.throttle.close()
+
 
 async def handle_job(job: Job, tools: Tools) -> Verdict:
     """One job, from delivery to verdict. Each step is announced before it begins."""
@@ -91,6 +97,8 @@ async def handle_job(job: Job, tools: Tools) -> Verdict:
             return Ack()
     except Settled as settled:
         return settled.verdict
+    except Closing:
+        return HandBack()
 
 
 class Settled(Exception):
@@ -259,7 +267,7 @@ async def started(job: Job, tools: Tools) -> AsyncIterator[Attempt]:
                     raise Settled(Ack()) from None
                 except Unavailable as error:
                     raise Settled(await attempt.postpone(error)) from None
-                except (Settled, asyncio.CancelledError):
+                except (Settled, Closing, asyncio.CancelledError):
                     raise
                 except Exception:
                     log.exception("job_hit_a_bug")
@@ -327,6 +335,9 @@ async def renewed(job: Job, tools: Tools, start: Started) -> AsyncIterator[None]
     refund = False
     try:
         yield
+    except Closing:
+        refund = True
+        raise
     except asyncio.CancelledError:
         if not found or block.uncancel() > 0:
             refund = True  # stopped by us, not by the job: this start does not count against it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -15,6 +15,10 @@ log = structlog.get_logger()
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Closing(Exception):
+    """The consumer stops: who still waits here has not begun, and is handed back."""
 
 
 class Throttle:
@@ -28,6 +32,7 @@ class Throttle:
         self._refusals = 0
         self._open_at = 0.0
         self._changed = asyncio.Condition()
+        self._is_closing = asyncio.Event()
         self.is_broken = False
 
     @property
@@ -43,19 +48,32 @@ class Throttle:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a place and for the pause to be over."""
-        loop = asyncio.get_running_loop()
+        """Wait for a place and for the pause to be over. Raises Closing."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._taken < self.places)
+            await self._changed.wait_for(lambda: self._taken < self.places or self._is_closing.is_set())
             self._taken += 1
         try:
-            while (pause := self._open_at - loop.time()) > 0:
-                await asyncio.sleep(pause)
+            await self._wait_out_pause()
             yield
         finally:
             self._taken -= 1
             async with self._changed:
                 self._changed.notify_all()
+
+    async def _wait_out_pause(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._is_closing.is_set() and self._open_at > loop.time():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._open_at):
+                    await self._is_closing.wait()
+        if self._is_closing.is_set():
+            raise Closing
+
+    async def close(self) -> None:
+        """Let nobody begin a call any more; calls that run go on."""
+        self._is_closing.set()
+        async with self._changed:
+            self._changed.notify_all()
 
     def slow_down(self, refusal: Throttled) -> None:
         """Half the places, and a pause: what the model asked for, else doubling, with jitter."""
@@ -87,22 +105,18 @@ class SoloGate:
         self._inside = 0
         self._is_alone = False
         self._waiting_for_solo = 0
+        self._is_closing = False
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
     async def entered(self, *, alone: bool) -> AsyncIterator[None]:
+        """Raises Closing."""
         async with self._changed:
-            if alone:
-                self._waiting_for_solo += 1
-                try:
-                    await self._changed.wait_for(lambda: self._inside == 0)
-                finally:
-                    self._waiting_for_solo -= 1
-                    self._changed.notify_all()  # should this one give up, the others need not wait
-                self._is_alone = True
-            else:
-                await self._changed.wait_for(lambda: not self._is_alone and self._waiting_for_solo == 0)
+            await (self._wait_for_nobody() if alone else self._wait_for_room())
+            if self._is_closing:
+                raise Closing
             self._inside += 1
+            self._is_alone = alone
         try:
             yield
         finally:
@@ -110,3 +124,22 @@ class SoloGate:
             self._is_alone = False
             async with self._changed:
                 self._changed.notify_all()
+
+    async def _wait_for_nobody(self) -> None:
+        self._waiting_for_solo += 1
+        try:
+            await self._changed.wait_for(lambda: self._inside == 0 or self._is_closing)
+        finally:
+            self._waiting_for_solo -= 1
+            self._changed.notify_all()  # should this one give up, the others need not wait
+
+    async def _wait_for_room(self) -> None:
+        await self._changed.wait_for(
+            lambda: self._is_closing or not (self._is_alone or self._waiting_for_solo)
+        )
+
+    async def close(self) -> None:
+        """Let nobody in any more; who is inside goes on."""
+        self._is_closing = True
+        async with self._changed:
+            self._changed.notify_all()

@@ -37,6 +37,7 @@ from growbin.probes import build_probes
 log = structlog.get_logger()
 
 GATEWAY_SHUTDOWN_SECONDS = 1.0
+GATEWAY_S3_TIMEOUT_SECONDS = 1.8  # a frozen part becomes a 503 within two seconds
 
 Serve = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -75,7 +76,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         )
         sessions = await stack.enter_async_context(RedisSessions.open(url=settings.redis_sessions_url))
         progress = await stack.enter_async_context(open_progress(settings))
-        uploads = await stack.enter_async_context(open_uploads(settings))
+        uploads = await stack.enter_async_context(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
         queue = await stack.enter_async_context(open_queue(settings))
         hub = Hub(progress, settings.stream_buffer_events)
         stack.push_async_callback(hub.close)
@@ -192,6 +193,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             log.info("consumer_started", concurrency=settings.consumer_concurrency)
             await stop.wait()
             log.info("consumer_stopping")
+            await tools.close()
 
 
 # --- dead letters ------------------------------------------------------------------------------
@@ -247,9 +249,14 @@ def open_progress(settings: Settings) -> AbstractAsyncContextManager[RedisProgre
     )
 
 
-def open_uploads(settings: Settings) -> AbstractAsyncContextManager[S3UploadStore]:
+def open_uploads(
+    settings: Settings, total_timeout_seconds: float = 10
+) -> AbstractAsyncContextManager[S3UploadStore]:
     return S3UploadStore.open(
-        bucket=settings.s3_bucket_name, region=settings.aws_region, endpoint_url=settings.s3_endpoint_url
+        bucket=settings.s3_bucket_name,
+        region=settings.aws_region,
+        endpoint_url=settings.s3_endpoint_url,
+        total_timeout_seconds=total_timeout_seconds,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 from uuid import uuid4
@@ -16,12 +16,13 @@ import pytest_asyncio
 from aio_pika.abc import AbstractChannel
 from yarl import URL
 
+from growbin.adapters.dead_letters import RabbitDeadLetters
 from growbin.adapters.job_event import BadEvent, decode_event, encode_event
 from growbin.adapters.job_queue import RabbitJobQueue
 from growbin.adapters.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, DeadLetter, Job, Retry, Verdict
-from growbin.ports import Handler, Obituary
+from growbin.ports import Handler, Letter, Obituary
 
 
 def job() -> Job:
@@ -60,13 +61,17 @@ class Broker:
             yield queue
 
     @asynccontextmanager
-    async def consuming(self, handle: Handler, concurrency: int = 4) -> AsyncIterator[RabbitJobQueue]:
+    async def consuming(
+        self, handle: Handler, concurrency: Callable[[], int] = lambda: 4, grace_seconds: float = 5
+    ) -> AsyncIterator[RabbitJobQueue]:
         async def bury(obituary: Obituary) -> None:
             self.obituaries.put_nowait(obituary)
 
         async with (
             self.queue() as queue,
-            queue.consuming(handle, bury, concurrency=lambda: concurrency, grace_seconds=5) as is_subscribed,
+            queue.consuming(
+                handle, bury, concurrency=concurrency, grace_seconds=grace_seconds
+            ) as is_subscribed,
         ):
             async with asyncio.timeout(10):
                 while not is_subscribed():
@@ -180,6 +185,81 @@ async def test_poison_body_is_dead_lettered_with_its_id(broker: Broker) -> None:
         await broker.channel.default_exchange.publish(aio_pika.Message(poison), broker.topology.name)
         obituary = await asyncio.wait_for(broker.obituaries.get(), 10)
     assert (obituary.job_id, obituary.job) == (event.job_id, None)
+
+
+async def test_leaving_waits_for_running_jobs_and_their_acknowledgements(broker: Broker) -> None:
+    """A graceful stop finishes what is in hand and acknowledges it: nothing is delivered again."""
+    begun = asyncio.Event()
+
+    async def handle(_: Job) -> Verdict:
+        begun.set()
+        await asyncio.sleep(0.5)
+        return Ack()
+
+    async with broker.consuming(handle) as queue:
+        await queue.publish(job())
+        await asyncio.wait_for(begun.wait(), 10)
+    main = await broker.channel.get_queue(broker.topology.name, ensure=False)
+    assert await main.get(fail=False) is None
+
+
+async def test_job_that_outlasts_the_grace_is_handed_back(broker: Broker) -> None:
+    """When the grace is over the job is cancelled and its delivery returns to the queue."""
+    begun = asyncio.Event()
+
+    async def handle(_: Job) -> Verdict:
+        begun.set()
+        await asyncio.sleep(3600)
+        return Ack()
+
+    async with broker.consuming(handle, grace_seconds=0.2) as queue:
+        await queue.publish(job())
+        await asyncio.wait_for(begun.wait(), 10)
+    main = await broker.channel.get_queue(broker.topology.name, ensure=False)
+    handed_back = await main.get(fail=False)
+    assert handed_back is not None
+    await handed_back.ack()
+
+
+async def test_concurrency_is_followed_down_to_nothing_and_up_again(broker: Broker) -> None:
+    """At concurrency 0 only obituaries are read; when it grows the waiting job is taken."""
+    wanted = 0
+    handled = asyncio.Event()
+
+    async def handle(_: Job) -> Verdict:
+        handled.set()
+        return Ack()
+
+    async with broker.consuming(handle, concurrency=lambda: wanted) as queue:
+        await queue.publish(job())
+        await broker.channel.default_exchange.publish(
+            aio_pika.Message(encode_event(job())), broker.topology.obituaries
+        )
+        await asyncio.wait_for(broker.obituaries.get(), 10)
+        assert not handled.is_set()
+        wanted = 4
+        await asyncio.wait_for(handled.wait(), 10)
+
+
+async def test_listed_letters_stay_and_walked_ones_go(broker: Broker) -> None:
+    """Listing the parked letters many times loses none; a walk removes just those it is told to."""
+    letters = RabbitDeadLetters(
+        urls=[broker.parts["RABBITMQ_URL"]], queue_name=broker.topology.name, backlog_limit=100
+    )
+    await broker.topology.declare(broker.channel)
+    events = [job() for _ in range(3)]
+    for event in events:
+        await broker.channel.default_exchange.publish(
+            aio_pika.Message(encode_event(event)), broker.topology.parked
+        )
+    for _ in range(25):
+        assert {letter.job_id for letter in await letters.list()} == {event.job_id for event in events}
+
+    async def remove_first(letter: Letter) -> bool:
+        return letter.job == events[0]
+
+    await letters.walk(remove_first)
+    assert {letter.job for letter in await letters.list()} == set(events[1:])
 
 
 async def test_duplicate_while_running_shares_the_running_task(broker: Broker) -> None:

@@ -19,6 +19,7 @@ from growbin.job import (
     ContentType,
     DeadLetter,
     FetchedPhoto,
+    HandBack,
     Job,
     Locale,
     LogEntry,
@@ -250,6 +251,41 @@ async def test_redis_away_at_the_end_keeps_the_result_in_hand(bench: Bench) -> N
     assert await handle_job(event, bench.tools) == Ack()
     assert (await bench.stages(event))[-1] == "done"
     assert bench.outside.model_calls == 1
+
+
+async def test_stop_hands_back_a_job_that_waits_for_the_model(bench: Bench) -> None:
+    """Stopping while throttled: the job goes back at once, and its start does not count against it."""
+    event = job()
+    bench.outside.model_errors = [Throttled("rate", retry_after_seconds=60)]
+    waiting = asyncio.create_task(handle_job(event, bench.tools))
+    while not bench.outside.model_calls:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    await bench.tools.close()
+    async with asyncio.timeout(1):
+        assert await waiting == HandBack()
+    again = await bench.progress.begin(event, alone=False)
+    assert isinstance(again, Started)
+    assert again.starts == 1
+
+
+async def test_stop_lets_a_running_call_finish(bench: Bench) -> None:
+    """What is being paid for when the consumer stops is finished."""
+    event = job()
+    bench.outside.model_gate = asyncio.Event()
+    running = asyncio.create_task(handle_job(event, bench.tools))
+    while not bench.outside.model_calls:
+        await asyncio.sleep(0.01)
+    await bench.tools.close()
+    bench.outside.model_gate.set()
+    assert await running == Ack()
+    assert (await bench.stages(event))[-1] == "done"
+
+
+async def test_delivery_after_stop_is_handed_back(bench: Bench) -> None:
+    """A job that was prefetched and not begun goes to another consumer."""
+    await bench.tools.close()
+    assert await handle_job(job(), bench.tools) == HandBack()
 
 
 async def test_obituary_ends_a_job_nothing_else_ended(bench: Bench) -> None:

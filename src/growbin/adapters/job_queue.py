@@ -30,6 +30,8 @@ log = structlog.get_logger()
 OBITUARIES_AT_ONCE = 16
 DEPTH_AGE_SECONDS = 1.0
 RETRY_PAUSE_SECONDS = 1.0
+HAND_BACK_SECONDS = 5.0
+MANAGEMENT_TIMEOUT_SECONDS = 0.5
 CHANGE_TIMEOUT_SECONDS = 2.0
 CONCURRENCY_PAUSE_SECONDS = 0.5
 
@@ -82,6 +84,7 @@ class RabbitJobQueue:
         self._depth_lock = asyncio.Lock()
         # Strong references: a job goes on when the delivery that started it is lost with its channel.
         self._running: dict[tuple[UUID, int], asyncio.Task[Verdict]] = {}
+        self._callbacks: set[asyncio.Task[Any]] = set()
 
     @classmethod
     @asynccontextmanager
@@ -91,7 +94,7 @@ class RabbitJobQueue:
         urls: list[str],
         queue_name: str,
         backlog_limit: int,
-        publish_timeout_seconds: float = 1.8,
+        publish_timeout_seconds: float = 1.3,
         management_url: str | None = None,
     ) -> AsyncIterator[Self]:
         queue = cls(urls, Topology(queue_name, backlog_limit), publish_timeout_seconds, management_url)
@@ -150,7 +153,9 @@ class RabbitJobQueue:
         headers = {"Authorization": aiohttp.encode_basic_auth(base.user or "", base.password or "")}
         try:
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session,
+                aiohttp.ClientSession(
+                    timeout=aiohttp.ClientTimeout(total=MANAGEMENT_TIMEOUT_SECONDS)
+                ) as session,
                 session.get(URL(address, encoded=True), headers=headers) as answer,
             ):
                 answer.raise_for_status()
@@ -212,16 +217,15 @@ class RabbitJobQueue:
             link.replace()
 
     async def _drain(self, grace_seconds: float) -> None:
-        running = list(self._running.values())
-        if not running:
+        """Wait for the jobs in hand and for their acknowledgements; what is late is handed back."""
+        if not self._running and not self._callbacks:
             return
-        log.info("consumer_draining", jobs=len(running), grace_seconds=grace_seconds)
-        _, late = await asyncio.wait(running, timeout=grace_seconds)
-        for task in late:
+        log.info("consumer_draining", jobs=len(self._running), grace_seconds=grace_seconds)
+        await asyncio.wait({*self._running.values(), *self._callbacks}, timeout=grace_seconds)
+        for task in self._running.values():
             task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=5)
-        await asyncio.sleep(0.05)  # the callbacks send their acknowledgements after the tasks end
+        if left := {*self._running.values(), *self._callbacks}:
+            await asyncio.wait(left, timeout=HAND_BACK_SECONDS)
 
     async def _on_job(self, handle: Handler, message: AbstractIncomingMessage) -> None:
         try:
@@ -230,6 +234,10 @@ class RabbitJobQueue:
             log.error("job_event_rejected", reason=str(error), job_id=str(error.job_id))
             await self._settle(message, None, DeadLetter("bad_event"))
             return
+        callback = asyncio.current_task()
+        assert callback is not None
+        self._callbacks.add(callback)
+        callback.add_done_callback(self._callbacks.discard)
         key = (job.job_id, job.run)
         task = self._running.get(key)
         if task is None:

@@ -1,0 +1,121 @@
+"""Dead letters for people, on fakes: what is driven again, what is refused, what is written down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import pytest
+
+from growbin.dead_letters import Choice, Office, change_letters, list_letters, show_letters
+from growbin.job import Failure, Job
+from growbin.ports import Letter
+from tests.fakes import Clock, FakeJobQueue, FakeProgressLog, FakeUploadStore
+
+FAILURE = Failure(code="internal", detail="", retryable=True)
+
+
+class FakeDeadLetters:
+    def __init__(self) -> None:
+        self.parked: list[Letter] = []
+
+    async def list(self) -> Sequence[Letter]:
+        return tuple(self.parked)
+
+    async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
+        self.parked = [letter for letter in self.parked if not await act(letter)]
+
+
+@dataclass
+class Desk:
+    letters: FakeDeadLetters = field(default_factory=FakeDeadLetters)
+    progress: FakeProgressLog = field(default_factory=lambda: FakeProgressLog(Clock()))
+    uploads: FakeUploadStore = field(default_factory=FakeUploadStore)
+    queue: FakeJobQueue = field(default_factory=FakeJobQueue)
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def office(self) -> Office:
+        return Office(self.letters, self.progress, self.uploads, self.queue, 300, "operator")
+
+    async def park(self, *, with_photo: bool = True, failed: bool = True) -> Job:
+        """A job that failed and whose letter lies here."""
+        job_id = uuid4()
+        key = f"incoming/{job_id}.jpg"
+        self.uploads.put(key, b"photo")
+        etag = self.uploads.objects[key].etag
+        if not with_photo:
+            await self.uploads.delete(key)
+        now_ms = int(time.time() * 1000)
+        job = Job(
+            job_id=job_id,
+            key=key,
+            etag=etag,
+            length=5,
+            content_type="image/jpeg",
+            owner="a" * 64,
+            accepted_at_ms=now_ms,
+            deadline_ms=now_ms + 300_000,
+        )
+        await self.progress.queue_job(job)
+        if failed:
+            await self.progress.finish(job, None, FAILURE)
+        self.letters.parked.append(Letter(job_id, job, "rejected", None, b"{}"))
+        return job
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+async def test_failed_job_with_its_photo_is_driven_again(desk: Desk) -> None:
+    """A new run is published and the letter removed."""
+    job = await desk.park()
+    assert await change_letters(desk.office, Choice(job.job_id), "redrive", desk.said.append) == 0
+    assert [event.run for event in desk.queue.published] == [2]
+    assert desk.letters.parked == []
+
+
+async def test_redrive_without_the_photo_is_refused_and_says_so(desk: Desk) -> None:
+    """When the upload has gone nothing is reopened and the letter stays."""
+    job = await desk.park(with_photo=False)
+    assert await change_letters(desk.office, Choice(job.job_id), "redrive", desk.said.append) == 1
+    assert "photo is gone" in desk.said[0]
+    assert desk.letters.parked
+    assert not desk.queue.published
+
+
+async def test_redrive_of_a_job_that_did_not_fail_is_refused(desk: Desk) -> None:
+    """A job that is still under way is left alone."""
+    job = await desk.park(failed=False)
+    assert await change_letters(desk.office, Choice(job.job_id), "redrive", desk.said.append) == 1
+    assert "queued" in desk.said[0]
+
+
+async def test_redrive_after_a_lost_publish_names_the_same_run(desk: Desk) -> None:
+    """A redrive that died before its publish was confirmed is repeated without a third run."""
+    job = await desk.park()
+    await desk.progress.reopen(job, 300)
+    assert await change_letters(desk.office, Choice(job.job_id), "redrive", desk.said.append) == 0
+    assert [event.run for event in desk.queue.published] == [2]
+
+
+async def test_unreadable_letter_can_be_shown_and_dropped_but_not_driven(desk: Desk) -> None:
+    """A body that is no event is for people only."""
+    desk.letters.parked.append(Letter(None, None, "rejected", None, b"\xff"))
+    assert await show_letters(desk.office, Choice(), desk.said.append) == 0
+    assert await change_letters(desk.office, Choice(), "redrive", desk.said.append) == 1
+    assert await change_letters(desk.office, Choice(reason="rejected"), "drop", desk.said.append) == 0
+    assert desk.letters.parked == []
+
+
+async def test_choice_takes_only_what_it_names(desk: Desk) -> None:
+    """By job and by reason; what does not fit is neither listed nor touched."""
+    first, second = await desk.park(), await desk.park()
+    assert await list_letters(desk.office, Choice(first.job_id), desk.said.append) == 0
+    assert str(second.job_id) not in "".join(desk.said)
+    assert await change_letters(desk.office, Choice(reason="expired"), "drop", desk.said.append) == 1
+    assert len(desk.letters.parked) == 2
