@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -40,7 +40,7 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import stage_message
-from growbin.ports import Beginning, Handler, Held, History, Obituary, Started, Undertaker
+from growbin.ports import Beginning, Handler, Held, History, Letter, Obituary, Started, Undertaker
 
 RECENT_JOBS = 100
 
@@ -142,6 +142,10 @@ class FakeJobRecords(MayBeAway):
         if job_id in self.uploads:
             self.uploads[job_id] = self.uploads[job_id].model_copy(update={"published": True})
 
+    async def erase(self, job_id: UUID) -> None:
+        self._answer()
+        self.uploads.pop(job_id, None)
+
     async def recent(self, owner: str, limit: int) -> Sequence[UUID]:
         self._answer()
         return self._recent.get(owner, [])[:limit]
@@ -189,6 +193,7 @@ class Kept:
     lease_until_ms: int = 0
     attempts: Attempts = field(default_factory=Attempts)
     answer: ModelAnswer | None = None
+    erased_by: str | None = None
 
 
 class FakeProgressLog(MayBeAway):
@@ -308,9 +313,18 @@ class FakeProgressLog(MayBeAway):
             return self._append(job, attempt, Stage.DONE, result=end.model_dump(mode="json"))
         return self._append(job, attempt, Stage.FAILED, failure=end.model_dump(mode="json"))
 
+    async def erase(self, job_id: UUID, owner: str) -> None:
+        self._answer()
+        kept = self._of(job_id)
+        if kept.end is None and kept.snapshot is not None:
+            self._write(kept, Stage.CANCELLED, kept.snapshot.attempt)
+        self._jobs[job_id] = Kept(erased_by=owner)
+
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
         self._answer()
         kept = self._of(job.job_id)
+        if kept.erased_by is not None:
+            raise Rejected(409, "not_failed", "Only a failed job can be driven again; this one is deleted.")
         now = kept.snapshot
         deadline_ms = self.clock.now_ms() + deadline_seconds * 1000
         if kept.end is None and now is not None and now.run > 1 and now.stage is Stage.QUEUED:
@@ -346,6 +360,8 @@ class FakeProgressLog(MayBeAway):
     async def state(self, job_id: UUID) -> JobState | None:
         self._answer()
         kept = self._of(job_id)
+        if kept.erased_by is not None:
+            return JobState(LogEntry("0.0.0", "deleted", '{"stage":"deleted"}'), 1, kept.erased_by, "", 0)
         self._expire(kept)
         latest = kept.end or kept.snapshot
         if latest is None or latest.entry is None:
@@ -384,7 +400,7 @@ class FakeProgressLog(MayBeAway):
 
     def _is_over(self, kept: Kept, job: Job | None = None) -> bool:
         is_older = job is not None and kept.snapshot is not None and kept.snapshot.run > job.run
-        return kept.end is not None or is_older
+        return kept.end is not None or kept.erased_by is not None or is_older
 
     def _expire(self, kept: Kept, job: Job | None = None) -> bool:
         if self._is_over(kept, job):
@@ -518,6 +534,30 @@ class FakeUploadStore(MayBeAway):
     async def publish_photo(self, key: str, photo: CleanPhoto, cache_seconds: int) -> None:
         self._answer()
         self.published[key] = photo
+
+
+class FakePhotoCache:
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
+    async def forget(self, key: str) -> None:
+        self.forgotten.append(key)
+
+
+class FakeDeadLetters(MayBeAway):
+    part = "rabbitmq"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parked: list[Letter] = []
+
+    async def list(self) -> Sequence[Letter]:
+        self._answer()
+        return tuple(self.parked)
+
+    async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
+        self._answer()
+        self.parked = [letter for letter in self.parked if not await act(letter)]
 
 
 class FakeJobQueue(MayBeAway):

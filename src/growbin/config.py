@@ -48,6 +48,10 @@ class Settings(BaseSettings):
         SecretStr(""), description="header value that opens incoming/ to the consumer"
     )
 
+    cloudfront_distribution_id: str = Field(
+        "", description="CloudFront distribution that is told of deleted photos; unset: another CDN"
+    )
+
     # --- RabbitMQ
     rabbitmq_url: str = Field(
         "amqp://guest:guest@127.0.0.1:5672/",

@@ -85,7 +85,7 @@ async def handle_job(job: Job, tools: Tools) -> Verdict:
             photo = await tools.photos.fetch(job.key, job.etag, job.length)
             attempt.lap("fetch")
             clean = await tools.cleaner.clean(photo.data, job.public_type)
-            await tools.uploads.publish_photo(job.public_key, clean, tools.cache_seconds)
+            await attempt.show(clean)
             attempt.lap("prepare")
             await attempt.announce(Stage.ANALYSING)
             answer = attempt.kept_answer or await attempt.ask_model(clean)
@@ -121,6 +121,7 @@ class Attempt:
         self._start = start
         self._loop_start = self._loop_lap = asyncio.get_running_loop().time()
         self._laps_ms: dict[str, int] = {}
+        self.has_shown = self.is_done = False
 
     @property
     def number(self) -> int:
@@ -178,6 +179,7 @@ class Attempt:
         """The terminal event. It is written before the delivery is acknowledged, however long Redis
         takes: what was paid for is kept in memory until then."""
         self._go_on(await self._patiently(lambda: self._tools.progress.finish(self._job, self.number, end)))
+        self.is_done = isinstance(end, Result)
         outcome = "done" if isinstance(end, Result) else end.code
         telemetry.jobs_ended.labels(outcome=outcome).inc()
         if isinstance(end, Result):
@@ -188,6 +190,11 @@ class Attempt:
 
     async def fail(self, code: str) -> None:
         await self.finish(failure(code, self._job))
+
+    async def show(self, photo: CleanPhoto) -> None:
+        """Put the clean copy in its public place."""
+        await self._tools.uploads.publish_photo(self._job.public_key, photo, self._tools.cache_seconds)
+        self.has_shown = True
 
     async def ask_model(self, photo: CleanPhoto) -> ModelAnswer:
         """One paid call, its answer stored before anything else is done with it."""
@@ -276,6 +283,17 @@ async def started(job: Job, tools: Tools) -> AsyncIterator[Attempt]:
             except Unavailable as error:  # Redis is still away, past the deadline
                 log.warning("job_handed_on", reason=str(error))
                 raise Settled(Retry(HELD_DELAY_SECONDS)) from None
+            finally:
+                if attempt.has_shown and not attempt.is_done:
+                    await withdraw_if_unwanted(job, tools)
+
+
+async def withdraw_if_unwanted(job: Job, tools: Tools) -> None:
+    """A job that was cancelled, deleted or ended otherwise under our hands shows no photo."""
+    with suppress(Unavailable):
+        state = await tools.progress.state(job.job_id)
+        if state is None or state.entry.event in ("failed", "cancelled", "expired", "deleted"):
+            await tools.uploads.delete(job.public_key)
 
 
 @asynccontextmanager

@@ -376,6 +376,11 @@ class JobState:
     image_url: str
     left_seconds: float
 
+    @property
+    def is_erased(self) -> bool:
+        """Only a tombstone is left."""
+        return self.entry.event == "deleted"
+
 
 # --- verdicts ----------------------------------------------------------------------------------
 

@@ -46,6 +46,13 @@ class UploadStore(Protocol):
         """Put the clean copy in its public place."""
 
 
+class PhotoCache(Protocol):
+    """What the CDN keeps of public photos."""
+
+    async def forget(self, key: str) -> None:
+        """Within a minute the CDN serves the photo no more."""
+
+
 class PhotoSource(Protocol):
     """CDN first, then S3."""
 
@@ -78,6 +85,8 @@ class JobRecords(Protocol):
         """Stamp ETag, accepted_at and deadline, unless a publish was confirmed: then unchanged."""
 
     async def mark_published(self, job_id: UUID) -> None: ...
+
+    async def erase(self, job_id: UUID) -> None: ...
 
     async def recent(self, owner: str, limit: int) -> Sequence[UUID]: ...
 
@@ -155,6 +164,10 @@ class ProgressLog(Protocol):
 
     async def cancel(self, job_id: UUID) -> bool:
         """True when this call ended the job."""
+
+    async def erase(self, job_id: UUID, owner: str) -> None:
+        """End the job if it has not ended, remove all that is known of it, and leave a tombstone:
+        a state that `is_erased`."""
 
     async def expire_if_due(self, job: Job) -> bool:
         """True when the job has ended, by this call or before."""

@@ -19,6 +19,7 @@ from growbin.adapters.analyst import OpenAIAnalyst
 from growbin.adapters.dead_letters import RabbitDeadLetters
 from growbin.adapters.job_queue import RabbitJobQueue
 from growbin.adapters.job_records import RedisJobRecords
+from growbin.adapters.photo_cache import CdnPhotoCache
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.adapters.photo_source import CdnPhotoSource
 from growbin.adapters.progress_feed import RedisProgressFeed
@@ -78,6 +79,14 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         progress = await stack.enter_async_context(open_progress(settings))
         uploads = await stack.enter_async_context(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
         queue = await stack.enter_async_context(open_queue(settings))
+        photo_cache = await stack.enter_async_context(
+            CdnPhotoCache.open(
+                base_url=settings.cdn_base_url,
+                reader_secret=settings.cdn_reader_secret.get_secret_value(),
+                distribution_id=settings.cloudfront_distribution_id,
+                region=settings.aws_region,
+            )
+        )
         hub = Hub(progress, settings.stream_buffer_events)
         stack.push_async_callback(hub.close)
         feed = await stack.enter_async_context(
@@ -107,6 +116,8 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             progress=progress,
             uploads=uploads,
             queue=queue,
+            letters=open_letters(settings),
+            photo_cache=photo_cache,
             hub=hub,
             upload_origin=settings.upload_origin,
         )
@@ -209,11 +220,7 @@ def run_dead_letters(
     async def run() -> int:
         async with AsyncExitStack() as stack:
             office = dead_letters.Office(
-                letters=RabbitDeadLetters(
-                    urls=settings.rabbitmq_urls,
-                    queue_name=settings.queue_name,
-                    backlog_limit=settings.backlog_limit,
-                ),
+                letters=open_letters(settings),
                 progress=await stack.enter_async_context(open_progress(settings)),
                 uploads=await stack.enter_async_context(open_uploads(settings)),
                 queue=await stack.enter_async_context(open_queue(settings)),
@@ -267,6 +274,12 @@ def open_queue(settings: Settings) -> AbstractAsyncContextManager[RabbitJobQueue
         backlog_limit=settings.backlog_limit,
         publish_timeout_seconds=settings.publish_timeout_seconds,
         management_url=settings.rabbitmq_management_url,
+    )
+
+
+def open_letters(settings: Settings) -> RabbitDeadLetters:
+    return RabbitDeadLetters(
+        urls=settings.rabbitmq_urls, queue_name=settings.queue_name, backlog_limit=settings.backlog_limit
     )
 
 

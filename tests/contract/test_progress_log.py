@@ -240,6 +240,28 @@ async def test_reopening_rebuilds_a_job_whose_keys_have_gone(progress: ProgressL
     assert told(await log_of(progress, again)) == [("queued", 1)]
 
 
+async def test_erased_job_leaves_a_tombstone_that_no_delivery_revives(progress: ProgressLog) -> None:
+    """After a deletion nothing is left but who deleted it; a late delivery finds an ended job."""
+    record = upload()
+    job = job_of(record)
+    start = await begun(progress, job)
+    await progress.announce(job, start.attempt, Stage.FETCHING)
+    for _ in range(2):
+        await progress.erase(job.job_id, record.owner)
+        state = await progress.state(job.job_id)
+        assert state is not None
+        assert (state.is_erased, state.owner) == (True, record.owner)
+    assert await progress.renew(job, start.attempt) == "ended"
+    assert await progress.begin(job, alone=False) == "ended"
+    assert await progress.begin(job_of(record, run=2), alone=False) == "ended"
+    await progress.queue_job(job)
+    with pytest.raises(Rejected):
+        await progress.reopen(job, 300)
+    after = await progress.state(job.job_id)
+    assert after is not None
+    assert after.is_erased
+
+
 async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:
     """Nothing is known of a job that nobody opened, and nothing is written by looking or cancelling."""
     job_id = uuid4()

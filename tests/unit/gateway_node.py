@@ -16,8 +16,10 @@ from growbin.gateway.hub import Hub
 from growbin.job import Job
 from tests.fakes import (
     Clock,
+    FakeDeadLetters,
     FakeJobQueue,
     FakeJobRecords,
+    FakePhotoCache,
     FakeProgressFeed,
     FakeProgressLog,
     FakeSessions,
@@ -52,6 +54,8 @@ class Node:
     progress: FakeProgressLog
     uploads: FakeUploadStore
     queue: FakeJobQueue
+    letters: FakeDeadLetters = field(default_factory=FakeDeadLetters)
+    photo_cache: FakePhotoCache = field(default_factory=FakePhotoCache)
     limits: GatewayLimits = LIMITS
     secure_cookies: bool = False
     hub: Hub = field(init=False)
@@ -75,6 +79,8 @@ class Node:
             progress=self.progress,
             uploads=self.uploads,
             queue=self.queue,
+            letters=self.letters,
+            photo_cache=self.photo_cache,
             hub=self.hub,
         )
         self.server = TestServer(app)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -12,20 +11,9 @@ import pytest
 from growbin.dead_letters import Choice, Office, change_letters, list_letters, show_letters
 from growbin.job import Failure, Job
 from growbin.ports import Letter
-from tests.fakes import Clock, FakeJobQueue, FakeProgressLog, FakeUploadStore
+from tests.fakes import Clock, FakeDeadLetters, FakeJobQueue, FakeProgressLog, FakeUploadStore
 
 FAILURE = Failure(code="internal", detail="", retryable=True)
-
-
-class FakeDeadLetters:
-    def __init__(self) -> None:
-        self.parked: list[Letter] = []
-
-    async def list(self) -> Sequence[Letter]:
-        return tuple(self.parked)
-
-    async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
-        self.parked = [letter for letter in self.parked if not await act(letter)]
 
 
 @dataclass

@@ -326,3 +326,39 @@ async def test_another_gateway_knows_everything(start: Start, node: Node, client
     assert (await other.post(f"/upload-complete/{job_id}", headers=bearer)).status == 202
     assert (await client.post(f"/upload-complete/{job_id}")).status == 202
     assert len(node.queue.published) == 1
+
+
+# --- delete ------------------------------------------------------------------------------------
+
+
+async def test_deleted_job_is_gone_for_its_owner_too(node: Node, client: Client) -> None:
+    """204, and again 204; every other call answers as if the job had never been."""
+    job = await node.submitted(client)
+    for _ in range(2):
+        assert (await client.delete(JOB.format(job.job_id))).status == 204
+    await problem(await client.get(JOB.format(job.job_id)), 404, "not_found")
+    await problem(await client.get(JOB.format(job.job_id) + "/events"), 404, "not_found")
+    await problem(await client.post(f"/upload-complete/{job.job_id}"), 404, "not_found")
+    assert (await (await client.get("/api/v1/waste/jobs")).json())["jobs"] == []
+    assert job.key not in node.uploads.objects
+    assert job.key in node.photo_cache.forgotten
+    assert job.public_key in node.photo_cache.forgotten
+
+
+async def test_deletion_that_met_an_absent_part_is_repeated(node: Node, client: Client) -> None:
+    """503 while S3 is away; the owner is still known, and the repeated call finishes the work."""
+    job = await node.submitted(client)
+    node.uploads.is_away = True
+    await problem(await client.delete(JOB.format(job.job_id)), 503, "unavailable")
+    node.uploads.is_away = False
+    assert (await client.delete(JOB.format(job.job_id))).status == 204
+    assert job.key not in node.uploads.objects
+
+
+async def test_strangers_job_cannot_be_deleted(node: Node, client: Client) -> None:
+    """For anyone but its owner the job does not exist."""
+    job = await node.submitted(client)
+    stranger = await node.client()
+    await node.ticket(stranger)
+    await problem(await stranger.delete(JOB.format(job.job_id)), 404, "not_found")
+    assert (await client.get(JOB.format(job.job_id))).status == 200

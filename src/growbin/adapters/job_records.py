@@ -138,6 +138,9 @@ class RedisJobRecords:
     async def mark_published(self, job_id: UUID) -> None:
         await ask(self._mark_published(keys=[keys.record(job_id)]))
 
+    async def erase(self, job_id: UUID) -> None:
+        await ask(self._jobs.delete(keys.record(job_id)))
+
     async def recent(self, owner: str, limit: int) -> Sequence[UUID]:
         found = await ask(self._sessions.lrange(keys.session_jobs(owner), 0, limit - 1))
         return [UUID(job_id) for job_id in found]

@@ -53,7 +53,7 @@ local result = load(RESULT)
 
 -- A delivery of a newer run than what is stored means that a redrive was lost with this server's
 -- tail: the stored run is history.
-if p.run and result and result.run < p.run then
+if p.run and result and result.run < p.run and result.stage ~= 'deleted' then
   result = nil
 end
 if p.run and snapshot and snapshot.run < p.run then
@@ -178,6 +178,17 @@ function operations.cancel()
   end
   write('cancelled', p.cancelled_message, 0, snapshot.attempt, p.nonce)
   return 'ours'
+end
+
+-- Deleted by its owner: everything goes, and a tombstone stays so that a late delivery finds an
+-- ended job and the deletion may be repeated.
+function operations.erase()
+  if not is_over() and snapshot then
+    write('cancelled', p.cancelled_message, 0, snapshot.attempt, p.nonce)
+  end
+  redis.call('DEL', PROGRESS, EVENTS, LEASE, ATTEMPTS, ANSWER)
+  redis.call('SET', RESULT, cjson.encode({ id = '0.0.0', stage = 'deleted', run = p.last_run, owner = p.owner,
+    image_url = '', deadline_ms = now_ms, data = { stage = 'deleted' } }), 'EX', WEEK_SECONDS)
 end
 
 -- A redrive: the only thing that reopens an ended job, and only a failed one. It begins a new run

@@ -132,6 +132,15 @@ class RedisProgressLog:
         )
         return cast("Held", held) == "ours"
 
+    async def erase(self, job_id: UUID, owner: str) -> None:
+        await self._run(
+            "erase",
+            job_id,
+            owner=owner,
+            last_run=1,
+            cancelled_message=_in_each_locale(Stage.CANCELLED),
+        )
+
     # --- written by the consumer
 
     async def begin(self, job: Job, *, alone: bool) -> Beginning:

@@ -27,6 +27,7 @@ from growbin.gateway.jobs import (
     Submitted,
     cancel_job,
     complete_upload,
+    delete_job,
     list_jobs,
     read_job,
 )
@@ -36,7 +37,7 @@ from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.sessions import SessionAnswer, create_session
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
 from growbin.job import ProgressEvent
-from growbin.ports import JobQueue, JobRecords, ProgressLog, Sessions, UploadStore
+from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
 
 log = structlog.get_logger()
 
@@ -113,6 +114,14 @@ CALLS = (
         refusals=(403, 404),
     ),
     Call(
+        "DELETE",
+        "/api/v1/waste/jobs/{job_id}",
+        delete_job,
+        "Cancel the job and remove its photo, result and progress. May be repeated",
+        answers={204: None},
+        refusals=(403, 404),
+    ),
+    Call(
         "POST",
         "/api/v1/sessions",
         create_session,
@@ -136,6 +145,8 @@ def build_app(
     progress: ProgressLog,
     uploads: UploadStore,
     queue: JobQueue,
+    letters: DeadLetters,
+    photo_cache: PhotoCache,
     hub: Hub,
 ) -> web.Application:
     """The whole HTTP side. `upload_origin` is where tickets point: the page may upload there.
@@ -154,6 +165,8 @@ def build_app(
         progress=progress,
         uploads=uploads,
         queue=queue,
+        letters=letters,
+        photo_cache=photo_cache,
         hub=hub,
         slots=StreamSlots(limits),
     )

@@ -16,7 +16,7 @@ from growbin import telemetry
 from growbin.errors import Rejected
 from growbin.gateway.addresses import Network
 from growbin.gateway.hub import Hub
-from growbin.ports import JobQueue, JobRecords, ProgressLog, Sessions, UploadStore
+from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class Gateway:
     progress: ProgressLog
     uploads: UploadStore
     queue: JobQueue
+    letters: DeadLetters
+    photo_cache: PhotoCache
     hub: Hub
 
     slots: StreamSlots

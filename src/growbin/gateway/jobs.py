@@ -8,6 +8,7 @@ import hmac
 import json
 import re
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,8 +21,9 @@ from growbin.errors import Rejected, Unavailable
 from growbin.gateway.gateway import GATEWAY, Gateway
 from growbin.gateway.problems import bad_request, not_found
 from growbin.gateway.sessions import Session, address_of, find_session
-from growbin.job import ContentType, Failure, Job, JobState, Result, Stage, StoredUpload, Upload
+from growbin.job import EXTENSIONS, ContentType, Failure, Job, JobState, Result, Stage, StoredUpload, Upload
 from growbin.photo import sniff
+from growbin.ports import Letter
 
 log = structlog.get_logger()
 
@@ -101,7 +103,7 @@ def stage_of(state: JobState) -> Stage:
     return Stage(json.loads(state.entry.data)["stage"])
 
 
-async def find_job(request: web.Request) -> KnownJob:
+async def find_job(request: web.Request, *, even_erased: bool = False) -> KnownJob:
     """The job in the path, if it is the caller's; else Rejected(not_found), the same for every reason."""
     gateway = request.app[GATEWAY]
     job_id = job_id_of(request.match_info["job_id"])
@@ -114,6 +116,10 @@ async def find_job(request: web.Request) -> KnownJob:
     owner = upload.owner if upload else state.owner if state else ""
     if not hmac.compare_digest(owner, session.owner):
         raise not_found()
+    if state and state.is_erased:
+        if not even_erased:
+            raise not_found()
+        return KnownJob(job_id, session, upload, state)
     if upload and upload.published and (state is None or stage_of(state) is Stage.AWAITING_UPLOAD):
         # It was accepted while the log could not be written: whoever looks, mends.
         await gateway.progress.queue_job(_job_of(upload))
@@ -315,7 +321,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     states = await asyncio.gather(*(gateway.progress.state(job_id) for job_id in page))
     return json_answer(
         JobList(
-            jobs=[_view(state) for state in states if state is not None],
+            jobs=[_view(state) for state in states if state is not None and not state.is_erased],
             next_cursor=str(page[-1]) if len(recent) > limit else None,
         )
     )
@@ -334,3 +340,27 @@ async def cancel_job(request: web.Request) -> web.Response:
     await request.app[GATEWAY].progress.cancel(job.job_id)
     log.info("cancel_asked")
     return json_answer(CancelAsked(job_id=job.job_id, asked=True), status=202)
+
+
+async def delete_job(request: web.Request) -> web.Response:
+    """`DELETE /api/v1/waste/jobs/{job_id}`: 204 once nothing of it is left but a tombstone."""
+    gateway = request.app[GATEWAY]
+    job = await find_job(request, even_erased=True)
+    # First the tombstone, so that no consumer brings anything back; then whatever may lie anywhere.
+    # Each step may be repeated: should one fail, the client hears 503 and asks again.
+    await gateway.progress.erase(job.job_id, job.session.owner)
+    for extension in EXTENSIONS.values():
+        for key in (f"incoming/{job.job_id}.{extension}", f"{job.job_id}.{extension}"):
+            await gateway.uploads.delete(key)
+            await gateway.photo_cache.forget(key)
+    await gateway.letters.walk(_is_of(job.job_id))
+    await gateway.records.erase(job.job_id)
+    log.info("job_deleted")
+    return web.Response(status=204)
+
+
+def _is_of(job_id: UUID) -> Callable[[Letter], Awaitable[bool]]:
+    async def is_of_job(letter: Letter) -> bool:
+        return letter.job_id == job_id
+
+    return is_of_job
