@@ -104,6 +104,10 @@ def _operation(call: Call) -> dict[str, Any]:
     return {name: value for name, value in operation.items() if value}
 
 
+# Python renamed these two: RFC 9110's words, whatever the interpreter.
+PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+
 def _answer(status: int, model: type[BaseModel] | None, call: Call) -> dict[str, Any]:
     if model is None:
         return _response(status)
@@ -114,7 +118,7 @@ def _answer(status: int, model: type[BaseModel] | None, call: Call) -> dict[str,
 
 
 def _response(status: int, content: Mapping[str, object] | None = None) -> dict[str, Any]:
-    described = {"description": HTTPStatus(status).phrase}
+    described = {"description": PHRASES.get(status) or HTTPStatus(status).phrase}
     return {**described, "content": content} if content else described
 
 
