@@ -266,8 +266,9 @@ async def started(job: Job, tools: Tools) -> AsyncIterator[Attempt]:
                 except TimeoutError as error:
                     if attempt.left_seconds() > 0:
                         raise Unavailable("consumer", "a step timed out") from error
-                    await tools.progress.expire_if_due(job)
-                    raise Settled(Ack()) from None
+                    # Should a repeated upload-complete have given the job a later deadline, it goes on.
+                    has_ended = await tools.progress.expire_if_due(job)
+                    raise Settled(Ack() if has_ended else Retry(HELD_DELAY_SECONDS)) from None
                 except JobFailed as error:
                     log.info("job_failed", code=error.code, reason=str(error))
                     await attempt.fail(error.code)

@@ -7,6 +7,7 @@ import getpass
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import fields
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -96,17 +97,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         )
         hub.attach(feed)
         app = build_app(
-            limits=GatewayLimits(
-                photo_max_bytes=settings.photo_max_bytes,
-                ticket_seconds=settings.ticket_seconds,
-                upload_wait_seconds=settings.upload_wait_seconds,
-                backlog_limit=settings.backlog_limit,
-                max_streams_per_session=settings.max_streams_per_session,
-                max_streams_per_address=settings.max_streams_per_address,
-                max_streams=settings.max_streams,
-                stream_heartbeat_seconds=settings.stream_heartbeat_seconds,
-                stream_write_timeout_seconds=settings.stream_write_timeout_seconds,
-            ),
+            limits=limits_of(settings),
             cdn_base_url=settings.cdn_base_url,
             allowed_origins=settings.origins,
             trusted_proxies=settings.proxies,
@@ -137,6 +128,11 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)
         await hub.drain()
+
+
+def limits_of(settings: Settings) -> GatewayLimits:
+    """The gateway's numbers: its fields have the names of the settings."""
+    return GatewayLimits(**{field.name: getattr(settings, field.name) for field in fields(GatewayLimits)})
 
 
 # --- consumer -----------------------------------------------------------------------------------
