@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from growbin import telemetry
 from growbin.gateway import openapi
-from growbin.gateway.events import stream_job
+from growbin.gateway.events import stream_job, stream_session
 from growbin.gateway.gateway import GATEWAY, Gateway, GatewayLimits, StreamSlots
 from growbin.gateway.hub import Hub
 from growbin.gateway.jobs import (
@@ -87,6 +87,19 @@ CALLS = (
         refusals=(404, 429),
         parameters=(
             Parameter("Last-Event-ID", "header", "the last id seen: the stream goes on after it"),
+            Parameter("last_event_id", "query", "the same, for clients that cannot set a header"),
+        ),
+        streams=True,
+    ),
+    Call(
+        "GET",
+        "/api/v1/waste/events",
+        stream_session,
+        "The progress of all the session's unfinished jobs in one stream; new jobs join",
+        answers={200: ProgressEvent, 204: None},
+        refusals=(404, 429),
+        parameters=(
+            Parameter("Last-Event-ID", "header", "the last id seen: each job goes on after it"),
             Parameter("last_event_id", "query", "the same, for clients that cannot set a header"),
         ),
         streams=True,

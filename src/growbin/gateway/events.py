@@ -1,4 +1,4 @@
-"""One job's progress as server-sent events: headers, heartbeat, write timeout, a clean end."""
+"""Progress as server-sent events, of one job or of a session: heartbeat, write timeout, a clean end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from growbin.gateway.gateway import GATEWAY, GatewayLimits
 from growbin.gateway.hub import ReaderTooSlow, Watch
 from growbin.gateway.jobs import find_job
 from growbin.gateway.problems import not_found
-from growbin.gateway.sessions import address_of
+from growbin.gateway.session_watch import SessionWatch
+from growbin.gateway.sessions import address_of, find_session
 
 log = structlog.get_logger()
 
@@ -33,27 +34,38 @@ async def stream_job(request: web.Request) -> web.StreamResponse:
     if job.state is None:
         raise not_found()
     with gateway.slots.take(job.session.owner, address_of(request)):
-        async with gateway.hub.watch(job.job_id, _last_id(request)) as watch:
-            if watch.nothing_missed:
-                return web.Response(status=204)
-            response = web.StreamResponse(headers=HEADERS)
-            await response.prepare(request)
-            await _stream(request, response, watch, gateway.limits)
-            return response
+        async with gateway.hub.watch(job.job_id, _given_id(request)) as watch:
+            return await _stream(request, watch, gateway.limits)
 
 
-def _last_id(request: web.Request) -> str | None:
-    """The last id the client saw; the query serves clients that cannot set a header."""
+async def stream_session(request: web.Request) -> web.StreamResponse:
+    """`GET /api/v1/waste/events`: all the session's unfinished jobs; 204 when there is none."""
+    gateway = request.app[GATEWAY]
+    session = await find_session(request)
+    if session is None:
+        raise not_found()
+    with gateway.slots.take(session.owner, address_of(request)):
+        async with SessionWatch.open(
+            gateway.hub, gateway.records, gateway.progress, session.owner, _given_id(request)
+        ) as watch:
+            return await _stream(request, watch, gateway.limits)
+
+
+def _given_id(request: web.Request) -> str | None:
     return request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or None
 
 
 async def _stream(
-    request: web.Request, response: web.StreamResponse, watch: Watch, limits: GatewayLimits
-) -> None:
-    """Relay until the end. Its headers are out, so from here on every error ends in a closed connection."""
-    _give_up_on_a_silent_peer(request, limits)
+    request: web.Request, watch: Watch | SessionWatch, limits: GatewayLimits
+) -> web.StreamResponse:
+    """Relay until the end. Once the headers are out every error ends in a closed connection."""
+    if watch.nothing_missed:
+        return web.Response(status=204)
+    response = web.StreamResponse(headers=HEADERS)
     end = "gone"
     try:
+        await response.prepare(request)
+        _give_up_on_a_silent_peer(request, limits)
         end = await _relay(response, watch, limits)
     except (ReaderTooSlow, TimeoutError):
         end = "slow"
@@ -66,9 +78,10 @@ async def _stream(
         _cut(request)
     finally:
         telemetry.streams_closed.labels(end=end).inc()
+    return response
 
 
-async def _relay(response: web.StreamResponse, watch: Watch, limits: GatewayLimits) -> str:
+async def _relay(response: web.StreamResponse, watch: Watch | SessionWatch, limits: GatewayLimits) -> str:
     """Write entries and heartbeats as they come. Returns `ended` after the terminal event, `drained`
     when the gateway stops: the client then resumes elsewhere."""
 
@@ -77,20 +90,17 @@ async def _relay(response: web.StreamResponse, watch: Watch, limits: GatewayLimi
             await response.write(chunk)
 
     await send(sse.encode_retry(_retry_ms()))
-    end = None
-    while end is None:
+    while True:
         try:
             entry = await watch.next(limits.stream_heartbeat_seconds)
         except StopAsyncIteration:
-            await send(sse.encode_retry(_retry_ms()))
-            end = "drained"
-        else:
-            await send(sse.HEARTBEAT if entry is None else sse.encode_event(entry))
-            if entry is not None and entry.ends:
-                end = "ended"
+            break
+        await send(sse.HEARTBEAT if entry is None else sse.encode_event(entry))
+    if not watch.has_ended:
+        await send(sse.encode_retry(_retry_ms()))
     async with asyncio.timeout(limits.stream_write_timeout_seconds):
         await response.write_eof()
-    return end
+    return "ended" if watch.has_ended else "drained"
 
 
 def _retry_ms() -> int:

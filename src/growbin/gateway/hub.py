@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -38,8 +38,15 @@ class ReaderTooSlow(Exception):
 class Watch:
     """One client's view of one job: history first, then live, ending after the terminal entry."""
 
-    def __init__(self, job_id: UUID, last_id: str | None, buffer_events: int) -> None:
+    def __init__(
+        self,
+        job_id: UUID,
+        last_id: str | None,
+        buffer_events: int,
+        on_news: Callable[[], None] | None = None,
+    ) -> None:
         self.job_id = job_id
+        self._on_news = on_news
         self.last_id = last_id
         self.nothing_missed = False
         self.is_stale = False  # what is being read may be older than a loss of the live side
@@ -64,10 +71,8 @@ class Watch:
     async def next(self, timeout_seconds: float | None) -> LogEntry | None:
         """The next entry, or None when there was none in time. Raises StopAsyncIteration after the
         terminal entry or when the gateway drains, ReaderTooSlow when the buffer overflowed."""
-        if self._too_slow:
-            raise ReaderTooSlow
-        if not self._buffer:
-            if self._ended or self._is_closing:
+        while (entry := self.take()) is None:
+            if self.is_over:
                 raise StopAsyncIteration
             self._wake = asyncio.get_running_loop().create_future()
             try:
@@ -77,8 +82,18 @@ class Watch:
                 return None
             finally:
                 self._wake = None
-            return await self.next(timeout_seconds)
-        return self._buffer.popleft()
+        return entry
+
+    def take(self) -> LogEntry | None:
+        """The next entry if there is one now. Raises ReaderTooSlow."""
+        if self._too_slow:
+            raise ReaderTooSlow
+        return self._buffer.popleft() if self._buffer else None
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing will come any more: the terminal entry was taken, or the gateway drains."""
+        return not self._buffer and (self._ended or self._is_closing)
 
     # --- the hub's side
 
@@ -139,6 +154,8 @@ class Watch:
         self._wake_up()
 
     def _wake_up(self) -> None:
+        if self._on_news is not None:
+            self._on_news()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -172,11 +189,14 @@ class Hub:
         return len(self._topics)
 
     @asynccontextmanager
-    async def watch(self, job_id: UUID, last_id: str | None) -> AsyncIterator[Watch]:
-        """Raises Unavailable on entering when Redis does not answer in time."""
+    async def watch(
+        self, job_id: UUID, last_id: str | None, on_news: Callable[[], None] | None = None
+    ) -> AsyncIterator[Watch]:
+        """`on_news` is called whenever there may be something to take. Raises Unavailable on entering
+        when Redis does not answer in time."""
         if last_id is not None and not re.fullmatch(ENTRY_ID, last_id):
             last_id = NOBODYS_ID
-        watch = Watch(job_id, last_id, self._buffer_events)
+        watch = Watch(job_id, last_id, self._buffer_events, on_news)
         topic = self._topics.setdefault(job_id, Topic())
         topic.watches.add(watch)
         try:
@@ -231,6 +251,10 @@ class Hub:
                 watch.finish_reading([])
                 return
             state = history.state
+            if state.is_erased:
+                watch.finish_reading([])
+                watch.close()  # who comes back hears that there is no such job
+                return
             self._expire_in(watch.job_id, state)
             entries = history.entries
             if state.entry.ends and watch.last_id == state.entry.id:

@@ -1,0 +1,168 @@
+"""One stream for all of a session's unfinished jobs: their watches in one, new jobs joining.
+
+An id of this stream is an opaque vector: for each job that is not delivered to its end, the last id
+that was sent; and the newest job that was known. Jobs of the session's list that are newer are new to
+the client, even when they have ended since; older ones that are not in the vector were delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Self
+from uuid import UUID
+
+from growbin.errors import Unavailable
+from growbin.gateway.hub import Hub, Watch
+from growbin.job import LogEntry
+from growbin.ports import JobRecords, ProgressLog
+
+MOST_JOBS = 100
+LOOK_FOR_NEW_SECONDS = 1.0
+STAY_OPEN_SECONDS = 60.0
+LONGEST_ID = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """Where a client is. `newest` is the newest job it knows of; a job's id is "" before its first event."""
+
+    newest: UUID | None
+    last_ids: dict[UUID, str]
+
+    def encode(self) -> str:
+        jobs = {job_id.hex: last_id for job_id, last_id in self.last_ids.items()}
+        text = json.dumps([self.newest.hex if self.newest else "", jobs], separators=(",", ":"))
+        return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Self | None:
+        """None for what we cannot have given."""
+        try:
+            # A stranger's bytes may unpack to anything: never to more than a vector can be.
+            packed = zlib.decompressobj().decompress(
+                base64.urlsafe_b64decode(text[:LONGEST_ID]), 4 * LONGEST_ID
+            )
+            newest, jobs = json.loads(packed)
+            last_ids = {UUID(job_id): str(last_id) for job_id, last_id in list(jobs.items())[:MOST_JOBS]}
+            return cls(UUID(newest) if newest else None, last_ids)
+        except (ValueError, TypeError, AttributeError, zlib.error):
+            return None
+
+
+class SessionWatch:
+    """Like one Watch, over all jobs of an owner; ends a while after the last job has ended."""
+
+    def __init__(self, hub: Hub, records: JobRecords, progress: ProgressLog, owner: str) -> None:
+        self._hub = hub
+        self._records = records
+        self._progress = progress
+        self._owner = owner
+        self._watches: dict[UUID, tuple[Watch, AsyncExitStack]] = {}
+        self._sent: dict[UUID, str] = {}  # what waits in the watches' buffers is not sent
+        self._newest: UUID | None = None
+        self._news = asyncio.Event()
+        self._ends_at = self._looks_at = 0.0
+        self._is_draining = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, hub: Hub, records: JobRecords, progress: ProgressLog, owner: str, last_id: str | None
+    ) -> AsyncIterator[Self]:
+        """Raises Unavailable on entering when Redis does not answer in time."""
+        watch = cls(hub, records, progress, owner)
+        try:
+            await watch._begin(Vector.decode(last_id) if last_id else None)
+            yield watch
+        finally:
+            for _, stack in watch._watches.values():
+                await stack.aclose()
+
+    @property
+    def nothing_missed(self) -> bool:
+        """No job is under way and none has news."""
+        return not self._watches
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._is_draining
+
+    async def next(self, timeout_seconds: float) -> LogEntry | None:
+        """The next entry of any job, with this stream's id, or None when there was none in time.
+        Raises StopAsyncIteration at the end, ReaderTooSlow."""
+        loop = asyncio.get_running_loop()
+        gives_up_at = loop.time() + timeout_seconds
+        while True:
+            self._news.clear()
+            if (entry := await self._take()) is not None:
+                return entry
+            if self._watches:
+                self._ends_at = loop.time() + STAY_OPEN_SECONDS
+            if self._is_draining or loop.time() >= self._ends_at:
+                raise StopAsyncIteration
+            if loop.time() >= self._looks_at:
+                await self._look_for_new()
+                continue
+            try:
+                async with asyncio.timeout_at(min(gives_up_at, self._looks_at)):
+                    await self._news.wait()
+            except TimeoutError:
+                if loop.time() >= gives_up_at:
+                    return None
+
+    async def _take(self) -> LogEntry | None:
+        for job_id, (watch, stack) in list(self._watches.items()):
+            entry = watch.take()
+            if watch.is_over:
+                self._is_draining = self._is_draining or not watch.has_ended
+                del self._watches[job_id]
+                await stack.aclose()
+            if entry is not None:
+                self._sent[job_id] = entry.id
+                vector = Vector(self._newest, {job: self._sent[job] for job in self._watches})
+                return LogEntry(vector.encode(), entry.event, entry.data)
+        return None
+
+    # --- which jobs
+
+    async def _begin(self, vector: Vector | None) -> None:
+        """What the client has not seen to its end: of a newcomer, whatever is unfinished."""
+        recent = await self._records.recent(self._owner, MOST_JOBS)
+        last_ids = vector.last_ids if vector else {}
+        newest = vector.newest if vector else None
+        new = recent[: recent.index(newest)] if newest in recent else []
+        for job_id in reversed(recent):  # the oldest first
+            if job_id in last_ids:
+                await self._join(job_id, last_ids[job_id] or None)
+            elif job_id in new or newest not in recent:
+                await self._join(job_id, None, only_unfinished=job_id not in new)
+        self._newest = recent[0] if recent else None
+        self._ends_at = asyncio.get_running_loop().time() + STAY_OPEN_SECONDS
+
+    async def _look_for_new(self) -> None:
+        self._looks_at = asyncio.get_running_loop().time() + LOOK_FOR_NEW_SECONDS
+        with suppress(Unavailable):  # at the next look, then
+            recent = await self._records.recent(self._owner, MOST_JOBS)
+            new = recent[: recent.index(self._newest)] if self._newest in recent else recent
+            for job_id in reversed(new):
+                if job_id not in self._watches:
+                    await self._join(job_id, None)
+                self._newest = job_id
+
+    async def _join(self, job_id: UUID, last_id: str | None, *, only_unfinished: bool = False) -> None:
+        state = await self._progress.state(job_id)
+        if state is None or state.is_erased or state.owner != self._owner:
+            return
+        if only_unfinished and state.entry.ends:
+            return
+        async with AsyncExitStack() as stack:
+            watch = await stack.enter_async_context(self._hub.watch(job_id, last_id, self._news.set))
+            if not watch.nothing_missed:
+                self._watches[job_id] = watch, stack.pop_all()
+                self._sent[job_id] = last_id or ""

@@ -1,0 +1,132 @@
+"""One stream for all of a session's jobs: each job's promise holds in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from uuid import UUID
+
+import pytest
+
+from growbin.gateway.session_watch import SessionWatch, Vector
+from growbin.job import Failure, Job, LogEntry, Stage
+from growbin.ports import Started
+from tests.unit.conftest import Start
+from tests.unit.gateway_node import Client, Node, problem
+
+FAILURE = Failure(code="internal", detail="", retryable=True)
+
+
+async def finish(node: Node, job: Job) -> None:
+    start = await node.progress.begin(job, alone=True)
+    assert isinstance(start, Started)
+    await node.progress.announce(job, start.attempt, Stage.FETCHING)
+    await node.progress.finish(job, start.attempt, FAILURE)
+
+
+async def taken(watch: SessionWatch, timeout_seconds: float = 0.05) -> list[LogEntry]:
+    entries = []
+    while (entry := await watch.next(timeout_seconds)) is not None:
+        entries.append(entry)
+    return entries
+
+
+def told(entries: list[LogEntry]) -> dict[str, list[str]]:
+    by_job: dict[str, list[str]] = {}
+    for entry in entries:
+        data = json.loads(entry.data)
+        by_job.setdefault(data["job_id"], []).append(data["stage"])
+    return by_job
+
+
+STORY = ["awaiting_upload", "queued", "fetching", "failed"]
+
+
+async def test_two_jobs_are_told_in_one_stream(node: Node, client: Client) -> None:
+    """Each job's events come once and in order, whatever the other does."""
+    jobs = [await node.submitted(client) for _ in range(2)]
+    async with SessionWatch.open(node.hub, node.records, node.progress, jobs[0].owner, None) as watch:
+        for job in jobs:
+            await finish(node, job)
+        assert told(await taken(watch)) == {str(job.job_id): STORY for job in jobs}
+
+
+async def test_every_cut_point_resumes_exactly_for_every_job(node: Node, client: Client) -> None:
+    """Whatever event was the last, a new stream brings what follows it, of each job, and nothing twice."""
+    jobs = [await node.submitted(client) for _ in range(3)]
+    owner = jobs[0].owner
+    async with SessionWatch.open(node.hub, node.records, node.progress, owner, None) as watch:
+        for job in jobs:
+            await finish(node, job)
+        whole = await taken(watch)
+    assert len(whole) == 12
+    for index, entry in enumerate(whole):
+        async with SessionWatch.open(node.hub, node.records, node.progress, owner, entry.id) as watch:
+            rest = await taken(watch)
+        both = told(whole[: index + 1] + rest)
+        assert both == {str(job.job_id): STORY for job in jobs}
+
+
+async def test_new_job_joins_an_open_stream(node: Node, client: Client) -> None:
+    """A job made after the stream began is told from its start."""
+    first = await node.submitted(client)
+    async with SessionWatch.open(node.hub, node.records, node.progress, first.owner, None) as watch:
+        await taken(watch)
+        second = await node.submitted(client)
+        await finish(node, second)
+        assert told(await taken(watch, 1.5))[str(second.job_id)] == STORY
+
+
+async def test_job_made_and_ended_while_the_client_was_away_is_told(node: Node, client: Client) -> None:
+    """A job that the client never heard of is new to it, even when it has ended since."""
+    first = await node.submitted(client)
+    async with SessionWatch.open(node.hub, node.records, node.progress, first.owner, None) as watch:
+        last = (await taken(watch))[-1]
+    second = await node.submitted(client)
+    await finish(node, second)
+    async with SessionWatch.open(node.hub, node.records, node.progress, first.owner, last.id) as watch:
+        assert told(await taken(watch)) == {str(second.job_id): STORY}
+
+
+async def test_ended_jobs_are_not_told_to_a_newcomer(node: Node, client: Client) -> None:
+    """Without an id only unfinished jobs are told; when there is none the answer is 204."""
+    job = await node.submitted(client)
+    await finish(node, job)
+    assert (await client.get("/api/v1/waste/events")).status == 204
+
+
+async def test_stream_over_http_resumes_with_its_opaque_id(node: Node, client: Client) -> None:
+    """The id goes through the header and back, and a stopping gateway ends the stream cleanly."""
+    job = await node.submitted(client)
+    response = await client.get("/api/v1/waste/events")
+    assert response.status == 200
+    await asyncio.sleep(0.1)
+    await node.hub.drain()
+    text = await response.text()
+    ids = [line[4:] for line in text.splitlines() if line.startswith("id: ")]
+    assert len(ids) == 2
+    vector = Vector.decode(ids[0])
+    assert vector is not None
+    assert vector.newest == job.job_id
+
+
+async def test_stranger_has_no_session_stream(node: Node, start: Start) -> None:
+    """Without a session there is nothing to stream."""
+    await problem(await (await node.client()).get("/api/v1/waste/events"), 404, "not_found")
+
+
+@pytest.mark.parametrize("garbage", ["", "x", "AAAA", "!!!!", "e" * 9000])
+def test_id_that_is_not_ours_is_no_vector(garbage: str) -> None:
+    """Whatever a stranger sends, it is a newcomer's stream."""
+    assert Vector.decode(garbage) is None
+
+
+def test_vector_of_a_hundred_jobs_fits_in_a_header() -> None:
+    """The id of the largest stream stays below what servers accept for a header."""
+    jobs = {
+        UUID(int=0x1234567890ABCDEF << 64 | n * 0x9E3779B97F4A7C15): f"{n:012x}.12.{n:08x}"
+        for n in range(100)
+    }
+    vector = Vector(next(iter(jobs)), jobs)
+    assert len(vector.encode()) < 8000
+    assert Vector.decode(vector.encode()) == vector
