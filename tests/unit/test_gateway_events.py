@@ -48,7 +48,7 @@ async def rest(response: ClientResponse) -> list[Frame]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.005)
 
