@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PORT ?= 8080
 ARGS ?=
+JOBS ?= 500
+KILLS ?= 10
 
 # Empty when PYTHON is missing or older than 3.11. Each other interpreter has a venv of its own.
 VERSION := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) and sys.stdout.write("%d.%d" % v[:2])' 2>/dev/null)
@@ -13,7 +15,7 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
 QUIETLY := $(MAKE) --no-print-directory
 
-.PHONY: help run test check format lock clean setup rabbitmq curl debian-packages
+.PHONY: help run test faults chaos check format lock clean setup rabbitmq curl debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,8 +24,14 @@ help:  ## print this list
 run: setup  ## start everything here and serve http://127.0.0.1:8080
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
-test: setup  ## all tests, on real RabbitMQ, Valkey, SeaweedFS and nginx
+test: setup chromium  ## all tests, on real RabbitMQ, Valkey, SeaweedFS and nginx
 	@$(VENV)/bin/python -m pytest $(ARGS)
+
+faults: setup  ## kill, freeze and cut everything, one fault at a time
+	@$(VENV)/bin/python -m pytest tests/faults $(ARGS)
+
+chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run
+	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: setup  ## format, lint, types, shape and unit tests: seconds, before each commit
 	@$(VENV)/bin/ruff format --quiet --check .
@@ -67,6 +75,11 @@ rabbitmq:
 # The walk-through that `make run` prints speaks curl.
 curl:
 	@command -v curl >/dev/null || $(QUIETLY) debian-packages PACKAGES=curl
+
+# The page is tested in a real browser, with Korean glyphs.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| $(QUIETLY) debian-packages PACKAGES="chromium fonts-noto-cjk"
 
 # policy-rc.d with exit code 101 is Debian's way to install a service without starting it.
 debian-packages:

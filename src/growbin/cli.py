@@ -25,6 +25,16 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    analyze = commands.add_parser("analyze", help="photos from this terminal: progress bars, then the advice")
+    analyze.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    analyze.add_argument("--server", default="http://127.0.0.1:8080", help="address of the gateway")
+    analyze.add_argument("--question", help="a question about the photos, up to 500 characters")
+    analyze.add_argument(
+        "--locale", choices=("ko", "en"), help="language of the advice; default: the terminal's"
+    )
+    analyze.add_argument("--json", action="store_true", help="one object a line instead of a table")
+    analyze.set_defaults(run=_analyze)
+
     gateway = commands.add_parser("gateway", help="HTTP API, demo page, progress streams")
     gateway.set_defaults(run=lambda _: _serve("gateway"))
 
@@ -54,6 +64,10 @@ def parser() -> argparse.ArgumentParser:
         which.add_argument("--reason", help="that died of this: rejected, delivery_limit, ...")
         which.add_argument("--all", action="store_true", help="every letter")
         choice.set_defaults(run=_dead_letters, action=action)
+
+    doctor = commands.add_parser("doctor", help="try every part, and say what to do where one is not well")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.set_defaults(run=_doctor)
 
     model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
     model.add_argument("--host", default="127.0.0.1")
@@ -92,6 +106,25 @@ def _dead_letters(given: argparse.Namespace) -> int:
     from growbin import wiring
 
     return wiring.run_dead_letters(settings, given.action, given.job, given.reason, print)
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from growbin.config import BadSetting, load_settings
+
+    try:
+        settings = load_settings()
+    except BadSetting as error:
+        print(f"growbin doctor: {error}", file=sys.stderr)
+        return 2
+    from growbin import wiring
+
+    return wiring.run_doctor(settings, print, as_json=given.json)
+
+
+def _analyze(given: argparse.Namespace) -> int:
+    from growbin.terminal import main as analyze
+
+    return analyze(given.photos, given.server, given.question, given.locale, as_json=given.json)
 
 
 def _stack(given: argparse.Namespace) -> int:

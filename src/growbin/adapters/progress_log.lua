@@ -125,8 +125,17 @@ local function write_queued_if_missing()
   end
 end
 
+-- Tokens only grow. A stored one behind the caller's means that this server lost what it knew: the
+-- holder, whose paid call may be running, tells it. One ahead means that somebody else has begun.
 local function holds_token()
-  return tonumber(redis.call('HGET', ATTEMPTS, 'token') or 0) == p.attempt
+  local token = tonumber(redis.call('HGET', ATTEMPTS, 'token') or 0)
+  if token >= p.attempt or is_over() then
+    return token == p.attempt
+  end
+  redis.call('HSET', ATTEMPTS, 'token', p.attempt, 'open', 1)
+  redis.call('HSETNX', ATTEMPTS, 'starts', 1)
+  redis.call('EXPIRE', ATTEMPTS, WEEK_SECONDS)
+  return true
 end
 
 local function expire_if_due()

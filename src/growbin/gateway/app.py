@@ -232,7 +232,7 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
 def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -> None:
     """The demo page and its files by their names, the API's description for machines and for people."""
     policy = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; manifest-src 'self'; "
         f"img-src 'self' blob: data: {image_origin}; connect-src 'self' {upload_origin}; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )

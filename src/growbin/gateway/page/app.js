@@ -19,9 +19,15 @@ function addPhotos(files) {
   const jobs = files.map((file) => Job.of(file, question));
   for (const job of jobs) show(job, { isOpen: files.length === 1, isNewest: true });
   $("question").value = "";
-  const behaviour = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
-  cards.get(jobs.at(-1)).element.scrollIntoView({ block: "nearest", behavior: behaviour });
+  bringIntoView($("jobs"));
   for (const job of jobs) job.send();
+}
+
+function bringIntoView(element) {
+  const { top } = element.getBoundingClientRect();
+  if (top >= 0 && top < innerHeight / 3) return;
+  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ block: "start", behavior: isCalm ? "auto" : "smooth" });
 }
 
 function takeAnother() {

@@ -93,14 +93,15 @@ export class Card {
 
   #heading() {
     const titles = { failed: "no_result", expired: "no_result", stuck: "no_result", refused: "refused", cancelled: "cancelled_title" };
-    const key = titles[this.#job.stage];
+    const key = this.#job.result?.sure === false ? "unsure" : titles[this.#job.stage];
     return key ? say(key) : this.name;
   }
 
   #sentence() {
     const job = this.#job;
     if (job.failure) return job.failure.detail;
-    if (job.result) return job.result.items[0].bin;
+    if (job.result?.sure) return job.result.items[0].bin;
+    if (job.result) return say("perhaps", { names: job.result.items.map((item) => item.name).join(", ") });
     return job.message;
   }
 
@@ -133,10 +134,10 @@ export class Card {
     this.photo.alt = say("photo_of", { name: result.waste_type });
     this.element.dataset.kind = kindOf(result.items[0]);
     this.element.classList.toggle("unsure", !result.sure);
-    const parts = result.items.map((item) => advised(item, result));
+    const parts = grouped(result.items).map((items) => advised(items, result));
     if (result.answer || this.#job.question) parts.unshift(answered(result.answer, this.#job.question));
     if (!result.sure) parts.unshift(this.#askedBack(result));
-    const seconds = (result.timings_ms.total / 1000).toLocaleString(language(), { maximumFractionDigits: 1 });
+    const seconds = (result.timings_ms.total / 1000).toLocaleString(language(), { maximumSignificantDigits: 2 });
     parts.push(made("p", say("took", { seconds, model: result.model }), "took"));
     this.advice.replaceChildren(...parts);
   }
@@ -157,29 +158,39 @@ export class Card {
     const again = made("button", say("again"), "secondary");
     again.type = "button";
     again.onclick = this.takeAnother;
-    box.append(icon("unsure"), made("strong", say("unsure")), made("p", result.ask_back ?? "", "", result.locale), again);
+    box.append(icon("unsure"), made("p", result.ask_back ?? say("unsure"), "", result.locale), again);
     return box;
   }
 }
 
-function advised(item, result) {
+/** Things that go the same way are told once. */
+function grouped(items) {
+  const groups = new Map();
+  for (const item of items) {
+    const way = JSON.stringify([item.bin, item.steps, item.cautions, item.rule]);
+    groups.set(way, [...(groups.get(way) ?? []), item]);
+  }
+  return [...groups.values()];
+}
+
+function advised(items, result) {
+  const [item] = items;
   const section = itemTemplate.content.firstElementChild.cloneNode(true);
   const find = (selector) => section.querySelector(selector);
   fill(section);
   section.lang = result.locale;
   section.dataset.kind = kindOf(item);
-  find("h4").textContent = item.name;
-  find("h4").hidden = result.items.length === 1; // the card's own heading says it
-  find(".confidence").lang = language();
-  find(".confidence").textContent = say("confidence", { percent: Math.round(item.confidence * 100) });
-  find("small").lang = language();
+  find("h4").textContent = items.map(({ name }) => name).join(", ");
+  find("h4").hidden = result.sure && result.items.length === 1; // the card's own heading says it
+  const percents = items.map(({ confidence }) => `${Math.round(confidence * 100)}%`).join(", ");
+  find(".confidence").textContent = say("confidence", { percents });
   find("strong").textContent = item.bin;
   find(".steps").replaceChildren(...item.steps.map((step) => made("li", step)));
   find(".cautions ul").replaceChildren(...item.cautions.map((caution) => made("li", caution)));
   find(".cautions").hidden = item.cautions.length === 0;
   const { source, as_of: date } = item.rule;
-  find(".source").lang = language();
   find(".source").textContent = say("source", { source }) + (date ? say("as_of", { date }) : "");
+  for (const ours of [".confidence", "small", ".source"]) find(ours).lang = language();
   return section;
 }
 

@@ -70,8 +70,8 @@ export class Job {
   }
 
   async send() {
-    this.#sending = new AbortController();
-    const { signal } = this.#sending;
+    const sending = (this.#sending = new AbortController());
+    const { signal } = sending;
     const waiting = { signal, onWait: () => this.#set({ message: waitingWords() }) };
     try {
       await uploads.take(async () => {
@@ -92,7 +92,7 @@ export class Job {
     } catch (error) {
       if (!signal.aborted) this.#giveUp(error);
     } finally {
-      this.#sending = null;
+      if (this.#sending === sending) this.#sending = null; // a retry may have begun meanwhile
     }
   }
 
@@ -255,14 +255,17 @@ function stream(job) {
   }
   for (const name of ["progress", "reset", ...ENDS]) source.addEventListener(name, hear);
 
-  source.onopen = () => (clearTimeout(silence), job.hear(true));
+  source.onopen = () => {
+    silence = clearTimeout(silence);
+    job.hear(true);
+  };
   source.onerror = () => {
-    clearTimeout(silence);
     if (source.readyState !== EventSource.CLOSED) {
-      // The browser reconnects by itself, with the last id.
-      silence = setTimeout(() => streams.get(job) === source && job.hear(false), SILENCE_MS);
+      // The browser reconnects by itself, with the last id; it comes here again each time that it fails.
+      silence ??= setTimeout(() => streams.get(job) === source && job.hear(false), SILENCE_MS);
       return;
     }
+    clearTimeout(silence);
     unfollow(job); // refused: gone, too many streams, or a proxy that cannot reach the gateway
     job.streamAgainAt = Date.now() + STREAM_AGAIN_MS;
     poll(job);

@@ -2,7 +2,7 @@
 
 const WORDS = {
   ko: {
-    promise: "찍으면, 버리는 법을 알려 드려요.",
+    promise: "찍으면,\n버리는 법을 알려 드려요.",
     lead: "버릴 물건을 사진 한 장에 담아 주세요. 어디에 어떻게 버릴지 차례대로 보여 드려요.",
     capture: "사진 찍기",
     choose: "사진 고르기",
@@ -39,8 +39,9 @@ const WORDS = {
     refused: "이 파일은 볼 수 없어요",
     cancelled_title: "취소한 사진",
     bin: "넣을 곳",
-    confidence: "확신도 {percent}%",
+    confidence: "확신도 {percents}",
     unsure: "확실하지 않아요",
+    perhaps: "혹시 {names}?",
     again: "다시 찍기",
     answer: "질문에 대한 답",
     unanswered: "질문에는 답하지 못했어요. 버리는 법은 그대로 따라 해도 돼요.",
@@ -76,7 +77,7 @@ const WORDS = {
   },
 
   en: {
-    promise: "Snap it. We say how to bin it.",
+    promise: "Snap it.\nWe say how to bin it.",
     lead: "Take one photo of what you want to throw away. We show which bin, and how, step by step.",
     capture: "Take a photo",
     choose: "Choose photos",
@@ -113,8 +114,9 @@ const WORDS = {
     refused: "This file cannot be used",
     cancelled_title: "Cancelled photo",
     bin: "Where it goes",
-    confidence: "{percent}% confident",
+    confidence: "Confidence {percents}",
     unsure: "Not sure",
+    perhaps: "Perhaps {names}?",
     again: "Take another photo",
     answer: "Your question",
     unanswered: "Your question was not answered. The advice still holds.",

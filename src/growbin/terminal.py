@@ -1,0 +1,414 @@
+"""`growbin analyze`: photos in, advice out, over the same HTTP API as everybody else's.
+
+Progress goes to stderr, results to stdout. One photo's way is `_analyze`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import locale as system_locale
+import shutil
+import sys
+import time
+import unicodedata
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from growbin.errors import Rejected, Unavailable
+
+PHOTOS_AT_ONCE = 4  # as many streams as a session may have open
+PATIENCE_SECONDS = 60
+CALL_SECONDS = 30
+SILENCE_SECONDS = 45  # three missed heartbeats
+RECONNECT_SECONDS = 2.0
+CANCEL_SECONDS = 5
+REDRAW_SECONDS = 0.1
+BAR_COLUMNS = 20
+NAME_COLUMNS = 28
+RULE_COLUMNS = 40
+
+ENDS = ("done", "failed", "cancelled", "expired")
+MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
+JOBS = "/api/v1/waste/jobs"
+
+Answer = TypeVar("Answer")
+JSON = dict[str, Any]
+
+
+def main(photos: Sequence[Path], server: str, question: str | None, locale: str | None, as_json: bool) -> int:
+    """Analyse all `photos`; the exit status is 0 only when each of them ended `done`, 130 after Ctrl-C.
+
+    `as_json` writes an object a line, in the order of ending: `photo`, `stage`, and `result` or `failure`.
+    """
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know no Hangul
+    sys.stderr.reconfigure(errors="replace")  # type: ignore[union-attr]  # the same
+    wishes = {"question": question, "locale": locale or _own_language()}
+    try:
+        outcomes = asyncio.run(_analyze_all(photos, server.rstrip("/"), wishes, as_json))
+    except KeyboardInterrupt:
+        sys.stderr.write("Cancelled.\n")
+        return 130
+    except (Rejected, Unavailable) as error:
+        sys.stderr.write(f"growbin analyze: {_reason(error)}\n")
+        return 1
+    if not as_json:
+        sys.stdout.write(_table(outcomes))
+    return 0 if all(outcome.stage == "done" for outcome in outcomes) else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one photo ended; `refused` means that no job began. Either `result` or `failure` is there."""
+
+    photo: Path
+    stage: str
+    result: JSON | None = None
+    failure: JSON | None = None
+
+    def as_json(self) -> str:
+        end = {"result": self.result} if self.result else {"failure": self.failure}
+        return json.dumps({"photo": str(self.photo), "stage": self.stage, **end}, ensure_ascii=False)
+
+
+# --- the photos' way ---------------------------------------------------------------------------
+
+
+async def _analyze_all(
+    photos: Sequence[Path], server: str, wishes: Mapping[str, str | None], as_json: bool
+) -> list[Outcome]:
+    turns = asyncio.Semaphore(PHOTOS_AT_ONCE)
+    board = Board(sys.stderr, is_quiet=as_json)
+
+    async def take_turn(photo: Path) -> Outcome:
+        async with turns:
+            bar = board.begin(photo)
+            outcome = await _analyze(service, photo, wishes, lambda *seen: board.show(bar, *seen))
+            board.end(bar, _summary(outcome))
+            if as_json:
+                sys.stdout.write(outcome.as_json() + "\n")
+                sys.stdout.flush()
+            return outcome
+
+    async with _service(server) as service, board.drawn(), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(take_turn(photo)) for photo in photos]
+    return [task.result() for task in tasks]
+
+
+async def _analyze(
+    service: Service, photo: Path, wishes: Mapping[str, str | None], show: Callable[[int, str], None]
+) -> Outcome:
+    """Read, ask for a ticket, upload, follow to the end, all of which `show` hears as percent and message.
+    When cancelled, the job is cancelled as well."""
+    job_id = None
+    try:
+        data, content_type = await asyncio.to_thread(_read, photo)
+        body = {"content_type": content_type, "content_length": len(data), **wishes}
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        ticket = await _patiently(lambda: service.call("POST", "/api/v1/waste/analyze", body, key))
+        job_id = ticket["job_id"]
+        await _patiently(lambda: service.upload(ticket, data))
+        await _patiently(lambda: service.call("POST", f"/upload-complete/{job_id}"))
+        end = await service.follow(job_id, lambda event: show(event["progress"], event["message"]))
+    except Rejected as error:
+        failure = {"code": error.code, "detail": error.detail, "retryable": False}
+        return Outcome(photo, "refused", failure=failure)
+    except Unavailable as error:
+        failure = {"code": "unavailable", "detail": _reason(error), "retryable": True}
+        return Outcome(photo, "failed", failure=failure)
+    except asyncio.CancelledError:
+        if job_id is not None:
+            with suppress(Rejected, Unavailable, TimeoutError):
+                async with asyncio.timeout(CANCEL_SECONDS):
+                    await service.call("POST", f"{JOBS}/{job_id}/cancel")
+        raise
+    if end["stage"] == "done":
+        return Outcome(photo, "done", result=end["result"])
+    told = {"code": end["stage"], "detail": end["message"], "retryable": end["stage"] == "expired"}
+    return Outcome(photo, end["stage"], failure=end.get("failure") or told)
+
+
+def _read(photo: Path) -> tuple[bytes, str]:
+    try:
+        data = photo.read_bytes()
+    except OSError as error:
+        raise Rejected(0, "unreadable_file", f"The file cannot be read: {error.strerror}.") from None
+    for magic, content_type in MAGIC.items():
+        if data.startswith(magic):
+            return data, content_type
+    raise Rejected(0, "unsupported_photo", "This is no JPEG, PNG or WebP photo.")
+
+
+async def _patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Repeat what fails only for now. Every call may be repeated."""
+    gives_up_at = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await attempt()
+        except Unavailable as error:
+            delay_seconds = error.retry_after_seconds or 1
+            if time.monotonic() + delay_seconds > gives_up_at:
+                raise
+        await asyncio.sleep(delay_seconds)
+
+
+# --- the service -------------------------------------------------------------------------------
+
+
+class Service:
+    """The API for one session. Its methods raise Rejected when the answer is no, Unavailable when there
+    is none for now."""
+
+    def __init__(self, http: aiohttp.ClientSession, server: str, token: str = "") -> None:
+        self._http = http
+        self._server = server
+        self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def call(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        sent = {**self._authorization, **(headers or {})}
+        with _translated():
+            async with self._http.request(method, self._server + path, json=body, headers=sent) as answer:
+                await _check(answer)
+                return await answer.json()
+
+    async def upload(self, ticket: JSON, data: bytes) -> None:
+        """To wherever the ticket points, so without our token. 412: it is already there."""
+        method, url, headers = ticket["upload_method"], ticket["upload_url"], ticket["upload_headers"]
+        with _translated():
+            async with self._http.request(method, url, data=data, headers=headers) as answer:
+                if answer.status != 412:
+                    await _check(answer)
+
+    async def follow(self, job_id: str, show: Callable[[JSON], None]) -> JSON:
+        """Give every event to `show`, also over reconnects; the terminal one is returned."""
+        url = f"{self._server}{JOBS}/{job_id}/events"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_SECONDS, sock_read=SILENCE_SECONDS)
+        headers = dict(self._authorization)
+        heard_at = time.monotonic()
+        while True:
+            try:
+                with _translated():
+                    async with self._http.get(url, headers=headers, timeout=timeout) as answer:
+                        await _check(answer)
+                        async for event_id, name, event in _events(answer.content):
+                            headers["Last-Event-ID"], heard_at = event_id, time.monotonic()
+                            show(event)
+                            if name in ENDS:
+                                return event
+                delay_seconds = RECONNECT_SECONDS
+            except Unavailable as error:
+                if time.monotonic() - heard_at > PATIENCE_SECONDS:
+                    raise
+                delay_seconds = error.retry_after_seconds or RECONNECT_SECONDS
+            await asyncio.sleep(delay_seconds)
+
+
+@asynccontextmanager
+async def _service(server: str) -> AsyncIterator[Service]:
+    if urlsplit(server).scheme not in ("http", "https"):
+        raise Rejected(0, "bad_server", f"--server must start with http:// or https:// (is {server!r}).")
+    timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as http:
+        try:
+            session = await Service(http, server).call("POST", "/api/v1/sessions")
+        except Unavailable as error:
+            advice = "Start growbin there (`growbin stack`), or name another address with --server."
+            raise Unavailable("growbin", f"Nobody answers at {server}: {error.reason}. {advice}") from None
+        yield Service(http, server, session["token"])
+
+
+async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, str, JSON]]:
+    """Id, name and data of each server-sent event; comments and reconnect times are passed over."""
+    fields: dict[str, str] = {}
+    async for raw in lines:
+        name, _, value = raw.decode().rstrip("\r\n").partition(":")
+        if name:
+            fields[name] = value.removeprefix(" ")
+        elif "data" in fields:
+            yield fields.get("id", ""), fields.get("event", "message"), json.loads(fields["data"])
+            fields = {}
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise Unavailable("growbin", str(error) or "no answer in time") from error
+
+
+async def _check(answer: aiohttp.ClientResponse) -> None:
+    if answer.status < 400:
+        return
+    try:
+        problem = await answer.json(content_type=None)
+        code, detail = str(problem["code"]), str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        code, detail = "unexpected_answer", f"{urlsplit(str(answer.url)).netloc} answered {answer.status}."
+    if answer.status in (429, 502, 503, 504):
+        retry_after = answer.headers.get("Retry-After", "")
+        seconds = float(retry_after) if retry_after.isdecimal() else None
+        raise Unavailable("growbin", detail, retry_after_seconds=seconds)
+    raise Rejected(answer.status, code, detail)
+
+
+def _reason(error: Rejected | Unavailable) -> str:
+    return error.detail if isinstance(error, Rejected) else error.reason
+
+
+def _own_language() -> str | None:
+    """The terminal's, where it is one of ours; None leaves the choice to the service."""
+    language = (system_locale.getlocale()[0] or "").partition("_")[0].lower()
+    return language if language in ("ko", "en") else None
+
+
+# --- the drawing -------------------------------------------------------------------------------
+
+
+class Board:
+    """A bar for each photo at work, redrawn in place, and above them a line for each that has ended.
+    Where `stream` is no terminal, a line for each change instead, or nothing when `is_quiet`."""
+
+    def __init__(self, stream: TextIO, *, is_quiet: bool) -> None:
+        self._stream = stream
+        self._is_live = stream.isatty()
+        self._is_plain = not self._is_live and not is_quiet
+        self._bars: list[Bar] = []
+        self._height = 0  # lines that are drawn now
+
+    def begin(self, photo: Path) -> Bar:
+        bar = Bar(_clean(str(photo)))
+        self._bars.append(bar)
+        return bar
+
+    def show(self, bar: Bar, progress: int, message: str) -> None:
+        bar.progress, bar.message = progress, message
+        if self._is_plain:
+            self._stream.write(f"{bar.name}: {progress:3d} % {_clean(message)}\n")
+
+    def end(self, bar: Bar, summary: str) -> None:
+        self._bars.remove(bar)
+        if self._is_live:
+            self._draw(f"{summary}\n")
+        elif self._is_plain:
+            self._stream.write(f"{summary}\n")
+
+    @asynccontextmanager
+    async def drawn(self) -> AsyncIterator[None]:
+        """Draw until the end, and leave nothing half-drawn behind."""
+        drawing = asyncio.create_task(self._keep_drawing()) if self._is_live else None
+        try:
+            yield
+        finally:
+            if drawing is not None:
+                drawing.cancel()
+                self._bars.clear()
+                self._draw()
+
+    async def _keep_drawing(self) -> None:
+        while True:
+            self._draw()
+            await asyncio.sleep(REDRAW_SECONDS)
+
+    def _draw(self, above: str = "") -> None:
+        columns = shutil.get_terminal_size().columns - 1  # a full last column would wrap
+        bars = "".join(f"{_cut(bar.drawn(), columns)}\n" for bar in self._bars)
+        start_over = f"\x1b[{self._height}F\x1b[J" if self._height else ""
+        self._stream.write(start_over + above + bars)
+        self._stream.flush()
+        self._height = len(self._bars)
+
+
+@dataclass(slots=True, eq=False)
+class Bar:
+    """One photo at work."""
+
+    name: str
+    progress: int = 0
+    message: str = ""
+    began_at: float = field(default_factory=time.monotonic)
+
+    def drawn(self) -> str:
+        full = self.progress * BAR_COLUMNS // 100
+        bar = "━" * full + "╌" * (BAR_COLUMNS - full)
+        seconds = time.monotonic() - self.began_at
+        name = _padded(_tail(self.name, NAME_COLUMNS), NAME_COLUMNS)
+        return f"{name} {bar} {self.progress:3d} % {seconds:5.1f} s  {_clean(self.message)}"
+
+
+def _summary(outcome: Outcome) -> str:
+    """One line for a photo that has ended."""
+    if outcome.result is None:
+        return f"✗ {_clean(str(outcome.photo))}: {_clean((outcome.failure or {})['detail'])}"
+    seen = ", ".join(f"{item['name']} → {item['bin']}" for item in outcome.result["items"][:1])
+    return f"{'✓' if outcome.result['sure'] else '?'} {_clean(str(outcome.photo))}: {_clean(seen)}"
+
+
+def _table(outcomes: Iterable[Outcome]) -> str:
+    """A row for each item of each photo; what to do stands indented below it."""
+    rows: list[tuple[str, ...]] = [("PHOTO", "ITEM", "SURE", "BIN")]
+    notes: dict[int, list[str]] = {}
+    for outcome in outcomes:
+        name = _tail(_clean(str(outcome.photo)), NAME_COLUMNS)
+        if outcome.result is None:
+            rows.append((name, "-", "-", _clean((outcome.failure or {})["detail"])))
+            continue
+        items = outcome.result["items"]
+        for item, following in zip_longest(items, items[1:]):
+            rows.append((name, _clean(item["name"]), f"{item['confidence']:4.0%}", _clean(item["bin"])))
+            name = ""
+            if following is None or _way(following) != _way(item):  # what goes the same way is told once
+                notes[len(rows) - 1] = _way(item)
+        rest = [f"? {outcome.result['ask_back']}"] if outcome.result["ask_back"] else []
+        rest += [f"> {outcome.result['answer']}"] if outcome.result["answer"] else []
+        notes[len(rows) - 1].extend(map(_clean, rest))
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("─" * min(width, RULE_COLUMNS) for width in widths))
+    lines = []
+    for number, row in enumerate(rows):
+        cells = (_padded(cell, width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
+        lines += [f"{'':{widths[0]}}  {note}" for note in notes.get(number - 1, [])]
+    return "\n".join(["", *lines, ""])
+
+
+def _way(item: JSON) -> list[str]:
+    steps = [f"{number}. {step}" for number, step in enumerate(item["steps"], 1)]
+    return [_clean(line) for line in [*steps, *(f"! {caution}" for caution in item["cautions"])]]
+
+
+def _clean(text: str) -> str:
+    """File names and models may say anything; a terminal obeys control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal, where Hangul is two wide."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _padded(text: str, columns: int) -> str:
+    return text + " " * (columns - _width(text))
+
+
+def _cut(text: str, columns: int) -> str:
+    if _width(text) <= columns:
+        return text
+    while _width(text) > columns - 1:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _tail(text: str, columns: int) -> str:
+    """The end of a path tells more than its beginning."""
+    return text if _width(text) <= columns else f"…{_cut(text[::-1], columns)[-2::-1]}"

@@ -1,0 +1,155 @@
+"""The page as a person sees it: Chromium, a real gateway and consumer, and a model that can be held."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    FilePayload,
+    Locator,
+    Page,
+    async_playwright,
+)
+
+from tests.e2e.photos import COFFEE_CUP
+from tests.e2e.system import CountedModel, System, running_system
+
+# Debian's names, Google's, and where macOS keeps it.
+BROWSERS = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
+# Root may not use the sandbox, and a test needs no letters home.
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+LONGEST_STEP_MS = 20_000
+
+
+def file(content: bytes) -> FilePayload:
+    """A file to choose, with the name of a photo whatever is in it."""
+    return {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": content}
+
+
+COFFEE = file(COFFEE_CUP.read_bytes())
+
+
+class HeldModel(CountedModel):
+    """A model server whose answers wait for as long as `is_answering` is not set."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
+        self.is_answering = asyncio.Event()
+        self.is_answering.set()
+
+    async def _forward(self, request: web.Request) -> web.Response:
+        await self.is_answering.wait()
+        return await super()._forward(request)
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        self.is_answering.clear()
+        try:
+            yield
+        finally:
+            self.is_answering.set()
+
+
+@dataclass
+class Visit:
+    """One person's browser on the page. What the console called an error is in `errors`."""
+
+    page: Page
+    context: BrowserContext
+    errors: list[str]
+
+    @property
+    def card(self) -> Locator:
+        """The newest photo's."""
+        return self.page.locator(".job").first
+
+    async def choose(self, *photos: FilePayload) -> None:
+        await self.page.locator("#picture-files").set_input_files(photos)
+
+    async def reaches(self, *stages: str) -> Locator:
+        """The newest photo's card, once it is in one of these stages."""
+        selector = ",".join(f".job:first-child[data-stage={stage}]" for stage in stages)
+        card = self.page.locator(selector)
+        await card.wait_for()
+        return card
+
+    def forget_lost_connections(self) -> None:
+        """Chromium calls it an error when the network is away; here it was meant to be."""
+        lost = ("net::ERR_", "503")
+        self.errors[:] = [error for error in self.errors if not any(word in error for word in lost)]
+
+
+Visiting = Callable[..., AbstractAsyncContextManager[Visit]]
+
+
+@pytest_asyncio.fixture(scope="session")
+async def model(parts: dict[str, str]) -> AsyncIterator[HeldModel]:
+    yield HeldModel(parts["OPENAI_BASE_URL"])
+
+
+@pytest_asyncio.fixture(scope="session")
+async def system(parts: dict[str, str], model: HeldModel) -> AsyncIterator[System]:
+    async with (
+        model.serving() as model_url,
+        running_system({**parts, "OPENAI_BASE_URL": model_url}) as running,
+    ):
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    assert path, f"no browser to look at the page with; install one of {', '.join(BROWSERS[:3])}"
+    async with async_playwright() as playwright:
+        running = await playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield running
+        await running.close()
+
+
+@pytest.fixture
+def visiting(browser: Browser) -> Visiting:
+    """`async with visiting(base_url) as visit:` opens the page as a newcomer; at the end the console must
+    have been quiet."""
+
+    @asynccontextmanager
+    async def open_page(base_url: str, locale: str = "ko-KR", **wishes: object) -> AsyncIterator[Visit]:
+        context = await browser.new_context(base_url=base_url, locale=locale, **wishes)  # type: ignore[arg-type]  # the wishes are the caller's
+        context.set_default_timeout(LONGEST_STEP_MS)
+        page = await context.new_page()
+        visit = Visit(page, context, [])
+
+        def note_console(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning"):
+                visit.errors.append(message.text)
+
+        page.on("console", note_console)
+        page.on("pageerror", lambda error: visit.errors.append(str(error)))
+        await page.goto("/")
+        yield visit
+        await context.close()
+        assert visit.errors == []
+
+    return open_page
+
+
+@pytest_asyncio.fixture
+async def visit(visiting: Visiting, system: System) -> AsyncIterator[Visit]:
+    """A Korean newcomer at a desk."""
+    async with visiting(system.base_url) as newcomer:
+        yield newcomer
