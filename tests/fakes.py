@@ -21,6 +21,7 @@ from growbin.errors import Rejected, Unavailable
 from growbin.job import (
     STAGE_PROGRESS,
     Ack,
+    Backlog,
     CleanPhoto,
     ContentType,
     DeadLetter,
@@ -243,8 +244,8 @@ class FakeProgressLog(MayBeAway):
             )
             self._write(kept, Stage.AWAITING_UPLOAD, attempt=1)
 
-    async def queue_job(self, job: Job) -> None:
-        self._append(job, None, Stage.QUEUED)
+    async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
+        self._append(job, None, Stage.QUEUED, **({"position": backlog.position} if backlog else {}))
 
     async def cancel(self, job_id: UUID) -> bool:
         self._answer()
@@ -266,7 +267,7 @@ class FakeProgressLog(MayBeAway):
             return "held"
         if attempts.starts >= self._max_starts:
             return "crashed" if attempts.is_open else "exhausted"
-        if attempts.is_open and not alone:
+        if attempts.is_open and attempts.starts >= 2 and not alone:
             return "suspect"
         attempts.token += 1
         attempts.starts += 1
@@ -422,7 +423,7 @@ class FakeProgressLog(MayBeAway):
         present = kept.snapshot or self._new(job)
         if present.stage in (None, Stage.AWAITING_UPLOAD):
             kept.snapshot = replace(present, deadline_ms=job.deadline_ms)
-            self._write(kept, Stage.QUEUED, attempt=1)
+            self._write(kept, Stage.QUEUED, attempt=1, **(more if stage is Stage.QUEUED else {}))
             present = kept.snapshot
         number = attempt or present.attempt
         is_behind = present.stage is not None and stage.rank <= present.stage.rank
@@ -561,7 +562,7 @@ class FakeDeadLetters(MayBeAway):
 
 
 class FakeJobQueue(MayBeAway):
-    """`published` keeps every job sent; `known_depth` is what `depth` tells; `loses_confirms` sends
+    """`published` keeps every job sent; `known_depth` is what `backlog` tells; `loses_confirms` sends
     the job and raises all the same, as a timeout does; `on_publish` may break something just then."""
 
     part = "rabbitmq"
@@ -584,8 +585,8 @@ class FakeJobQueue(MayBeAway):
         if self.loses_confirms:
             raise Unavailable(self.part, "no confirm in time")
 
-    async def depth(self) -> int | None:
-        return None if self.is_away else self.known_depth
+    async def backlog(self) -> Backlog | None:
+        return None if self.is_away or self.known_depth is None else Backlog(self.known_depth)
 
     @asynccontextmanager
     async def consuming(

@@ -197,6 +197,23 @@ class Job(Noun):
         return next(content_type for content_type, known in EXTENSIONS.items() if known == extension)
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in the main queue, and how fast it is worked off when the broker knows."""
+
+    waiting: int
+    per_second: float | None = None
+
+    @property
+    def position(self) -> int:
+        """Of the job that comes next."""
+        return self.waiting + 1
+
+    @property
+    def wait_seconds(self) -> int | None:
+        return round(self.position / self.per_second) if self.per_second else None
+
+
 # --- the photo ---------------------------------------------------------------------------------
 
 
@@ -340,6 +357,8 @@ class ProgressEvent(Noun):
     message: str
     attempt: int
     updated_at: str
+    position: int | None = None  # in the queue, and the estimated wait, of a `queued` event when known
+    wait_seconds: int | None = None
     result: Result | None = None
     failure: Failure | None = None
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from growbin.job import (
+    Backlog,
     CleanPhoto,
     ContentType,
     Failure,
@@ -133,8 +134,8 @@ class ProgressLog(Protocol):
     async def open_job(self, upload: Upload, deadline_ms: int) -> None:
         """Append `awaiting_upload`."""
 
-    async def queue_job(self, job: Job) -> None:
-        """Append `queued`, unless the consumer was faster."""
+    async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
+        """Append `queued`, with its place when known, unless the consumer was faster."""
 
     async def begin(self, job: Job, *, alone: bool) -> Beginning:
         """Take the lease and count the start; expires the job if it is due."""
@@ -213,8 +214,8 @@ class JobQueue(Protocol):
     async def publish(self, job: Job) -> None:
         """Returns once a quorum queue has confirmed. Raises Unavailable: perhaps sent, perhaps not."""
 
-    async def depth(self) -> int | None:
-        """Jobs waiting, at most a second old; None when unknown."""
+    async def backlog(self) -> Backlog | None:
+        """What waits, at most a second old; None when unknown."""
 
     def consuming(
         self, handle: Handler, bury: Undertaker, *, concurrency: Callable[[], int], grace_seconds: float

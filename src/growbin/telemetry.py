@@ -144,6 +144,9 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redact_event, renderer],
         )
     )
+    # One line of ours (`broker_connection_failed`, `broker_connection_lost`) says what these say in forty.
+    for name in ("aiormq.connection", "aio_pika"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # Libraries tell their inner life at info; only what needs attention is kept.
     logging.basicConfig(
         handlers=[libraries], level=max(logging.WARNING, getattr(logging, level.upper())), force=True

@@ -339,7 +339,7 @@ async def test_depth_is_what_waits(broker: Broker) -> None:
         for _ in range(3):
             await queue.publish(job())
         async with asyncio.timeout(20):
-            while await queue.depth() != 3:
+            while (backlog := await queue.backlog()) is None or backlog.waiting != 3:
                 await asyncio.sleep(0.3)
 
 

@@ -14,7 +14,7 @@ from growbin.adapters import keys
 from growbin.adapters.progress_log import RedisProgressLog
 from growbin.adapters.redis_connection import open_redis
 from growbin.errors import Rejected
-from growbin.job import Failure, Job, LogEntry, ModelAnswer, Stage, Upload, Usage
+from growbin.job import Backlog, Failure, Job, LogEntry, ModelAnswer, Stage, Upload, Usage
 from growbin.ports import ProgressLog, Started
 from tests.fakes import Clock, FakeProgressLog
 
@@ -106,6 +106,14 @@ async def test_consumer_before_gateway_writes_queued_itself(progress: ProgressLo
     await progress.announce(job, start.attempt, Stage.FETCHING)
     await progress.queue_job(job)
     assert told(await log_of(progress, job)) == [("queued", 1), ("fetching", 1)]
+
+
+async def test_queued_event_tells_its_place(progress: ProgressLog) -> None:
+    """A job that waits hears how many are before it, when that is known."""
+    job = job_of(upload())
+    await progress.queue_job(job, Backlog(waiting=6, per_second=2))
+    [queued] = await log_of(progress, job)
+    assert json.loads(queued.data)["position"] == 7
 
 
 async def test_held_job_is_not_begun_twice(progress: ProgressLog) -> None:
@@ -301,21 +309,20 @@ async def test_id_of_another_history_gives_a_reset(progress: ProgressLog) -> Non
     assert [entry.event for entry in history.entries] == ["failed"]
 
 
-async def test_dead_holder_makes_the_job_suspect(parts: dict[str, str]) -> None:
-    """A job whose lease ran out without a word is begun again only alone."""
+async def test_job_whose_holders_died_twice_is_suspect(parts: dict[str, str]) -> None:
+    """One death may be anybody's fault; after the second the job is begun only alone, at most four times."""
     url = f"{parts['REDIS_URL'].rstrip('/')}/2"
     async with (
         RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log,
         open_redis(url) as redis,
     ):
         job = job_of(upload())
-        for start in range(1, 5):
-            alone = start > 1
-            begun_now = await log.begin(job, alone=alone)
-            assert isinstance(begun_now, Started)
+        for alone in (False, False, True, True):
+            if alone:
+                assert await log.begin(job, alone=False) == "suspect"
+            assert isinstance(await log.begin(job, alone=alone), Started)
             await redis.delete(keys.lease(job.job_id))
-            expected = "suspect" if start < 4 else "crashed"
-            assert await log.begin(job, alone=False) == expected
+        assert await log.begin(job, alone=True) == "crashed"
 
 
 async def test_lapsed_lease_is_taken_up_again_by_its_last_holder(parts: dict[str, str]) -> None:

@@ -22,13 +22,13 @@ from growbin.adapters.broker_link import BrokerLink
 from growbin.adapters.job_event import EVENT_MEDIA_TYPE, BadEvent, decode_event, encode_event, read_letter
 from growbin.adapters.topology import Topology
 from growbin.errors import Unavailable
-from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
+from growbin.job import Ack, Backlog, DeadLetter, HandBack, Job, Retry, Verdict
 from growbin.ports import Handler, Obituary, Undertaker
 
 log = structlog.get_logger()
 
 OBITUARIES_AT_ONCE = 16
-DEPTH_AGE_SECONDS = 1.0
+BACKLOG_AGE_SECONDS = 1.0
 RETRY_PAUSE_SECONDS = 1.0
 HAND_BACK_SECONDS = 5.0
 MANAGEMENT_TIMEOUT_SECONDS = 0.5
@@ -79,9 +79,9 @@ class RabbitJobQueue:
         self._management_url = management_url
         self._publisher: BrokerLink
         self._exchange: AbstractExchange
-        self._depth: int | None = None
-        self._depth_read_at = float("-inf")
-        self._depth_lock = asyncio.Lock()
+        self._backlog: Backlog | None = None
+        self._backlog_read_at = float("-inf")
+        self._backlog_lock = asyncio.Lock()
         # Strong references: a job goes on when the delivery that started it is lost with its channel.
         self._running: dict[tuple[UUID, int], asyncio.Task[Verdict]] = {}
         self._callbacks: set[asyncio.Task[Any]] = set()
@@ -135,17 +135,17 @@ class RabbitJobQueue:
 
     # --- the backlog
 
-    async def depth(self) -> int | None:
+    async def backlog(self) -> Backlog | None:
         if self._management_url is None:
             return None
-        async with self._depth_lock:
+        async with self._backlog_lock:
             now = asyncio.get_running_loop().time()
-            if now - self._depth_read_at > DEPTH_AGE_SECONDS:
-                self._depth = await self._read_depth(self._management_url)
-                self._depth_read_at = now
-        return self._depth
+            if now - self._backlog_read_at > BACKLOG_AGE_SECONDS:
+                self._backlog = await self._read_backlog(self._management_url)
+                self._backlog_read_at = now
+        return self._backlog
 
-    async def _read_depth(self, management_url: str) -> int | None:
+    async def _read_backlog(self, management_url: str) -> Backlog | None:
         # Asked of the broker's management: a passive declare has been seen to report 0 for a full queue.
         base = URL(management_url)
         vhost = URL(self._urls[0]).path.lstrip("/") or "/"
@@ -159,7 +159,9 @@ class RabbitJobQueue:
                 session.get(URL(address, encoded=True), headers=headers) as answer,
             ):
                 answer.raise_for_status()
-                return int((await answer.json()).get("messages_ready", 0))
+                queue = await answer.json()
+                rate = queue.get("message_stats", {}).get("ack_details", {}).get("rate")
+                return Backlog(int(queue.get("messages_ready", 0)), float(rate) if rate else None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             log.warning("backlog_unknown", reason=f"{type(error).__name__}: {error}")
             return None
@@ -252,6 +254,9 @@ class RabbitJobQueue:
             if not task.cancelled():
                 raise
             verdict = HandBack()
+        except Exception:
+            log.exception("handler_hit_a_bug")
+            verdict = DeadLetter("internal")
         await self._settle(message, job, verdict)
 
     async def _settle(self, message: AbstractIncomingMessage, job: Job | None, verdict: Verdict) -> None:

@@ -245,10 +245,11 @@ function operations.begin()
     return { 'held' }
   end
   local holder_died = redis.call('HGET', ATTEMPTS, 'open') == '1'
-  if tonumber(redis.call('HGET', ATTEMPTS, 'starts') or 0) >= p.max_starts then
+  local starts = tonumber(redis.call('HGET', ATTEMPTS, 'starts') or 0)
+  if starts >= p.max_starts then
     return { holder_died and 'crashed' or 'exhausted' }
   end
-  if holder_died and not p.alone then
+  if holder_died and starts >= p.suspect_from_starts and not p.alone then
     return { 'suspect' }
   end
   token = redis.call('HINCRBY', ATTEMPTS, 'token', 1)

@@ -18,6 +18,7 @@ from growbin.adapters.redis_connection import ask, open_redis
 from growbin.errors import Rejected
 from growbin.job import (
     STAGE_PROGRESS,
+    Backlog,
     Failure,
     Job,
     JobState,
@@ -30,6 +31,10 @@ from growbin.job import (
 )
 from growbin.messages import stage_message
 from growbin.ports import Beginning, Held, History, Started
+
+# One death with many jobs in hand tells nothing about any of them; two do. From then on a job runs
+# alone: should it die once more, no neighbour is in hand that could be blamed for it.
+SUSPECT_FROM_STARTS = 2
 
 LOCALES: tuple[Locale, ...] = ("ko", "en")
 
@@ -119,8 +124,13 @@ class RedisProgressLog:
             locale=upload.locale,
         )
 
-    async def queue_job(self, job: Job) -> None:
-        await self._append(job, None, Stage.QUEUED)
+    async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
+        place = []
+        if backlog is not None:
+            place.append(f'"position":{backlog.position}')
+            if backlog.wait_seconds is not None:
+                place.append(f'"wait_seconds":{backlog.wait_seconds}')
+        await self._append(job, None, Stage.QUEUED, ",".join(place) or None)
 
     async def cancel(self, job_id: UUID) -> bool:
         """True when this call ended the job."""
@@ -151,6 +161,7 @@ class RedisProgressLog:
             alone=alone,
             lease_ms=int(self._limits.lease_seconds * 1000),
             max_starts=self._limits.max_starts,
+            suspect_from_starts=SUSPECT_FROM_STARTS,
         )
         if status == "started":
             attempt, starts, now_ms, answer = rest

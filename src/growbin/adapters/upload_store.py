@@ -89,6 +89,13 @@ class S3UploadStore:
             )
         return Ticket(url, headers)
 
+    async def read_address(self, key: str, expires_seconds: int) -> str:
+        """Presign a GET."""
+        async with self._translated():
+            return await self._client.generate_presigned_url(
+                "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=expires_seconds
+            )
+
     async def look(self, key: str) -> StoredUpload | None:
         """One ranged read; an empty object has length 0, and perhaps no known ETag."""
         async with self._translated():

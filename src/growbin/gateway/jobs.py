@@ -21,7 +21,18 @@ from growbin.errors import Rejected, Unavailable
 from growbin.gateway.gateway import GATEWAY, Gateway
 from growbin.gateway.problems import bad_request, not_found
 from growbin.gateway.sessions import Session, address_of, find_session
-from growbin.job import EXTENSIONS, ContentType, Failure, Job, JobState, Result, Stage, StoredUpload, Upload
+from growbin.job import (
+    EXTENSIONS,
+    Backlog,
+    ContentType,
+    Failure,
+    Job,
+    JobState,
+    Result,
+    Stage,
+    StoredUpload,
+    Upload,
+)
 from growbin.photo import sniff
 from growbin.ports import Letter
 
@@ -191,9 +202,9 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
 
     stored = await gateway.uploads.look(upload.key)
     if stored is None:
-        raise _upload_missing(upload)
+        raise _upload_missing(gateway, upload, known.state)
     content_type = await _inspect(gateway, upload, stored)
-    await _admit(gateway)
+    backlog = await _admit(gateway)
 
     accepted = await gateway.records.accept(upload.job_id, stored.etag, stored.length, content_type)
     if accepted is None:
@@ -203,7 +214,7 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
         await gateway.queue.publish(job)
         await gateway.records.mark_published(job.job_id)
     try:
-        await gateway.progress.queue_job(job)
+        await gateway.progress.queue_job(job, backlog)
     except Unavailable as error:
         # The job is safe in the queue; the consumer, or the next who looks, writes `queued`.
         log.warning("progress_unwritten", part=error.part, reason=error.reason)
@@ -215,9 +226,10 @@ def _job_of(upload: Upload) -> Job:
     return Job.model_validate(upload.model_dump(include=set(Job.model_fields)))
 
 
-def _upload_missing(upload: Upload) -> Rejected:
-    # Our own clock only chooses between two answers here; it ends nothing.
-    if time.time() * 1000 < upload.ticket_expires_at_ms:
+def _upload_missing(gateway: Gateway, upload: Upload, state: JobState | None) -> Rejected:
+    # By Redis' clock, of which the state tells how long the job will still wait: ours may be wrong.
+    now_ms = upload_deadline_ms(gateway, upload) - state.left_seconds * 1000 if state else 0
+    if now_ms < upload.ticket_expires_at_ms:
         detail = "There is no photo at the upload_url yet. Upload it, then call again."
         return Rejected(409, "upload_missing", detail, retry_after_seconds=1)
     return _upload_expired()
@@ -250,11 +262,12 @@ def unsupported_photo() -> Rejected:
     )
 
 
-async def _admit(gateway: Gateway) -> None:
-    depth = await gateway.queue.depth()
-    if depth is not None and depth >= gateway.limits.backlog_limit:
+async def _admit(gateway: Gateway) -> Backlog | None:
+    backlog = await gateway.queue.backlog()
+    if backlog is not None and backlog.waiting >= gateway.limits.backlog_limit:
         detail = "Too many photos are waiting. The upload is kept: call again later."
         raise Rejected(503, "backlog_full", detail, retry_after_seconds=10)
+    return backlog
 
 
 # --- read, list, cancel ------------------------------------------------------------------------

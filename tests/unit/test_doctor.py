@@ -1,0 +1,90 @@
+"""What the doctor makes of what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from growbin.doctor import (
+    BrokerFacts,
+    Check,
+    Finding,
+    ModelFacts,
+    PhotoFacts,
+    Transfer,
+    examine,
+    judge_alarms,
+    judge_broker,
+    judge_clock,
+    judge_model,
+    judge_photos,
+)
+
+
+@pytest.mark.parametrize(
+    ("skew_seconds", "grade"),
+    [(0.4, "ok"), (-59, "ok"), (61, "warn"), (-299, "warn"), (301, "fail"), (-900, "fail")],
+)
+def test_clock_is_judged_by_its_distance_on_either_side(skew_seconds: float, grade: str) -> None:
+    """S3 refuses what is 15 minutes off; the warning comes long before."""
+    assert judge_clock("clock", skew_seconds).grade == grade
+
+
+@pytest.mark.parametrize(
+    ("version", "grade"),
+    [("3.9.29", "fail"), ("3.10.8", "ok"), ("4.0.2", "ok"), ("4.1.0-rc.1", "ok"), ("unknown", "ok")],
+)
+def test_broker_older_than_dead_lettering_that_keeps_fails(version: str, grade: str) -> None:
+    """3.10 is the first with at-least-once dead-lettering."""
+    assert judge_broker("rabbitmq", BrokerFacts(version, 1, 1))[0].grade == grade
+
+
+def test_alarm_fails_and_names_its_node() -> None:
+    """Publishing is blocked while it lasts."""
+    [finding] = judge_alarms(["rabbit@a: memory"])
+    assert finding.grade == "fail"
+    assert "rabbit@a" in finding.text
+
+
+def test_open_bucket_fails() -> None:
+    """A raw photo that anyone can read is worse than one that nobody can."""
+    good = Transfer(200, is_whole=True)
+    found = {
+        finding.name: finding.grade for finding in judge_photos(PhotoFacts(good, good, read_unsigned=good))
+    }
+    assert found == {"s3 write": "ok", "s3 read": "ok", "s3 without signature": "fail"}
+
+
+def test_cut_body_is_no_good_read() -> None:
+    """A 200 whose body is not what was written is a failure."""
+    cut = Transfer(200)
+    found = judge_photos(PhotoFacts(Transfer(200), cut, None, cut))
+    assert [finding.grade for finding in found] == ["ok", "fail", "fail"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "grade", "word"),
+    [
+        (ModelFacts("m", problem="401 invalid_api_key", is_broken=True), "fail", "OPENAI_API_KEY"),
+        (ModelFacts("m", problem="404 model_not_found", is_broken=True), "fail", "OPENAI_MODEL"),
+        (ModelFacts("m", problem="429 insufficient_quota", is_broken=True), "fail", "quota"),
+        (ModelFacts("m", problem="model_refused: 400", is_broken=True), "fail", "sees pictures"),
+        (ModelFacts("m", problem="429 rate_limit_exceeded"), "warn", "rate"),
+        (ModelFacts("m", problem="timed out"), "fail", "OPENAI_BASE_URL"),
+    ],
+)
+def test_refusal_of_the_model_decides_what_to_do(facts: ModelFacts, grade: str, word: str) -> None:
+    """Key, name, quota and patience are four different errands."""
+    [finding] = judge_model(facts)
+    assert finding.grade == grade
+    assert word in finding.advice
+
+
+async def test_finding_of_many_lines_is_said_in_one() -> None:
+    """Whatever a vendor writes, a line stays a line, and a failure decides the exit status."""
+
+    async def look() -> list[Finding]:
+        return [Finding("fail", "part", "first\n  second.", "Do\nthis")]
+
+    said: list[str] = []
+    assert await examine([Check("part", look, "")], said.append, as_json=False) == 1
+    assert [" ".join(line.split()) for line in said] == ["fail part first second. Do this"]
