@@ -265,7 +265,8 @@ class FakeProgressLog(MayBeAway):
         attempts = kept.attempts
         if kept.lease_until_ms > self.clock.now_ms():
             return "held"
-        if attempts.starts >= self._max_starts:
+        could_only_fail = attempts.paid >= self._max_paid_calls and kept.answer is None
+        if attempts.starts >= self._max_starts or could_only_fail:
             return "crashed" if attempts.is_open else "exhausted"
         if attempts.is_open and attempts.starts >= 2 and not alone:
             return "suspect"

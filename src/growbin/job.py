@@ -183,7 +183,7 @@ class Job(Noun):
     owner: str
     address_hash: str | None = None
     accepted_at_ms: int
-    deadline_ms: int
+    deadline_ms: int = Field(lt=2**53)  # beyond, Lua's numbers and Redis' times go wrong
 
     @property
     def public_key(self) -> str:

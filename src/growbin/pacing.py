@@ -15,6 +15,7 @@ log = structlog.get_logger()
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_ASKED_PAUSE_SECONDS = 300.0  # a job's life; "come back tomorrow" is worth another look before
 
 
 class Closing(Exception):
@@ -81,7 +82,7 @@ class Throttle:
         self.is_broken = refusal.broken
         self._places = 1.0 if refusal.broken else max(1.0, self._places / 2)
         backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._refusals - 1, 6))
-        pause = refusal.retry_after_seconds or backoff
+        pause = min(refusal.retry_after_seconds or backoff, LONGEST_ASKED_PAUSE_SECONDS)
         pause *= random.uniform(1.0, 1.25)  # noqa: S311 - jitter, not a secret
         self._open_at = max(self._open_at, asyncio.get_running_loop().time() + pause)
         log.warning(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import fields
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import structlog
 from aiohttp import web
 
-from growbin import dead_letters, telemetry
+from growbin import dead_letters, doctor, telemetry
+from growbin.adapters import checkup
 from growbin.adapters.analyst import OpenAIAnalyst
 from growbin.adapters.dead_letters import RabbitDeadLetters
 from growbin.adapters.job_queue import RabbitJobQueue
@@ -39,6 +42,8 @@ from growbin.probes import build_probes
 log = structlog.get_logger()
 
 GATEWAY_SHUTDOWN_SECONDS = 1.0
+DOCTOR_MODEL_SECONDS = 20.0
+ROLES = ("jobs", "progress", "sessions")
 GATEWAY_S3_TIMEOUT_SECONDS = 1.8  # a frozen part becomes a 503 within two seconds
 
 Serve = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
@@ -237,6 +242,76 @@ def run_dead_letters(
     except Unavailable as error:
         say(f"growbin dead-letters: {error.part} is away ({error.reason}). Only what is listed was done.")
         return 1
+
+
+# --- doctor ------------------------------------------------------------------------------------
+
+
+def run_doctor(settings: Settings, say: Callable[[str], None], *, as_json: bool) -> int:
+    """`growbin doctor`; returns the exit status."""
+    logging.disable()  # what fails is said as a finding
+    return asyncio.run(doctor.examine(_checks(settings), say, as_json=as_json))
+
+
+def _checks(settings: Settings) -> list[doctor.Check]:
+    async def broker(name: str, url: str) -> list[doctor.Finding]:
+        return doctor.judge_broker(name, await checkup.use_broker(url))
+
+    async def topology() -> list[doctor.Finding]:
+        urls, queue_name = settings.rabbitmq_urls, settings.queue_name
+        return doctor.judge_topology(await checkup.compare_topology(urls, queue_name, settings.backlog_limit))
+
+    async def alarms() -> list[doctor.Finding]:
+        return doctor.judge_alarms(await checkup.read_alarms(settings.rabbitmq_management_url or ""))
+
+    async def redis(name: str, url: str) -> list[doctor.Finding]:
+        return doctor.judge_redis(name, await checkup.use_redis(url))
+
+    async def photos() -> list[doctor.Finding]:
+        async with open_uploads(settings) as uploads:
+            cdn = settings.cdn_base_url if settings.cdn_enabled else None
+            secret = settings.cdn_reader_secret.get_secret_value()
+            return doctor.judge_photos(
+                await checkup.use_photos(uploads, cdn_base_url=cdn, reader_secret=secret)
+            )
+
+    async def model() -> list[doctor.Finding]:
+        return doctor.judge_model(
+            await checkup.use_model(
+                api_key=settings.openai_api_key.get_secret_value(),
+                base_url=settings.openai_base_url,
+                model=settings.openai_model,
+                timeout_seconds=min(settings.model_timeout_seconds, DOCTOR_MODEL_SECONDS),
+            )
+        )
+
+    checks = []
+    for url in settings.rabbitmq_urls:
+        name = f"rabbitmq {_server(url)}"
+        checks.append(doctor.Check(name, partial(broker, name, url), doctor.BROKER_AWAY))
+    checks.append(doctor.Check("rabbitmq topology", topology, doctor.BROKER_AWAY))
+    if settings.rabbitmq_management_url:
+        checks.append(doctor.Check("rabbitmq alarms", alarms, doctor.MANAGEMENT_AWAY))
+    for url, roles in _redis_servers(settings).items():
+        name = "redis" if len(roles) == len(ROLES) else f"redis {'+'.join(roles)}"
+        checks.append(doctor.Check(name, partial(redis, name, url), doctor.REDIS_AWAY))
+    checks.append(doctor.Check("photos", photos, doctor.STORE_AWAY))
+    checks.append(doctor.Check("model", model, doctor.MODEL_AWAY))
+    return checks
+
+
+def _server(url: str) -> str:
+    """Host and port, without user and password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _redis_servers(settings: Settings) -> dict[str, list[str]]:
+    """One URL for each server, with the roles that it has."""
+    servers: dict[str, tuple[str, list[str]]] = {}
+    for role in ROLES:
+        url: str = getattr(settings, f"redis_{role}_url")
+        servers.setdefault(_server(url), (url, []))[1].append(role)
+    return dict(servers.values())
 
 
 # --- what both open -----------------------------------------------------------------------------

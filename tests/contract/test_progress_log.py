@@ -164,6 +164,18 @@ async def test_paid_calls_are_counted_before_they_are_made(progress: ProgressLog
     assert await progress.count_paid_call(job, start.attempt)
 
 
+async def test_job_whose_paid_calls_are_used_up_is_not_begun(progress: ProgressLog) -> None:
+    """Without an answer it could only fail; with one it goes on."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    for _ in range(3):
+        await progress.count_paid_call(job, start.attempt)
+    await progress.release(job, start.attempt)
+    assert await progress.begin(job, alone=False) == "exhausted"
+    await progress.keep_answer(job, ANSWER)
+    assert (await begun(progress, job)).answer == ANSWER
+
+
 async def test_kept_answer_is_given_to_the_next_start(progress: ProgressLog) -> None:
     """What was paid for once is never paid for again; the first answer stays."""
     job = job_of(upload())

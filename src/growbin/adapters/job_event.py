@@ -47,7 +47,7 @@ def decode_event(body: bytes) -> Job:
         raise BadEvent(f"{len(body)} bytes are more than {BODY_MAX_BYTES}", None)
     try:
         event: Any = json.loads(body)
-    except ValueError as error:  # also bad UTF-8
+    except (ValueError, RecursionError) as error:  # also bad UTF-8; nested deeper than the parser goes
         raise BadEvent(f"not JSON: {error}", None) from error
     data = event.get("data") if isinstance(event, dict) else None
     try:

@@ -246,7 +246,9 @@ function operations.begin()
   end
   local holder_died = redis.call('HGET', ATTEMPTS, 'open') == '1'
   local starts = tonumber(redis.call('HGET', ATTEMPTS, 'starts') or 0)
-  if starts >= p.max_starts then
+  local paid = tonumber(redis.call('HGET', ATTEMPTS, 'paid') or 0)
+  local could_only_fail = paid >= p.max_paid_calls and redis.call('EXISTS', ANSWER) == 0
+  if starts >= p.max_starts or could_only_fail then
     return { holder_died and 'crashed' or 'exhausted' }
   end
   if holder_died and starts >= p.suspect_from_starts and not p.alone then

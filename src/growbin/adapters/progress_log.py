@@ -161,6 +161,7 @@ class RedisProgressLog:
             alone=alone,
             lease_ms=int(self._limits.lease_seconds * 1000),
             max_starts=self._limits.max_starts,
+            max_paid_calls=self._limits.max_paid_calls,
             suspect_from_starts=SUSPECT_FROM_STARTS,
         )
         if status == "started":

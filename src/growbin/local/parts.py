@@ -175,8 +175,8 @@ class RabbitMQ(Part):
         return {"RABBITMQ_URL": self.url, "RABBITMQ_MANAGEMENT_URL": self.management_url}
 
     def command(self) -> Sequence[str]:
-        # Statistics every second: the backlog is read from them. The write-ahead log must stay small,
-        # for it is kept in memory, below the watermark.
+        # Statistics every second: the backlog is read from them (a quorum queue has a clock of its own for
+        # that). The write-ahead log must stay small, for it is kept in memory, below the watermark.
         write_private(
             self.folder / "rabbitmq.conf",
             f"""\
@@ -193,7 +193,7 @@ log.console.level = warning
 """,
         )
         write_private(self.folder / "enabled_plugins", "[rabbitmq_management].\n")
-        write_private(self.folder / "advanced.config", "[].\n")
+        write_private(self.folder / "advanced.config", "[{rabbit, [{quorum_tick_interval, 1000}]}].\n")
         (self.folder / "conf.d").mkdir(exist_ok=True)
         return [str(_rabbitmq_script())]
 
