@@ -15,7 +15,7 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
 QUIETLY := $(MAKE) --no-print-directory
 
-.PHONY: help run test faults chaos check format lock clean setup rabbitmq curl debian-packages
+.PHONY: help run test faults chaos check format lock clean setup rabbitmq curl chromium node debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,10 +24,10 @@ help:  ## print this list
 run: setup  ## start everything here and serve http://127.0.0.1:8080
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
-test: setup chromium  ## all tests, on real RabbitMQ, Valkey, SeaweedFS and nginx
-	@$(VENV)/bin/python -m pytest $(ARGS)
+test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
+	@$(VENV)/bin/python -m pytest -m "not long" $(ARGS)
 
-faults: setup  ## kill, freeze and cut everything, one fault at a time
+faults: setup  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@$(VENV)/bin/python -m pytest tests/faults $(ARGS)
 
 chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run
@@ -49,7 +49,7 @@ lock: setup  ## compile requirements/ from pyproject.toml; ARGS=--upgrade takes 
 	@$(COMPILE) $(ARGS) --all-extras pyproject.toml --output-file requirements/dev.txt
 
 clean:  ## remove all that make has made: venvs, data, caches
-	@rm -rf .venv .venv-* var .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-* var $(CLIENTS)/node_modules .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(INSTALLED) rabbitmq curl  ## install what is missing (every task does it first)
@@ -80,6 +80,14 @@ curl:
 chromium:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| $(QUIETLY) debian-packages PACKAGES="chromium fonts-noto-cjk"
+
+# The streams are also read by npm's clients; what is installed is what the lock file says.
+CLIENTS := tests/stream_conformance/clients
+node: $(CLIENTS)/node_modules/.package-lock.json
+
+$(CLIENTS)/node_modules/.package-lock.json: $(CLIENTS)/package-lock.json
+	@command -v npm >/dev/null || $(QUIETLY) debian-packages PACKAGES="nodejs npm"
+	@cd $(CLIENTS) && npm ci --silent --ignore-scripts
 
 # policy-rc.d with exit code 101 is Debian's way to install a service without starting it.
 debian-packages:

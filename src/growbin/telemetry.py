@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import Counter, Gauge, Histogram
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -113,6 +114,11 @@ def redact(value: object) -> object:
     return value
 
 
+def _is_not_bad_http(record: logging.LogRecord) -> bool:
+    """Malformed requests are answered with 400; a line for each would let strangers fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {name: REDACTED if _SECRET_NAME.search(name) else redact(value) for name, value in event.items()}
 
@@ -147,6 +153,7 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
     # One line of ours (`broker_connection_failed`, `broker_connection_lost`) says what these say in forty.
     for name in ("aiormq.connection", "aio_pika"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("aiohttp.server").addFilter(_is_not_bad_http)
     # Libraries tell their inner life at info; only what needs attention is kept.
     logging.basicConfig(
         handlers=[libraries], level=max(logging.WARNING, getattr(logging, level.upper())), force=True

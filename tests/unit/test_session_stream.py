@@ -88,6 +88,20 @@ async def test_job_made_and_ended_while_the_client_was_away_is_told(node: Node, 
         assert told(await taken(watch)) == {str(second.job_id): STORY}
 
 
+async def test_id_that_is_not_ours_resets_every_job(node: Node, client: Client) -> None:
+    """A client with a foreign id hears of each job by a reset, of ended ones with their end."""
+    ended, running = [await node.submitted(client) for _ in range(2)]
+    await finish(node, ended)
+    async with SessionWatch.open(node.hub, node.records, node.progress, ended.owner, "garbage") as watch:
+        entries = await taken(watch)
+    heard = {(json.loads(entry.data)["job_id"], entry.event) for entry in entries}
+    assert heard == {
+        (str(ended.job_id), "reset"),
+        (str(ended.job_id), "failed"),
+        (str(running.job_id), "reset"),
+    }
+
+
 async def test_ended_jobs_are_not_told_to_a_newcomer(node: Node, client: Client) -> None:
     """Without an id only unfinished jobs are told; when there is none the answer is 204."""
     job = await node.submitted(client)

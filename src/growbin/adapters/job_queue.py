@@ -14,7 +14,7 @@ import aiohttp
 import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, PublishError
 from yarl import URL
 
 from growbin import telemetry
@@ -130,6 +130,9 @@ class RabbitJobQueue:
             async with asyncio.timeout(self._publish_timeout_seconds):
                 await self._publisher.ready.wait()
                 await self._exchange.publish(message, routing_key, mandatory=True)
+        except PublishError as error:
+            self._publisher.replace()  # the queue is gone; setting up declares it again
+            raise Unavailable("rabbitmq", f"{routing_key} is gone") from error
         except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
             raise Unavailable("rabbitmq", f"not confirmed: {type(error).__name__} {error}") from error
 

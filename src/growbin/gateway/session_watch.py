@@ -18,7 +18,7 @@ from typing import Self
 from uuid import UUID
 
 from growbin.errors import Unavailable
-from growbin.gateway.hub import Hub, Watch
+from growbin.gateway.hub import NOBODYS_ID, Hub, Watch
 from growbin.job import LogEntry
 from growbin.ports import JobRecords, ProgressLog
 
@@ -78,7 +78,7 @@ class SessionWatch:
         """Raises Unavailable on entering when Redis does not answer in time."""
         watch = cls(hub, records, progress, owner)
         try:
-            await watch._begin(Vector.decode(last_id) if last_id else None)
+            await watch._begin(last_id)
             yield watch
         finally:
             for _, stack in watch._watches.values():
@@ -131,24 +131,27 @@ class SessionWatch:
 
     # --- which jobs
 
-    async def _begin(self, vector: Vector | None) -> None:
-        """What the client has not seen to its end: of a newcomer, whatever is unfinished."""
+    async def _begin(self, last_id: str | None) -> None:
+        """Join what the client has not seen to its end, the oldest first."""
         recent = await self._records.recent(self._owner, MOST_JOBS)
-        last_ids = vector.last_ids if vector else {}
-        newest = vector.newest if vector else None
-        new = recent[: recent.index(newest)] if newest in recent else []
-        for job_id in reversed(recent):  # the oldest first
-            if job_id in last_ids:
-                await self._join(job_id, last_ids[job_id] or None)
-            elif job_id in new or newest not in recent:
-                await self._join(job_id, None, only_unfinished=job_id not in new)
+        vector = Vector.decode(last_id) if last_id else None
+        known = recent.index(vector.newest) if vector and vector.newest in recent else len(recent)
+        for place, job_id in reversed(list(enumerate(recent))):
+            if last_id is None:
+                await self._join(job_id, None, only_unfinished=True)
+            elif vector is None:  # an id that we cannot have given: a reset of every job, never silence
+                await self._join(job_id, NOBODYS_ID)
+            elif job_id in vector.last_ids:
+                await self._join(job_id, vector.last_ids[job_id] or None)
+            elif place < known:  # made since
+                await self._join(job_id, None)
         self._newest = recent[0] if recent else None
         self._ends_at = asyncio.get_running_loop().time() + STAY_OPEN_SECONDS
 
     async def _look_for_new(self) -> None:
         self._looks_at = asyncio.get_running_loop().time() + LOOK_FOR_NEW_SECONDS
         with suppress(Unavailable):  # at the next look, then
-            recent = await self._records.recent(self._owner, MOST_JOBS)
+            recent = list(await self._records.recent(self._owner, MOST_JOBS))
             new = recent[: recent.index(self._newest)] if self._newest in recent else recent
             for job_id in reversed(new):
                 if job_id not in self._watches:

@@ -1,0 +1,47 @@
+"""A quiet stream says that it lives."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.stream_conformance.conftest import Service
+from tests.stream_conformance.story import check_whole_story
+from tests.stream_conformance.visitor import Visitor
+from tests.stream_conformance.wire import Comment
+
+
+async def test_quiet_stream_beats_in_time(visitor: Visitor, service: Service) -> None:
+    """Comments come at least as often as promised, so that no proxy takes the line for dead."""
+    job = await visitor.begin()
+    async with visitor.watching(job.id) as stream:
+        await stream.until_stage("awaiting_upload")
+        for _ in range(3):
+            async with asyncio.timeout(service.heartbeat_seconds + 2):
+                assert isinstance(await stream.item(), Comment)
+
+
+async def test_heartbeats_neither_delay_events_nor_stand_in_their_way(
+    visitor: Visitor, service: Service
+) -> None:
+    """An event comes when it happens, not with the next beat, and beats are no events."""
+    job = await visitor.begin()
+    async with visitor.watching(job.id) as stream:
+        await stream.until_stage("awaiting_upload")
+        while not stream.heartbeats:
+            assert await stream.is_silent(for_seconds=service.heartbeat_seconds + 1)
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        await visitor.cancel(job.id)
+        assert await stream.event() is not None
+        assert loop.time() - begin < 0.8
+
+
+async def test_line_that_was_long_quiet_tells_all_that_follows(visitor: Visitor, service: Service) -> None:
+    """Beats change nothing in the story."""
+    job = await visitor.begin()
+    async with visitor.watching(job.id) as stream, asyncio.TaskGroup() as sending:
+        [first] = await stream.until_stage("awaiting_upload")
+        assert await stream.is_silent(for_seconds=2.5 * service.heartbeat_seconds)
+        assert stream.heartbeats >= 2
+        sending.create_task(job.send())
+        check_whole_story([first, *await stream.rest()], job.id)
