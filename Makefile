@@ -15,7 +15,7 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
 QUIETLY := $(MAKE) --no-print-directory
 
-.PHONY: help run test faults chaos check format lock clean setup rabbitmq curl chromium node debian-packages
+.PHONY: help run test faults mutants chaos check format lock clean setup rabbitmq curl chromium node faketime debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,11 @@ run: setup  ## start everything here and serve http://127.0.0.1:8080
 test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
 	@$(VENV)/bin/python -m pytest -m "not long" $(ARGS)
 
-faults: setup  ## kill, freeze and cut everything, one fault at a time, the long ones too
+faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@$(VENV)/bin/python -m pytest tests/faults $(ARGS)
+
+mutants: setup  ## take one control out at a time: its row must fail
+	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
 
 chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run
 	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
@@ -80,6 +83,10 @@ curl:
 chromium:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| $(QUIETLY) debian-packages PACKAGES="chromium fonts-noto-cjk"
+
+# Some rows give a process a wrong clock.
+faketime:
+	@command -v faketime >/dev/null || $(QUIETLY) debian-packages PACKAGES=faketime
 
 # The streams are also read by npm's clients; what is installed is what the lock file says.
 CLIENTS := tests/stream_conformance/clients

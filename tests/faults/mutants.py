@@ -1,0 +1,181 @@
+"""`make mutants`: each control is taken out, and the row that watches over it must fail.
+
+A mutant is a patch under mutants/. Its first lines say what it takes out and which row has to notice:
+
+    # control: the lease token is compared before anything is appended
+    # row: tests/faults/test_redis_faults.py::test_lapsed_lease_fences_its_old_holder
+
+They are applied to a copy of the tree, one after the other, on one set of servers; the processes run
+the copy, in an environment made for it. Each row must also pass without its mutant, or its failure would
+prove nothing. `python -m tests.faults.mutants [WORD...]` takes only the mutants with such a word in
+their names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import traceback
+import venv
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.cluster import Servers
+
+ROOT = Path(__file__).parents[2]
+PATCHES = Path(__file__).with_name("mutants")
+COPIED = ("src", "tests", "pyproject.toml")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "node_modules", "*.pyc")
+ROW_SECONDS = 150.0
+
+Row = Callable[[Servers], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    control: str
+    row: str
+    patch: Path
+
+    @classmethod
+    def read(cls, patch: Path) -> Mutant:
+        said = dict(re.findall(r"^# (control|row): (.+)$", patch.read_text(), re.MULTILINE))
+        return cls(patch.stem, said["control"], said["row"], patch)
+
+    def load_row(self) -> Row:
+        path, _, name = self.row.partition("::")
+        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        row: Row = getattr(module, name)
+        return row
+
+
+@dataclass(frozen=True)
+class Verdict:
+    mutant: Mutant
+    before: str  # what failed without it; empty: nothing, as it should be
+    after: str  # what failed with it; empty: it survived
+    seconds: float
+
+    @property
+    def is_caught(self) -> bool:
+        return not self.before and bool(self.after)
+
+
+# --- in the tree as it is -----------------------------------------------------------------------
+
+
+def main(words: Sequence[str]) -> int:
+    """Copy the tree, make an environment whose growbin is the copy, and go on in there."""
+    with tempfile.TemporaryDirectory(prefix="growbin-mutants-") as folder:
+        tree = Path(folder, "tree")
+        tree.mkdir()
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, tree / name, ignore=LEFT_OUT)
+            else:
+                shutil.copy2(source, tree / name)
+        python = make_environment(Path(folder, "venv"), tree / "src")
+        return subprocess.run([python, "-m", "tests.faults.mutants", "--inside", *words], cwd=tree).returncode
+
+
+def make_environment(folder: Path, sources: Path) -> Path:
+    """A Python that has our packages and finds growbin in `sources`. A path file is honoured even by the
+    photo children, which run isolated; those of our own environment are not, and one leads to our growbin."""
+    venv.create(folder, symlinks=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    paths = [sources, *dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))]
+    (site / "mutants.pth").write_text("".join(f"{path}\n" for path in paths))
+    for program in Path(sysconfig.get_path("scripts")).iterdir():  # weed and others are looked for beside us
+        own = folder / "bin" / program.name
+        if not own.exists() and not program.name.startswith(("python", "activate", "growbin")):
+            own.symlink_to(program)
+    return folder / "bin" / "python"
+
+
+# --- inside the copy ----------------------------------------------------------------------------
+
+
+async def run(mutants: Sequence[Mutant]) -> list[Verdict]:
+    verdicts: list[Verdict] = []
+    passed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="growbin-faults-") as folder:
+        async with Servers.running(Path(folder)) as servers:
+            for mutant in mutants:
+                began = time.monotonic()
+                if mutant.row not in passed:
+                    passed[mutant.row] = await failure_of(mutant.load_row(), servers)
+                with applied(mutant.patch):
+                    after = await failure_of(mutant.load_row(), servers)
+                verdicts.append(Verdict(mutant, passed[mutant.row], after, time.monotonic() - began))
+                print(told(verdicts[-1]), flush=True)
+    return verdicts
+
+
+async def failure_of(row: Row, servers: Servers) -> str:
+    """Why the row fails now, in one line; empty when it passes."""
+    try:
+        async with asyncio.timeout(ROW_SECONDS):
+            await row(servers)
+    except Exception as error:  # noqa: BLE001  # a row may fail in any way
+        where = next(
+            (
+                frame
+                for frame in reversed(traceback.extract_tb(error.__traceback__))
+                if "/test_" in frame.filename
+            ),
+            None,
+        )
+        said = [line for line in str(error).splitlines() if not line.endswith("are broken:")]
+        text = said[0] if said else f"{type(error).__name__}: {where.line if where else ''}"
+        return " ".join(text.split())
+    return ""
+
+
+@contextmanager
+def applied(patch: Path) -> Iterator[None]:
+    """The copy with the patch."""
+    apply = ["git", "apply"]
+    done = subprocess.run([*apply, str(patch)], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{patch.name} does not fit the code any more:\n{done.stderr}")
+    try:
+        yield
+    finally:
+        subprocess.run([*apply, "--reverse", str(patch)], cwd=ROOT, check=True)
+
+
+def told(verdict: Verdict) -> str:
+    mutant = verdict.mutant
+    if verdict.before:
+        outcome, why = "NO PROOF", f"the row fails without it: {verdict.before}"
+    elif verdict.after:
+        outcome, why = "caught", verdict.after
+    else:
+        outcome, why = "SURVIVED", "the row passes without the control"
+    return f"{outcome:<9} {mutant.name:<28} {mutant.row.rpartition('::')[2]}\n{'':<9} {why[:150]}"
+
+
+def inside(words: Sequence[str]) -> int:
+    mutants = [Mutant.read(patch) for patch in sorted(PATCHES.glob("*.patch"))]
+    chosen = [mutant for mutant in mutants if not words or any(word in mutant.name for word in words)]
+    verdicts = asyncio.run(run(chosen))
+    caught = sum(verdict.is_caught for verdict in verdicts)
+    print(f"\n{caught} of {len(verdicts)} mutants caught, {sum(item.seconds for item in verdicts):.0f} s")
+    return 0 if verdicts and caught == len(verdicts) else 1
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    sys.exit(inside(arguments[1:]) if arguments[:1] == ["--inside"] else main(arguments))

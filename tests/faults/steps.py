@@ -1,0 +1,169 @@
+"""What several fault rows do, in a word each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from growbin.local.parts import RabbitMQ
+from tests.faults.client import Answer
+from tests.faults.cluster import Cluster, Process
+from tests.faults.model import Hold
+from tests.faults.oracle import TrackedJob
+
+ANSWER_SECONDS = 2.0  # any answer, whatever is away
+PAUSE_SECONDS = 0.1
+LOAD_PAUSE_SECONDS = 0.3
+PATIENCE_SECONDS = 45.0  # for what may take long here and is no promise
+
+
+async def eventually(
+    holds: Callable[[], Awaitable[bool]], what: str, timeout_seconds: float = PATIENCE_SECONDS
+) -> float:
+    """Wait until `holds`; returns the seconds it took."""
+    began = time.monotonic()
+    while not await holds():
+        assert time.monotonic() - began < timeout_seconds, f"not within {timeout_seconds:g} s: {what}"
+        await asyncio.sleep(0.1)
+    return time.monotonic() - began
+
+
+async def begin(cluster: Cluster, marker: str) -> tuple[TrackedJob, Hold]:
+    """A watched job whose model call is held."""
+    hold = cluster.model.hold(marker)
+    job = await cluster.client.submit(marker)
+    cluster.client.watch(job)
+    await hold.reached()
+    return job, hold
+
+
+async def uploaded(cluster: Cluster, marker: str, photo: bytes | None = None) -> TrackedJob:
+    """A job that is ready for its upload-complete."""
+    job = cluster.ledger.track(marker, await cluster.client.session())
+    await cluster.client.ticket(job)
+    await cluster.client.put(job, photo)
+    return job
+
+
+async def accepted_in_the_end(cluster: Cluster, job: TrackedJob) -> float:
+    """Repeat the upload-complete until its 202; returns the seconds it took."""
+
+    async def accepted() -> bool:
+        return (await cluster.client.complete(job)).status == 202
+
+    return await eventually(accepted, f"{job.marker} is accepted")
+
+
+async def timed(call: Awaitable[Answer]) -> tuple[Answer, float]:
+    """The answer and the seconds it took."""
+    began = time.monotonic()
+    return await call, time.monotonic() - began
+
+
+def assert_refused_politely(answer: Answer, seconds: float) -> None:
+    """503 with Retry-After, in time."""
+    assert answer.status == 503, answer
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert seconds <= ANSWER_SECONDS, f"answered after {seconds:.2f} s"
+
+
+async def readiness(process: Process) -> dict[str, bool]:
+    async with aiohttp.ClientSession() as http, http.get(f"{process.probe_url}/readyz") as answer:
+        return dict((await answer.json())["parts"])
+
+
+async def delivered(cluster: Cluster, count: int) -> None:
+    """Wait until the broker counts that many unacknowledged deliveries of jobs."""
+
+    async def counted() -> bool:
+        queue = (await cluster.messages.queues()).get(cluster.queue_name, {})
+        return queue.get("messages_unacknowledged") == count
+
+    await eventually(counted, f"{count} deliveries in hand")
+
+
+async def reconnected(process: Process, *, times: int) -> None:
+    """Wait until the process has set up a lost connection for consuming that often."""
+
+    async def connected() -> bool:
+        lines = process.log.splitlines()
+        return sum('"broker_connected"' in line and '"consumer"' in line for line in lines) > times
+
+    await eventually(connected, f"{process.name} is connected again ({times})")
+
+
+def spoiled(body: bytes, **changes: Any) -> bytes:
+    """A job event with other fields in its data; None takes a field away."""
+    event = json.loads(body)
+    event["data"] = {name: value for name, value in (event["data"] | changes).items() if value is not None}
+    return json.dumps(event).encode()
+
+
+async def rabbitmqctl(node: RabbitMQ, *words: str) -> str:
+    """What an operator does on the broker's machine."""
+    program = Path(node.command()[0]).with_name("rabbitmqctl")
+    process = await asyncio.create_subprocess_exec(
+        *(str(program), *words),
+        env=node.environment(),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+class Load:
+    """One job after the other, from a few clients at once; each upload-complete is repeated until its
+    202, and must be refused politely until then."""
+
+    def __init__(self, cluster: Cluster, clients: int = 6) -> None:
+        self._cluster = cluster
+        self._numbers = itertools.count()
+        self._clients = clients
+        self._is_over = asyncio.Event()
+        self.jobs: list[TrackedJob] = []
+        self.refusals = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._clients):
+                group.create_task(self._submit())
+            try:
+                yield
+            finally:
+                self._is_over.set()
+
+    async def _submit(self) -> None:
+        while not self._is_over.is_set():
+            job = await uploaded(self._cluster, f"load-{next(self._numbers)}")
+            self.jobs.append(job)
+            while True:
+                answer, seconds = await timed(self._cluster.client.complete(job))
+                if answer.status == 202:
+                    self._cluster.client.watch(job)
+                    break
+                assert_refused_politely(answer, seconds)
+                self.refusals += 1
+                await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(LOAD_PAUSE_SECONDS)
+
+    def published_after(self, moment: float) -> float:
+        """Seconds from `moment` to the first 202 that was asked for and given after it."""
+        times = (job.accepted_at for job in self.jobs if job.accepted_at is not None)
+        return min(at for at in times if at > moment) - moment
+
+    def consumed_after(self, moment: float) -> float:
+        """Seconds from `moment` to the first model call for a job that was accepted after it."""
+        later = {job.marker for job in self.jobs if job.accepted_at is not None and job.accepted_at > moment}
+        return min(call.began for call in self._cluster.model.calls if call.marker in later) - moment

@@ -1,0 +1,445 @@
+"""The broker killed, stopped, unreachable, silent, full, and rude to its clients (rows 4 to 8 and 23)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import aio_pika
+import pytest
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
+
+from growbin.local.child import is_open
+from growbin.local.parts import RabbitMQ
+from tests.faults.cluster import DECLARED_FOR_GOOD_SECONDS, Cluster, Servers
+from tests.faults.inspection import event_of
+from tests.faults.model import SERVER_ERROR
+from tests.faults.oracle import TrackedJob, count_by, outcome
+from tests.faults.steps import (
+    PATIENCE_SECONDS,
+    Load,
+    accepted_in_the_end,
+    assert_refused_politely,
+    begin,
+    delivered,
+    eventually,
+    rabbitmqctl,
+    readiness,
+    reconnected,
+    spoiled,
+    timed,
+    uploaded,
+)
+
+RESUMED_SECONDS = 2.0
+NOTICED_SECONDS = 35.0
+AWAY_SECONDS = float(os.environ.get("BROKER_AWAY_SECONDS", "10"))
+CONSUMER_TIMEOUT_MS = 3_000
+DEAD_LETTER_RETRY_MS = 3_000
+BROKER_DEFAULTS_MS = {
+    "consumer_timeout": 1_800_000,
+    "channel_tick_interval": 60_000,
+    "dead_letter_worker_publisher_confirm_timeout": 180_000,
+}
+
+
+async def accepts(rabbitmq: RabbitMQ) -> float:
+    """Wait until the broker takes connections; returns the moment."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            if is_open(rabbitmq.port):
+                try:
+                    async with await aio_pika.connect(rabbitmq.url) as connection:
+                        await connection.channel()
+                        return time.monotonic()
+                except CONNECTION_EXCEPTIONS:
+                    pass
+            await asyncio.sleep(0.05)
+
+
+# --- row 4: gone while publishing -----------------------------------------------------------------
+
+
+async def kill(cluster: Cluster) -> None:
+    await cluster.broker.kill()
+
+
+async def start(cluster: Cluster) -> None:
+    await cluster.broker.start()
+
+
+async def stop_app(cluster: Cluster) -> None:
+    cluster.journal.begin("rabbitmq", "stop_app")
+    await rabbitmqctl(cluster.servers.rabbitmq, "stop_app")
+
+
+async def start_app(cluster: Cluster) -> None:
+    await rabbitmqctl(cluster.servers.rabbitmq, "start_app")
+    cluster.journal.end("rabbitmq")
+
+
+@pytest.mark.parametrize(
+    ("leave", "come_back"), [(kill, start), (stop_app, start_app)], ids=["kill -9", "stop_app"]
+)
+async def test_broker_gone_while_publishing_loses_nothing_and_is_used_again_at_once(
+    servers: Servers,
+    leave: Callable[[Cluster], Awaitable[None]],
+    come_back: Callable[[Cluster], Awaitable[None]],
+) -> None:
+    """Every 202 ends done; what could not be published was told so in time, and the repeated call
+    publishes; the first confirm and the first delivery come within 2 s of the broker's return."""
+    async with Cluster.running(servers, gateways=2, consumers=2) as cluster:
+        await asyncio.sleep(cluster.broker.declared_at + DECLARED_FOR_GOOD_SECONDS - 2 - time.monotonic())
+        load = Load(cluster)
+        async with load.running():
+            await asyncio.sleep(2)
+            await leave(cluster)
+            await asyncio.sleep(1)
+            accepting = asyncio.create_task(accepts(servers.rabbitmq))
+            await come_back(cluster)
+            back_at = await accepting
+            await asyncio.sleep(RESUMED_SECONDS + 1)
+        published, consumed = load.published_after(back_at), load.consumed_after(back_at)
+        print(f"broker accepting -> confirmed {published:.2f} s, consumed {consumed:.2f} s")
+        await cluster.prove()
+        assert count_by(load.jobs, outcome) == {"done": len(load.jobs)}
+        assert [len(cluster.model.calls_of(job.marker)) for job in load.jobs] == [1] * len(load.jobs)
+        assert published <= RESUMED_SECONDS
+        assert consumed <= RESUMED_SECONDS
+
+
+# --- row 5: unreachable ---------------------------------------------------------------------------
+
+
+async def test_gateway_started_without_its_broker_does_what_it_can(servers: Servers) -> None:
+    """Tickets are given and photos taken, upload-complete says 503 in time; once the broker can be
+    reached, all is well without a restart."""
+    async with Cluster.running(servers) as cluster:
+        (gateway,) = cluster.gateways
+        await gateway.stop()
+        await gateway.links["amqp"].down()
+        await gateway.start()
+        job = await uploaded(cluster, "early")
+        for _ in range(2):
+            assert_refused_politely(*await timed(cluster.client.complete(job)))
+        assert (await readiness(gateway))["rabbitmq"] is False
+        await gateway.links["amqp"].passing()
+
+        seconds = await accepted_in_the_end(cluster, job)
+        print(f"accepted {seconds:.2f} s after the link was back")
+        assert (await cluster.client.follow(job)).code == "done"
+        await cluster.prove()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120 + AWAY_SECONDS)
+async def test_unreachable_broker_stops_new_jobs_only(servers: Servers) -> None:
+    """What is in hand ends before the broker is back, and is not repeated after; what is uploaded waits."""
+    async with Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        begun = [await begin(cluster, f"in-hand-{number}") for number in range(3)]
+        waiting = await uploaded(cluster, "waiting")
+        for link in cluster.links("amqp"):
+            await link.down()
+        back_at = time.monotonic() + AWAY_SECONDS
+        for job, hold in begun:
+            hold.release()
+            assert (await cluster.client.seen(job)).code == "done"
+        assert (await readiness(consumer))["subscribed"] is False
+        while time.monotonic() < back_at:
+            assert_refused_politely(*await timed(cluster.client.complete(waiting)))
+        for link in cluster.links("amqp"):
+            await link.passing()
+
+        await accepted_in_the_end(cluster, waiting)
+        assert (await cluster.client.follow(waiting)).code == "done"
+        await cluster.prove()
+        assert {len(cluster.model.calls_of(job.marker)) for job, _ in begun} == {1}
+
+
+# --- row 6: silent --------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+async def test_silent_broker_is_answered_for_in_time(servers: Servers) -> None:
+    """No byte comes and nobody says so: upload-complete nevertheless says 503 within 2 s, and all that
+    was accepted before ends once."""
+    async with Cluster.running(servers) as cluster:
+        job, hold = await begin(cluster, "in-hand")
+        waiting = await uploaded(cluster, "waiting")
+        for link in cluster.links("amqp"):
+            await link.half_open()
+        for _ in range(3):
+            assert_refused_politely(*await timed(cluster.client.complete(waiting)))
+        hold.release()
+        assert (await cluster.client.seen(job)).code == "done"
+        for link in cluster.links("amqp"):
+            await link.passing()
+        await accepted_in_the_end(cluster, waiting)
+        assert (await cluster.client.follow(waiting)).code == "done"
+        await cluster.prove()
+        assert len(cluster.model.calls_of("in-hand")) == 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_silent_broker_is_noticed_within_35_seconds(servers: Servers) -> None:
+    """The heartbeats stay away: both processes give the connection up and look for a new one."""
+    async with Cluster.running(servers) as cluster:
+        for link in cluster.links("amqp"):
+            await link.half_open()
+        silent_at = time.monotonic()
+
+        async def noticed() -> bool:
+            return not any([(await readiness(process))["rabbitmq"] for process in cluster.processes])
+
+        await eventually(noticed, "both processes have noticed", NOTICED_SECONDS + 10)
+        seconds = time.monotonic() - silent_at
+        print(f"silence noticed after {seconds:.1f} s")
+        assert seconds <= NOTICED_SECONDS
+        for link in cluster.links("amqp"):
+            await link.passing()
+        job = await cluster.client.submit("afterwards")
+        assert (await cluster.client.follow(job)).code == "done"
+        await cluster.prove()
+
+
+# --- row 7: alarms --------------------------------------------------------------------------------
+
+ALARMS = {
+    "memory": (
+        ("set_vm_memory_high_watermark", "0.00001"),
+        ("set_vm_memory_high_watermark", "absolute", "512MB"),
+    ),
+    "disk": (("set_disk_free_limit", "900000GB"), ("set_disk_free_limit", "50MB")),
+}
+
+
+@asynccontextmanager
+async def alarm(servers: Servers, kind: str) -> AsyncIterator[None]:
+    raise_it, clear_it = ALARMS[kind]
+    await rabbitmqctl(servers.rabbitmq, *raise_it)
+    try:
+        yield
+    finally:
+        await rabbitmqctl(servers.rabbitmq, *clear_it)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ALARMS)
+async def test_broker_in_alarm_takes_no_jobs_but_gives_them_out(servers: Servers, kind: str) -> None:
+    """Answers come in time, consumers work off what was accepted; the messages that were refused and
+    arrive after all when the alarm is over cost no second model call."""
+    async with Cluster.running(servers, CONSUMER_CONCURRENCY="2") as cluster:
+        holds = [cluster.model.hold(f"accepted-{number}") for number in range(6)]
+        accepted = [await cluster.client.submit(f"accepted-{number}") for number in range(6)]
+        refused = [await uploaded(cluster, f"refused-{number}") for number in range(3)]
+        async with alarm(servers, kind):
+            for job in refused:
+                for _ in range(2):  # each try may leave a message behind
+                    assert_refused_politely(*await timed(cluster.client.complete(job)))
+            for hold in holds:
+                hold.release()
+            ends = await asyncio.gather(*map(cluster.client.follow, accepted))
+            assert {end.code for end in ends} == {"done"}
+        for job in refused:
+            await accepted_in_the_end(cluster, job)
+        ends = await asyncio.gather(*map(cluster.client.follow, refused))
+        assert {end.code for end in ends} == {"done"}
+        await cluster.prove()
+        assert [len(cluster.model.calls_of(job.marker)) for job in (*accepted, *refused)] == [1] * 9
+
+
+# --- row 8: rude to its clients -------------------------------------------------------------------
+
+
+async def test_connection_cut_during_model_calls_costs_no_extra_call(servers: Servers) -> None:
+    """The deliveries come again and find their calls still running: five jobs, five calls."""
+    async with Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        begun = await asyncio.gather(*(begin(cluster, f"cut-{number}") for number in range(5)))
+        for times in (1, 2):
+            assert await consumer.links["amqp"].cut() > 0
+            await reconnected(consumer, times=times)
+            await delivered(cluster, len(begun))
+        for _, hold in begun:
+            hold.release()
+        ends = await asyncio.gather(*(cluster.client.seen(job) for job, _ in begun))
+        assert {end.code for end in ends} == {"done"}
+        await cluster.prove()
+        assert len(cluster.model.calls) == len(begun)
+
+
+@pytest.mark.long
+async def test_connections_closed_by_an_operator_cost_no_extra_call(servers: Servers) -> None:
+    """Publisher and consumer come back by themselves, with the calls they had."""
+    async with Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        begun = await asyncio.gather(*(begin(cluster, f"closed-{number}") for number in range(3)))
+        await rabbitmqctl(servers.rabbitmq, "close_all_connections", "maintenance")
+        await reconnected(consumer, times=1)
+        another = await cluster.client.submit("another")
+        assert (await cluster.client.follow(another)).code == "done"
+        for _, hold in begun:
+            hold.release()
+        ends = await asyncio.gather(*(cluster.client.seen(job) for job, _ in begun))
+        assert {end.code for end in ends} == {"done"}
+        await cluster.prove()
+        assert len(cluster.model.calls) == len(begun) + 1
+
+
+@pytest.mark.long
+async def test_channel_closed_for_a_slow_acknowledgement_costs_no_extra_call(servers: Servers) -> None:
+    """The broker's patience with consumers ends during a model call, twice."""
+    patience = broker_set(servers, consumer_timeout=CONSUMER_TIMEOUT_MS, channel_tick_interval=1_000)
+    async with patience, Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        job, hold = await begin(cluster, "slow")
+        await reconnected(consumer, times=2)
+        assert "delivery acknowledgement" in servers.rabbitmq.log.read_text(errors="replace")
+        hold.release()
+        assert (await cluster.client.seen(job)).code == "done"
+        await cluster.prove()
+        assert len(cluster.model.calls_of("slow")) == 1
+
+
+@pytest.mark.long
+async def test_deleted_queue_is_declared_again_and_what_was_in_hand_ends(servers: Servers) -> None:
+    """The consumer is told, subscribes to a new queue and finishes the job whose delivery is gone."""
+    async with Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        job, hold = await begin(cluster, "in-hand")
+        await delete_queue(servers, cluster.queue_name)
+        await reconnected(consumer, times=1)
+        cluster.broker.declared_at = time.monotonic()
+        another = await cluster.client.submit("another")
+        assert (await cluster.client.follow(another)).code == "done"
+        hold.release()
+        assert (await cluster.client.seen(job)).code == "done"
+        await cluster.prove()
+        assert len(cluster.model.calls) == 2
+
+
+@pytest.mark.long
+async def test_queue_deleted_under_its_publishers_is_declared_again(servers: Servers) -> None:
+    """Who finds no route for a message makes a new connection, which declares all that is missing: the
+    gateway for the main queue while no consumer runs, a consumer for the delay of its retry."""
+    async with Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        await consumer.stop()
+        await delete_queue(servers, cluster.queue_name)
+        submitted = await cluster.client.submit("submitted")
+        await consumer.start()
+        assert (await cluster.client.follow(submitted)).code == "done"
+        await delete_queue(servers, f"{cluster.queue_name}.delay.1s")
+        cluster.model.script("retried", SERVER_ERROR)
+        retried = await cluster.client.submit("retried")
+        assert (await cluster.client.follow(retried)).code == "done"
+        await cluster.prove()
+
+
+async def delete_queue(servers: Servers, name: str) -> None:
+    async with await aio_pika.connect(servers.rabbitmq.url) as connection:
+        await (await connection.channel()).queue_delete(name)
+
+
+@asynccontextmanager
+async def broker_set(servers: Servers, **milliseconds: int) -> AsyncIterator[None]:
+    """Another patience of the broker, for channels and queues that are made from now on."""
+
+    async def give(times: Mapping[str, int]) -> None:
+        settings = (f"application:set_env(rabbit, {name}, {time})" for name, time in times.items())
+        await rabbitmqctl(servers.rabbitmq, "eval", f"{', '.join(settings)}.")
+
+    await give(milliseconds)
+    try:
+        yield
+    finally:
+        await give({name: BROKER_DEFAULTS_MS[name] for name in milliseconds})
+
+
+# --- row 23: dead letters that find no place ------------------------------------------------------
+
+
+async def spoil(cluster: Cluster, marker: str) -> TrackedJob:
+    """A watched job whose event is a dead letter."""
+    cluster.ledger.expected_errors.append("job_event_rejected")
+    good = await cluster.client.submit(f"before-{marker}")
+    assert (await cluster.client.follow(good)).code == "done"
+    job = await uploaded(cluster, marker)
+    job.is_innocent = False
+    cluster.client.watch(job)
+    body = (await event_of(cluster.servers, good)).replace(good.job_id.encode(), job.job_id.encode())
+    await cluster.messages.publish(spoiled(body, etag=None), message_id=job.job_id)
+    return job
+
+
+@pytest.mark.long
+async def test_dead_letter_waits_for_a_full_target(servers: Servers) -> None:
+    """The queue for people takes no more: the job fails at once all the same, others go on, and the
+    letter is there when people have made room."""
+    patience = broker_set(servers, dead_letter_worker_publisher_confirm_timeout=DEAD_LETTER_RETRY_MS)
+    async with patience, Cluster.running(servers) as cluster:
+        parked = f"{cluster.queue_name}.parked"
+        async with policy(servers, parked, {"max-length": 5, "overflow": "reject-publish"}):
+            await fill(cluster, parked)
+            job = await spoil(cluster, "no-room")
+            assert (await cluster.client.seen(job)).code == "failed: bad_event"
+            innocent = await cluster.client.submit("innocent")
+            assert (await cluster.client.follow(innocent)).code == "done"
+            assert not await is_parked(cluster, job)
+            async with await aio_pika.connect(servers.rabbitmq.url) as connection:
+                queue = await (await connection.channel()).get_queue(parked, ensure=False)
+                await queue.purge()
+            await eventually(lambda: is_parked(cluster, job), "the letter is parked")
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_dead_letter_waits_for_a_route(servers: Servers) -> None:
+    """The exchange is gone: the letter stays with the main queue until growbin has declared it again, and
+    then reaches people and the job's owner."""
+    patience = broker_set(servers, dead_letter_worker_publisher_confirm_timeout=DEAD_LETTER_RETRY_MS)
+    async with patience, Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        async with await aio_pika.connect(servers.rabbitmq.url) as connection:
+            await (await connection.channel()).exchange_delete(f"{cluster.queue_name}.dead")
+        job = await spoil(cluster, "no-route")
+        innocent = await cluster.client.submit("innocent")
+        assert (await cluster.client.follow(innocent)).code == "done"
+        assert job.end is None
+        await consumer.links["amqp"].cut()  # each new connection declares what is missing
+        assert (await cluster.client.seen(job)).code == "failed: bad_event"
+        await eventually(lambda: is_parked(cluster, job), "the letter is parked")
+        await cluster.prove()
+
+
+@asynccontextmanager
+async def policy(servers: Servers, queue: str, definition: Mapping[str, object]) -> AsyncIterator[None]:
+    pattern = f"^{re.escape(queue)}$"
+    await rabbitmqctl(
+        servers.rabbitmq, "set_policy", "faults", pattern, json.dumps(definition), "--apply-to", "queues"
+    )
+    try:
+        yield
+    finally:
+        await rabbitmqctl(servers.rabbitmq, "clear_policy", "faults")
+
+
+async def fill(cluster: Cluster, queue: str) -> None:
+    """Put letters into a bounded queue until it refuses one."""
+    for _ in range(100):
+        try:
+            await cluster.messages.publish(b"a letter of no job", queue=queue)
+        except DeliveryError:
+            return
+    raise AssertionError(f"{queue} takes everything")
+
+
+async def is_parked(cluster: Cluster, job: TrackedJob) -> bool:
+    return job.job_id in {letter.job_id for letter in await cluster.messages.letters()}

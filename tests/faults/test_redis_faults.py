@@ -1,0 +1,275 @@
+"""Redis killed, frozen, away and emptied (rows 9 to 12)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import aiohttp
+import pytest
+
+from tests.faults.cluster import Cluster, Servers
+from tests.faults.inspection import event_of
+from tests.faults.oracle import Stream, TrackedJob
+from tests.faults.steps import (
+    assert_refused_politely,
+    begin,
+    delivered,
+    eventually,
+    readiness,
+    timed,
+    uploaded,
+)
+from tests.faults.surgery import PROGRESS, RECORDS, SESSIONS, begin_several, database, flush, waiting_in
+
+CORRECT_AGAIN_SECONDS = 3.0
+NOTICED_SECONDS = 10.0
+FROZEN_SECONDS = float(os.environ.get("FROZEN_SECONDS", "13"))
+AWAY_SECONDS = float(os.environ.get("REDIS_AWAY_SECONDS", "10"))
+
+
+async def status_of(url: str) -> int:
+    async with aiohttp.ClientSession() as http, http.get(url) as answer:
+        return answer.status
+
+
+def events_of(job: TrackedJob) -> list[str]:
+    return [event.name for stream in job.streams for event in stream.events]
+
+
+# --- row 9 --------------------------------------------------------------------------------------
+
+
+async def test_redis_killed_under_open_streams_is_made_up_for_within_three_seconds(servers: Servers) -> None:
+    """Answers that came while Redis was dead, and those that come after, reach every stream once."""
+    async with Cluster.running(servers, gateways=2) as cluster:
+        jobs, holds = await begin_several(cluster, 6)
+        await cluster.redis.kill()
+        for hold in holds[:3]:  # these answers come while there is nowhere to put them
+            hold.release()
+        await asyncio.sleep(1)
+        await cluster.redis.start()
+        back = time.monotonic()
+        for hold in holds[3:]:
+            hold.release()
+        ends = await asyncio.gather(*map(cluster.client.seen, jobs))
+        assert {end.name for end in ends} == {"done"}
+        assert max(end.at for end in ends) - back < CORRECT_AGAIN_SECONDS
+        assert [len(cluster.model.calls_of(job.marker)) for job in jobs] == [1] * len(jobs)
+        await cluster.prove()
+
+
+# --- row 10 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120 + 2 * FROZEN_SECONDS)
+async def test_frozen_redis_costs_two_seconds_a_call_and_nothing_else(servers: Servers) -> None:
+    """What needs Redis answers 503 within 2 s, the rest works; streams notice, and are right afterwards."""
+    async with Cluster.running(servers) as cluster:
+        (gateway,) = cluster.gateways
+        jobs, holds = await begin_several(cluster, 3)
+        waiting = await uploaded(cluster, "waiting")
+
+        cluster.redis.freeze()
+        frozen_at = time.monotonic()
+        holds[0].release()
+        await assert_refused_in_time(cluster, waiting)
+        for path in ("/", "/docs", "/openapi.json"):
+            assert await status_of(gateway.url + path) == 200, path
+        assert await status_of(f"{gateway.probe_url}/healthz") == 200
+        assert await status_of(f"{gateway.probe_url}/readyz") == 503
+
+        async def noticed() -> bool:
+            return not (await readiness(gateway))["live_progress"]
+
+        await eventually(noticed, "the gateway knows that no live progress arrives")
+        assert time.monotonic() - frozen_at < NOTICED_SECONDS
+        await asyncio.sleep(frozen_at + FROZEN_SECONDS - time.monotonic())
+        cluster.redis.thaw()
+        back = time.monotonic()
+        holds[1].release()
+        ends = await asyncio.gather(*map(cluster.client.seen, jobs[:2]))
+        assert {end.name for end in ends} == {"done"}
+        assert max(end.at for end in ends) - back < CORRECT_AGAIN_SECONDS
+        holds[2].release()
+        assert (await cluster.client.complete(waiting)).status == 202
+        assert [len(cluster.model.calls_of(job.marker)) for job in jobs] == [1, 1, 1]
+        await cluster.prove()
+
+
+async def assert_refused_in_time(cluster: Cluster, job: TrackedJob) -> None:
+    path = f"/api/v1/waste/jobs/{job.job_id}"
+    calls = {
+        "session": ("POST", "/api/v1/sessions", ""),
+        "analyze": ("POST", "/api/v1/waste/analyze", job.token),
+        "upload-complete": ("POST", f"/upload-complete/{job.job_id}", job.token),
+        "job": ("GET", path, job.token),
+        "jobs": ("GET", "/api/v1/waste/jobs", job.token),
+        "events": ("GET", f"{path}/events", job.token),
+        "cancel": ("POST", f"{path}/cancel", job.token),
+    }
+    answers = await asyncio.gather(*(timed(cluster.client.call(*call)) for call in calls.values()))
+    for name, (answer, seconds) in zip(calls, answers, strict=True):
+        print(f"{name}: {answer.status} after {seconds:.2f} s")
+        assert_refused_politely(answer, seconds)
+
+
+@pytest.mark.long
+async def test_silent_live_link_is_noticed_and_made_up_for(servers: Servers) -> None:
+    """One gateway hears nothing, and nobody tells it: it notices by itself, and reads what it has missed."""
+    async with Cluster.running(servers) as cluster:
+        (gateway,) = cluster.gateways
+        jobs, holds = await begin_several(cluster, 2)
+        await gateway.links["redis"].half_open()
+        silent_since = time.monotonic()
+        for hold in holds:
+            hold.release()
+
+        async def noticed() -> bool:
+            return not (await readiness(gateway))["live_progress"]
+
+        await eventually(noticed, "the gateway knows that no live progress arrives")
+        assert time.monotonic() - silent_since < NOTICED_SECONDS
+        await gateway.links["redis"].passing()
+        back = time.monotonic()
+        ends = await asyncio.gather(*map(cluster.client.seen, jobs))
+        assert {end.name for end in ends} == {"done"}
+        assert max(end.at for end in ends) - back < CORRECT_AGAIN_SECONDS
+        await cluster.prove()
+
+
+# --- row 11 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(120 + AWAY_SECONDS)
+async def test_answers_wait_in_memory_while_redis_is_away(servers: Servers) -> None:
+    """No delivery is acknowledged before its end is stored, no call is made twice, none without a claim."""
+    async with Cluster.running(servers, gateways=2) as cluster:
+        jobs, holds = await begin_several(cluster, 4)
+        await delivered(cluster, len(jobs))
+        unclaimed = await begin_fetching(cluster)
+        for link in cluster.links("redis"):
+            await link.down()
+        away_since = time.monotonic()
+        for hold in holds:
+            hold.release()
+        await cluster.cdn_link.passing()  # the fetch of `unclaimed` goes on
+        await delivered(cluster, len(jobs) + 1)
+        while time.monotonic() < away_since + AWAY_SECONDS:
+            assert (await waiting_in(cluster))["messages_unacknowledged"] == len(jobs) + 1
+            assert not cluster.model.calls_of("unclaimed")
+            await asyncio.sleep(0.5)
+        for link in cluster.links("redis"):
+            await link.passing()
+        back = time.monotonic()
+        ends = await asyncio.gather(*map(cluster.client.seen, jobs))
+        assert {end.name for end in ends} == {"done"}
+        assert max(end.at for end in ends) - back < CORRECT_AGAIN_SECONDS
+        assert (await cluster.client.seen(unclaimed)).name == "done"
+        assert [len(cluster.model.calls_of(job.marker)) for job in [*jobs, unclaimed]] == [1] * 5
+        await cluster.prove()
+
+
+async def begin_fetching(cluster: Cluster) -> TrackedJob:
+    """A watched job that waits for a CDN that says nothing."""
+    await cluster.cdn_link.half_open()
+    job = await cluster.client.submit("unclaimed")
+    stream = cluster.client.watch(job)
+
+    async def is_fetching() -> bool:
+        return bool(stream.events) and stream.events[-1].data["stage"] == "fetching"
+
+    await eventually(is_fetching, "the job is fetching its photo")
+    return job
+
+
+@pytest.mark.long
+async def test_lapsed_lease_fences_its_old_holder(servers: Servers) -> None:
+    """A second consumer has begun the job: what the first still has to say is not written down, and its
+    answer is not asked for again."""
+    async with Cluster.running(servers, consumers=2, LEASE_SECONDS="40", LEASE_RENEW_SECONDS="20") as cluster:
+        job, old_hold = await begin(cluster, "fenced")
+        holder = cluster.model.calls[0].consumer
+        new_hold = cluster.model.hold("fenced")
+        async with database(cluster, PROGRESS) as progress:
+            await progress.delete(f"job:{{{job.job_id}}}:lease")
+        cluster.journal.note(holder, "lease lapsed")
+        body = await event_of(servers, job)
+        for _ in range(2):  # one to each consumer
+            await cluster.messages.publish(body, message_id=job.job_id)
+        await new_hold.reached()
+        old_hold.release()
+
+        async def has_answered() -> bool:
+            return cluster.model.paid("fenced") == 1
+
+        await eventually(has_answered, "the old holder has its answer")
+        await asyncio.sleep(1)
+        assert [event.data["attempt"] for event in job.streams[0].events[-2:]] == [2, 2]
+        assert job.end is None
+        new_hold.release()
+        assert (await cluster.client.seen(job)).data["attempt"] == 2
+        await cluster.prove()
+
+
+# --- row 12 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+async def test_progress_and_records_lost_are_written_anew_by_who_holds_the_job(servers: Servers) -> None:
+    """Their server emptied: running and queued jobs end done after one call; streams see reset, then all."""
+    async with Cluster.running(servers, gateways=2, consumers=1, CONSUMER_CONCURRENCY="2") as cluster:
+        jobs, holds = await begin_several(cluster, 2)
+        queued = await cluster.client.submit("queued")  # there is no place for it yet
+        cluster.client.watch(queued)
+        await asyncio.sleep(1)
+        await flush(cluster, RECORDS, PROGRESS)
+        await asyncio.sleep(3)  # renewals find nothing of what they renew
+        for hold in holds:
+            hold.release()
+        ends = await asyncio.gather(*map(cluster.client.seen, [*jobs, queued]))
+        assert {end.name for end in ends} == {"done"}
+        assert all("reset" in events_of(job) for job in [*jobs, queued])
+        assert [len(cluster.model.calls_of(job.marker)) for job in [*jobs, queued]] == [1, 1, 1]
+        for job in jobs:
+            await assert_not_continued_wrongly(cluster, job)
+        await cluster.prove()
+
+
+async def assert_not_continued_wrongly(cluster: Cluster, job: TrackedJob) -> None:
+    """The second event of the lost history has a namesake in the new one, and is not taken for it."""
+    away = Stream("came back late", events=[job.streams[0].events[1]])
+    await cluster.client._connect_once(job, away)
+    assert [event.name for event in away.events[1:]] == ["reset", "done"]
+
+
+async def test_everything_lost_ends_every_stream_and_calls_the_model_no_more(servers: Servers) -> None:
+    """With the sessions gone as well, open streams still end; whoever asks anew hears 404."""
+    async with Cluster.running(servers, UPLOAD_WAIT_SECONDS="8", JOB_DEADLINE_SECONDS="30") as cluster:
+        jobs, holds = await begin_several(cluster, 2)
+        unused = cluster.ledger.track("unused", jobs[0].token)
+        await cluster.client.ticket(unused)
+        stream = cluster.client.watch(unused)
+
+        async def is_open() -> bool:
+            return bool(stream.events)
+
+        await eventually(is_open, "the stream of the unused ticket is open")
+        await flush(cluster, RECORDS, PROGRESS, SESSIONS)
+        for hold in holds:
+            hold.release()
+        ends = await asyncio.gather(*map(cluster.client.seen, jobs))
+        assert {end.name for end in ends} == {"done"}
+        assert all("reset" in events_of(job) for job in jobs)
+        assert (await cluster.client.complete(unused)).status == 404
+
+        async def is_told() -> bool:
+            return any(" 404 " in said for said in stream.connections)
+
+        await eventually(is_told, "the unused ticket's stream ended, and then there was no such job")
+        assert [len(cluster.model.calls_of(job.marker)) for job in jobs] == [1, 1]
+        # Ownership went with the sessions: that the owner cannot read the end is all that may be wrong.
+        wrong = await cluster.violations()
+        assert not [line for line in wrong if "404 not_found" not in line], wrong

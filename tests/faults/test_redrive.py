@@ -1,0 +1,209 @@
+"""Dead letters driven again by a person, with the command itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from datetime import UTC, datetime
+
+import aio_pika
+import pytest
+from aio_pika.abc import HeadersType
+
+from growbin.local.parts import BUCKET
+from tests.faults.cluster import Cluster, Servers
+from tests.faults.inspection import Letter
+from tests.faults.journal import Journal
+from tests.faults.model import SERVER_ERROR
+from tests.faults.oracle import Stream, TrackedJob
+from tests.faults.proxy import Proxy
+from tests.faults.steps import eventually
+from tests.faults.surgery import PROGRESS, database, record_of, reject_next, waiting_in
+
+COMMAND_SECONDS = 30
+
+
+async def dead(cluster: Cluster, marker: str) -> TrackedJob:
+    """A job whose delivery was rejected: failed, and parked. The consumer is running afterwards."""
+    (consumer,) = cluster.consumers
+    await consumer.stop()
+    job = await cluster.client.submit(marker)
+    job.is_innocent = False
+    cluster.client.watch(job)
+    await reject_next(cluster)
+    await consumer.start()
+    assert (await cluster.client.seen(job)).code == "failed: dead_lettered"
+    return job
+
+
+async def dead_letters(cluster: Cluster, *words: str, **settings: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "growbin", "dead-letters", *words),
+        env=cluster.consumers[0].part.environment() | settings,
+        stdout=PIPE,
+        stderr=STDOUT,
+    )
+
+
+async def redrive(cluster: Cluster, job: TrackedJob) -> tuple[int, str]:
+    """Exit status and all that it said."""
+    async with asyncio.timeout(COMMAND_SECONDS):
+        process = await dead_letters(cluster, "redrive", "--job", job.job_id)
+        said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def parked(cluster: Cluster) -> list[Letter]:
+    """The letters, once no walk holds any of them."""
+
+    async def is_quiet() -> bool:
+        return (await waiting_in(cluster, ".parked")).get("messages_unacknowledged") == 0
+
+    await eventually(is_quiet, "no letter is held")
+    return await cluster.messages.letters()
+
+
+async def run_of(cluster: Cluster, job: TrackedJob) -> int:
+    async with database(cluster, PROGRESS) as progress:
+        snapshot = await progress.get(f"job:{{{job.job_id}}}:progress")
+    return int(json.loads(snapshot)["run"]) if snapshot else 0
+
+
+def begin_again(cluster: Cluster, job: TrackedJob) -> Stream:
+    """The old stream's client comes back with the last id it holds. Of the second run the promises hold
+    as of the first: its stream begins with `reset`, and has one end."""
+    cluster.ledger.history_was_destroyed = True  # on purpose: the run's
+    last = job.streams[0].events[-1]
+    job.streams.clear()
+    stream = cluster.client.watch(job, "second run")
+    stream.events.append(last)  # its id goes with the first request, which is made later
+    return stream
+
+
+async def assert_done_again(cluster: Cluster, job: TrackedJob, stream: Stream) -> None:
+    async def has_come() -> bool:
+        return len(stream.events) > 1
+
+    await eventually(has_come, "the client of the old run hears of the new one")
+    del stream.events[0]
+    assert stream.events[0].name == "reset"
+
+    async def has_ended() -> bool:
+        return stream.end is not None
+
+    await eventually(has_ended, "the new run's end")
+    assert stream.events[-1].code == "done"
+    assert len(cluster.model.calls_of(job.marker)) == 1
+
+
+async def test_redriven_job_resets_its_streams_and_is_done(servers: Servers) -> None:
+    """A new run of a failed job: its client gets reset, then everything through done; the letter is gone."""
+    async with Cluster.running(servers, gateways=2) as cluster:
+        job = await dead(cluster, "again")
+        assert len(await parked(cluster)) == 1
+        status, said = await redrive(cluster, job)
+        assert (status, "driven again" in said) == (0, True), said
+        await assert_done_again(cluster, job, begin_again(cluster, job))
+        assert not await parked(cluster)
+        status, said = await redrive(cluster, job)
+        assert (status, "No parked letter" in said) == (1, True), said
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_redrive_without_its_photo_is_refused_with_a_reason(servers: Servers) -> None:
+    """The job stays failed and its letter parked; the command says why."""
+    async with Cluster.running(servers) as cluster:
+        job = await dead(cluster, "gone")
+        async with cluster.servers.seaweedfs.client() as s3:
+            await s3.delete_object(Bucket=BUCKET, Key=(await record_of(cluster, job))["key"])
+        status, said = await redrive(cluster, job)
+        assert (status, "the photo is gone" in said) == (1, True), said
+        assert len(await parked(cluster)) == 1
+        assert (await cluster.client.read(job))["stage"] == "failed"
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_redrive_killed_before_its_publish_may_be_repeated(servers: Servers) -> None:
+    """Killed when the new run was begun and not yet published: repeated, it drives the same run, once."""
+    async with Cluster.running(servers) as cluster:
+        job = await dead(cluster, "halfway")
+        port = cluster.servers.rabbitmq.port
+        async with Proxy("command", port, Journal()) as amqp, held_store(cluster) as store:
+            process = await dead_letters(
+                cluster,
+                *("redrive", "--job", job.job_id),
+                RABBITMQ_URL=cluster.servers.rabbitmq.url.replace(f":{port}/", f":{amqp.port}/"),
+                S3_ENDPOINT_URL=f"http://127.0.0.1:{store.port}",
+                PUBLISH_TIMEOUT_SECONDS=str(COMMAND_SECONDS),
+            )
+
+            async def looks_for_the_photo() -> bool:
+                return bool(store.connections)
+
+            await eventually(looks_for_the_photo, "the command looks for the photo")
+            await amqp.half_open()  # the letter is in its hands; its publish will get nowhere
+            await store.passing()
+
+            async def is_begun() -> bool:
+                return await run_of(cluster, job) == 2
+
+            await eventually(is_begun, "the new run is begun")
+            process.kill()
+            await process.communicate()
+        assert len(await parked(cluster)) == 1
+        status, said = await redrive(cluster, job)
+        assert (status, "driven again" in said) == (0, True), said
+        assert await run_of(cluster, job) == 2
+        await assert_done_again(cluster, job, begin_again(cluster, job))
+        await cluster.prove()
+
+
+def held_store(cluster: Cluster) -> Proxy:
+    """An S3 that accepts connections and says nothing."""
+    proxy = Proxy("store of the command", cluster.servers.seaweedfs.port, Journal())
+    proxy.mode = "half open"
+    return proxy
+
+
+@pytest.mark.long
+async def test_letter_moved_back_by_hand_is_retried_like_any_other(servers: Servers) -> None:
+    """An operator's tool puts it back with its `x-death`. Copied on, that would make the broker take the
+    retry for a cycle, and drop it."""
+    async with Cluster.running(servers, JOB_DEADLINE_SECONDS="30") as cluster:
+        (consumer,) = cluster.consumers
+        await consumer.stop()
+        cluster.model.script("moved", SERVER_ERROR)
+        job = await cluster.client.submit("moved")
+        await move_by_hand(cluster)
+        await consumer.start()
+        assert (await cluster.client.follow(job)).code == "done"
+        assert len(cluster.model.calls_of("moved")) == 2
+        await cluster.prove()
+
+
+async def move_by_hand(cluster: Cluster) -> None:
+    """The next message of the main queue, as if it had died there of too many deliveries."""
+    async with asyncio.timeout(10), await aio_pika.connect(cluster.servers.rabbitmq.url) as connection:
+        channel = await connection.channel()
+        queue = await channel.get_queue(cluster.queue_name, ensure=False)
+        message = await queue.get(timeout=10)
+        assert message is not None
+        await message.ack()
+    headers: HeadersType = {
+        "x-death": [
+            {
+                "queue": cluster.queue_name,
+                "reason": "delivery_limit",
+                "count": 1,
+                "exchange": "",
+                "routing-keys": [cluster.queue_name],
+                "time": datetime.now(UTC),
+            }
+        ]
+    }
+    await cluster.messages.publish(message.body, headers=headers, message_id=message.message_id)
