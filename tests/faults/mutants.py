@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ import time
 import traceback
 import venv
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,9 @@ async def run(mutants: Sequence[Mutant]) -> list[Verdict]:
 async def failure_of(row: Row, servers: Servers) -> str:
     """Why the row fails now, in one line; empty when it passes."""
     try:
-        async with asyncio.timeout(ROW_SECONDS):
-            await row(servers)
+        with redirect_stdout(io.StringIO()):
+            async with asyncio.timeout(ROW_SECONDS):
+                await row(servers)
     except Exception as error:  # noqa: BLE001  # a row may fail in any way
         where = next(
             (
@@ -164,7 +166,8 @@ def told(verdict: Verdict) -> str:
         outcome, why = "caught", verdict.after
     else:
         outcome, why = "SURVIVED", "the row passes without the control"
-    return f"{outcome:<9} {mutant.name:<28} {mutant.row.rpartition('::')[2]}\n{'':<9} {why[:150]}"
+    row = mutant.row.rpartition("::")[2]
+    return f"{outcome:<9} {mutant.name:<24} {row} ({verdict.seconds:.0f} s)\n{'':<9} {why[:150]}"
 
 
 def inside(words: Sequence[str]) -> int:
