@@ -28,7 +28,8 @@ test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Val
 	@$(VENV)/bin/python -m pytest -m "not long" $(ARGS)
 
 faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
-	@$(VENV)/bin/python -m pytest tests/faults $(ARGS)
+	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
+		$(VENV)/bin/python -m pytest tests/faults $(ARGS)
 
 mutants: setup  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
