@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 import structlog
+from aiohttp import ClientConnectionResetError
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import Counter, Gauge, Histogram
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -119,6 +120,12 @@ def _is_not_bad_http(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
+def _is_not_cut_connection(record: logging.LogRecord) -> bool:
+    """The HTTP client leaves a writer's task behind when a connection is cut under it; the request itself
+    raises its own error, which is handled where it was made."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ClientConnectionResetError))
+
+
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {name: REDACTED if _SECRET_NAME.search(name) else redact(value) for name, value in event.items()}
 
@@ -154,6 +161,7 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
     for name in ("aiormq.connection", "aio_pika"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("aiohttp.server").addFilter(_is_not_bad_http)
+    logging.getLogger("asyncio").addFilter(_is_not_cut_connection)
     # Libraries tell their inner life at info; only what needs attention is kept.
     logging.basicConfig(
         handlers=[libraries], level=max(logging.WARNING, getattr(logging, level.upper())), force=True

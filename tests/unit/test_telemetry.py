@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from aiohttp import ClientConnectionResetError
 
 from growbin.telemetry import REDACTED, bind_request, configure_logs, redact, traceparent
 
@@ -113,3 +114,17 @@ def test_trace_of_the_caller_is_continued() -> None:
     for odd in (None, "", "00-" + "0" * 32 + "-" + "cd" * 8 + "-01", given + "x"):
         bind_request("request-1", odd)
         assert "ab" * 16 not in traceparent()
+
+
+def test_connection_cut_under_the_http_client_is_no_bug_in_the_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What a request already told where it was made does not come again as a stranger's traceback."""
+    configure_logs("info", "json")
+    for error in (ClientConnectionResetError("cut"), ZeroDivisionError("bug")):
+        try:
+            raise error
+        except (ClientConnectionResetError, ZeroDivisionError):
+            logging.getLogger("asyncio").exception("Task exception was never retrieved")
+    [line] = lines(capsys)
+    assert "ZeroDivisionError" in str(line["exception"])
