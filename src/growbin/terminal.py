@@ -289,10 +289,12 @@ class Board:
     def begin(self, photo: Path) -> Bar:
         bar = Bar(_clean(str(photo)))
         self._bars.append(bar)
+        self._draw_if_live()
         return bar
 
     def show(self, bar: Bar, progress: int, message: str) -> None:
         bar.progress, bar.message = progress, message
+        self._draw_if_live()
         if self._is_plain:
             self._stream.write(f"{bar.name}: {progress:3d} % {_clean(message)}\n")
 
@@ -315,7 +317,13 @@ class Board:
                 self._bars.clear()
                 self._draw()
 
+    def _draw_if_live(self) -> None:
+        """At each change, so that even a photo that is done at once has had its bar."""
+        if self._is_live:
+            self._draw()
+
     async def _keep_drawing(self) -> None:
+        """In between, so that the seconds go on."""
         while True:
             self._draw()
             await asyncio.sleep(REDRAW_SECONDS)
