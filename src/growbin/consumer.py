@@ -265,7 +265,8 @@ async def started(job: Job, tools: Tools) -> AsyncIterator[Attempt]:
                         yield attempt
                 except TimeoutError as error:
                     if attempt.left_seconds() > 0:
-                        raise Unavailable("consumer", "a step timed out") from error
+                        stuck = Unavailable("consumer", "a step timed out")
+                        raise Settled(await attempt.postpone(stuck)) from error
                     # Should a repeated upload-complete have given the job a later deadline, it goes on.
                     has_ended = await tools.progress.expire_if_due(job)
                     raise Settled(Ack() if has_ended else Retry(HELD_DELAY_SECONDS)) from None

@@ -159,6 +159,13 @@ async def test_unavailable_part_brings_the_job_again_then_gives_up(bench: Bench)
     assert stages == ["queued", *["fetching"] * 4, "failed"]
 
 
+async def test_step_that_times_out_is_postponed_like_an_absent_part(bench: Bench) -> None:
+    """A TimeoutError with time left is a part that did not answer, not a bug and not the deadline."""
+    bench.outside.fetch_errors = [TimeoutError()]
+    event = job()
+    assert await handle_job(event, bench.tools) == Retry(1)
+
+
 async def test_retry_that_would_come_too_late_fails_at_once(bench: Bench) -> None:
     """When the next delay is longer than the time left, the client hears so now."""
     event = job(deadline_seconds=0.9)
@@ -209,7 +216,7 @@ async def test_bug_fails_the_job_and_parks_the_delivery(bench: Bench) -> None:
 async def test_deadline_in_mid_call_expires_the_job(bench: Bench) -> None:
     """A call that outlasts the deadline is left, and the job ends expired."""
     bench.outside.model_gate = asyncio.Event()
-    event = job(deadline_seconds=0.2)
+    event = job(deadline_seconds=0.5)
     assert await handle_job(event, bench.tools) == Ack()
     assert (await bench.stages(event))[-1] == "expired"
 
