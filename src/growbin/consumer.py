@@ -51,6 +51,7 @@ DELAYS_SECONDS = (1, 5, 15, 60)
 HELD_DELAY_SECONDS = 5
 REDIS_PAUSE_SECONDS = 0.5
 OBITUARY_PAUSE_SECONDS = 1.0
+EXPIRY_MARGIN_SECONDS = 0.05
 
 Answer = TypeVar("Answer")
 
@@ -261,7 +262,8 @@ async def started(job: Job, tools: Tools) -> AsyncIterator[Attempt]:
             attempt = Attempt(job, tools, start)
             try:
                 try:
-                    async with asyncio.timeout(max(0, attempt.left_seconds())):
+                    # A job is due only once its deadline's millisecond has passed on Redis' clock.
+                    async with asyncio.timeout(max(0, attempt.left_seconds()) + EXPIRY_MARGIN_SECONDS):
                         yield attempt
                 except TimeoutError as error:
                     if attempt.left_seconds() > 0:
