@@ -15,7 +15,7 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
 QUIETLY := $(MAKE) --no-print-directory
 
-.PHONY: help run test faults mutants chaos check format lock clean setup rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos bench check format lock clean setup rabbitmq curl chromium node faketime debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ mutants: setup  ## take one control out at a time: its row must fail
 
 chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run
 	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+bench: setup  ## what a progress stream costs, beside two common designs (a quarter of an hour)
+	@$(VENV)/bin/python -m bench.streams $(ARGS)
 
 check: setup  ## format, lint, types, shape and unit tests: seconds, before each commit
 	@$(VENV)/bin/ruff format --quiet --check .

@@ -84,7 +84,11 @@ async def start_app(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("leave", "come_back"), [(kill, start), (stop_app, start_app)], ids=["kill -9", "stop_app"]
+    ("leave", "come_back"),
+    [
+        pytest.param(kill, start, id="kill -9"),
+        pytest.param(stop_app, start_app, id="stop_app", marks=pytest.mark.long),
+    ],
 )
 async def test_broker_gone_while_publishing_loses_nothing_and_is_used_again_at_once(
     servers: Servers,

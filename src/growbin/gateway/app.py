@@ -31,6 +31,7 @@ from growbin.gateway.jobs import (
     list_jobs,
     read_job,
 )
+from growbin.gateway.live_stream import Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
@@ -182,6 +183,7 @@ def build_app(
         photo_cache=photo_cache,
         hub=hub,
         slots=StreamSlots(limits),
+        pulse=Pulse(limits.stream_heartbeat_seconds),
     )
     for call in CALLS:
         # No HEAD for a stream: it would stay open and say nothing.

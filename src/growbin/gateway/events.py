@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+from uuid import UUID
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from growbin import telemetry
 from growbin.gateway import sse
 from growbin.gateway.gateway import GATEWAY, GatewayLimits
 from growbin.gateway.hub import ReaderTooSlow, Watch
 from growbin.gateway.jobs import find_job
+from growbin.gateway.live_stream import LiveStream
 from growbin.gateway.problems import not_found
 from growbin.gateway.session_watch import SessionWatch
 from growbin.gateway.sessions import address_of, find_session
 
 log = structlog.get_logger()
+
+Watched = TypeVar("Watched", Watch, SessionWatch)
+Relay = Callable[[web.Request, web.StreamResponse, Watched], Awaitable[None]]
 
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
@@ -30,12 +38,13 @@ HEADERS = {
 async def stream_job(request: web.Request) -> web.StreamResponse:
     """`GET /api/v1/waste/jobs/{job_id}/events`; 204 when the client has seen the terminal event."""
     gateway = request.app[GATEWAY]
-    job = await find_job(request)
-    if job.state is None:
-        raise not_found()
-    with gateway.slots.take(job.session.owner, address_of(request)):
-        async with gateway.hub.watch(job.job_id, _given_id(request)) as watch:
-            return await _stream(request, watch, gateway.limits)
+    job_id, owner = await _watched_job(request)
+    with gateway.slots.take(owner, address_of(request)):
+        watch = await gateway.hub.join(job_id, _given_id(request))
+        try:
+            return await _stream(request, watch, _push)
+        finally:
+            await gateway.hub.leave(watch)
 
 
 async def stream_session(request: web.Request) -> web.StreamResponse:
@@ -48,25 +57,40 @@ async def stream_session(request: web.Request) -> web.StreamResponse:
         async with SessionWatch.open(
             gateway.hub, gateway.records, gateway.progress, session.owner, _given_id(request)
         ) as watch:
-            return await _stream(request, watch, gateway.limits)
+            return await _stream(request, watch, _pull)
+
+
+async def _watched_job(request: web.Request) -> tuple[UUID, str]:
+    """The job and its owner; nothing else of it is kept in memory while its stream is open."""
+    job = await find_job(request)
+    if job.state is None:
+        raise not_found()
+    return job.job_id, job.session.owner
 
 
 def _given_id(request: web.Request) -> str | None:
     return request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or None
 
 
-async def _stream(
-    request: web.Request, watch: Watch | SessionWatch, limits: GatewayLimits
-) -> web.StreamResponse:
+async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -> web.StreamResponse:
     """Relay until the end. Once the headers are out every error ends in a closed connection."""
     if watch.nothing_missed:
         return web.Response(status=204)
+    limits = request.app[GATEWAY].limits
     response = web.StreamResponse(headers=HEADERS)
+    if request.version >= HttpVersion11:
+        response.enable_chunked_encoding()
     end = "gone"
     try:
         await response.prepare(request)
         _give_up_on_a_silent_peer(request, limits)
-        end = await _relay(response, watch, limits)
+        await response.write(sse.encode_retry(_retry_ms()))
+        await relay(request, response, watch)
+        # A stream that ends before its job sends the client elsewhere, but not all clients at once.
+        goodbye = b"" if watch.has_ended else sse.encode_retry(_retry_ms())
+        async with asyncio.timeout(limits.stream_write_timeout_seconds):
+            await response.write_eof(goodbye)
+        end = "ended" if watch.has_ended else "drained"
     except (ReaderTooSlow, TimeoutError):
         end = "slow"
         _cut(request)
@@ -81,26 +105,25 @@ async def _stream(
     return response
 
 
-async def _relay(response: web.StreamResponse, watch: Watch | SessionWatch, limits: GatewayLimits) -> str:
-    """Write entries and heartbeats as they come. Returns `ended` after the terminal event, `drained`
-    when the gateway stops: the client then resumes elsewhere."""
+async def _push(request: web.Request, response: web.StreamResponse, watch: Watch) -> None:
+    """The hub writes to the socket, the pulse beats, and the handler sleeps."""
+    gateway = request.app[GATEWAY]
+    stream = LiveStream(request, response, watch)
+    gateway.pulse.add(stream)
+    try:
+        await stream.relay(gateway.limits.stream_write_timeout_seconds)
+    finally:
+        gateway.pulse.remove(stream)
 
-    async def send(chunk: bytes) -> None:
-        async with asyncio.timeout(limits.stream_write_timeout_seconds):
-            await response.write(chunk)
 
-    await send(sse.encode_retry(_retry_ms()))
-    while True:
-        try:
+async def _pull(request: web.Request, response: web.StreamResponse, watch: SessionWatch) -> None:
+    """Fetch entries one by one, with a heartbeat whenever there was none for a while."""
+    limits = request.app[GATEWAY].limits
+    with suppress(StopAsyncIteration):
+        while True:
             entry = await watch.next(limits.stream_heartbeat_seconds)
-        except StopAsyncIteration:
-            break
-        await send(sse.HEARTBEAT if entry is None else sse.encode_event(entry))
-    if not watch.has_ended:
-        await send(sse.encode_retry(_retry_ms()))
-    async with asyncio.timeout(limits.stream_write_timeout_seconds):
-        await response.write_eof()
-    return "ended" if watch.has_ended else "drained"
+            async with asyncio.timeout(limits.stream_write_timeout_seconds):
+                await response.write(sse.HEARTBEAT if entry is None else sse.encode_event(entry))
 
 
 def _retry_ms() -> int:

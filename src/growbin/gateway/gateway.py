@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -16,6 +14,7 @@ from growbin import telemetry
 from growbin.errors import Rejected
 from growbin.gateway.addresses import Network
 from growbin.gateway.hub import Hub
+from growbin.gateway.live_stream import Pulse
 from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
 
 
@@ -34,6 +33,21 @@ class GatewayLimits:
     stream_write_timeout_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One open stream's place among the limits."""
+
+    slots: StreamSlots
+    owner: str
+    address: str
+
+    def __enter__(self) -> None:
+        self.slots.change(self.owner, self.address, 1)
+
+    def __exit__(self, *_: object) -> None:
+        self.slots.change(self.owner, self.address, -1)
+
+
 class StreamSlots:
     """How many streams and waiting reads are open, for each session, each address and in all."""
 
@@ -43,22 +57,18 @@ class StreamSlots:
         self._by_address: Counter[str] = Counter()
         self._open = 0
 
-    @contextmanager
-    def take(self, owner: str, address: str) -> Iterator[None]:
-        """Hold one slot. Raises Rejected(too_many_streams): 429 to who has many, 503 when all are taken."""
+    def take(self, owner: str, address: str) -> Slot:
+        """One slot, held by the block that enters it. Raises Rejected(too_many_streams): 429 to who has
+        many, 503 when all are taken."""
         if self._by_owner[owner] >= self._limits.max_streams_per_session:
             raise _too_many_streams(429, "This session has too many open streams. Close one and try again.")
         if self._by_address[address] >= self._limits.max_streams_per_address:
             raise _too_many_streams(429, "This address has too many open streams. Close one and try again.")
         if self._open >= self._limits.max_streams:
             raise _too_many_streams(503, "Every stream is taken. Try again in a moment, or poll the job.")
-        self._change(owner, address, 1)
-        try:
-            yield
-        finally:
-            self._change(owner, address, -1)
+        return Slot(self, owner, address)
 
-    def _change(self, owner: str, address: str, by: int) -> None:
+    def change(self, owner: str, address: str, by: int) -> None:
         self._open += by
         telemetry.open_streams.inc(by)
         for counter, key in ((self._by_owner, owner), (self._by_address, address)):
@@ -91,6 +101,7 @@ class Gateway:
     hub: Hub
 
     slots: StreamSlots
+    pulse: Pulse
     # One upload-complete at a time for each job: parallel repeats find the first one's publish.
     submissions: WeakValueDictionary[UUID, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 

@@ -12,7 +12,7 @@ import base64
 import json
 import zlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
@@ -63,7 +63,7 @@ class SessionWatch:
         self._records = records
         self._progress = progress
         self._owner = owner
-        self._watches: dict[UUID, tuple[Watch, AsyncExitStack]] = {}
+        self._watches: dict[UUID, Watch] = {}
         self._sent: dict[UUID, str] = {}  # what waits in the watches' buffers is not sent
         self._newest: UUID | None = None
         self._news = asyncio.Event()
@@ -81,8 +81,8 @@ class SessionWatch:
             await watch._begin(last_id)
             yield watch
         finally:
-            for _, stack in watch._watches.values():
-                await stack.aclose()
+            for joined in watch._watches.values():
+                await hub.leave(joined)
 
     @property
     def nothing_missed(self) -> bool:
@@ -117,12 +117,12 @@ class SessionWatch:
                     return None
 
     async def _take(self) -> LogEntry | None:
-        for job_id, (watch, stack) in list(self._watches.items()):
+        for job_id, watch in list(self._watches.items()):
             entry = watch.take()
             if watch.is_over:
                 self._is_draining = self._is_draining or not watch.has_ended
                 del self._watches[job_id]
-                await stack.aclose()
+                await self._hub.leave(watch)
             if entry is not None:
                 self._sent[job_id] = entry.id
                 vector = Vector(self._newest, {job: self._sent[job] for job in self._watches})
@@ -164,8 +164,9 @@ class SessionWatch:
             return
         if only_unfinished and state.entry.ends:
             return
-        async with AsyncExitStack() as stack:
-            watch = await stack.enter_async_context(self._hub.watch(job_id, last_id, self._news.set))
-            if not watch.nothing_missed:
-                self._watches[job_id] = watch, stack.pop_all()
-                self._sent[job_id] = last_id or ""
+        watch = await self._hub.join(job_id, last_id, self._news.set)
+        if watch.nothing_missed:
+            await self._hub.leave(watch)
+        else:
+            self._watches[job_id] = watch
+            self._sent[job_id] = last_id or ""
