@@ -49,7 +49,8 @@ class RedisProgressFeed:
         self._on_loss = on_loss
         self._canary = keys.canary(secrets.token_hex(8))
         self._wanted: set[str] = set()
-        self._confirmed: dict[str, asyncio.Future[None]] = {}
+        self._confirmed: set[str] = set()
+        self._awaited: dict[str, asyncio.Future[None]] = {}
         # Subscriptions sent and not yet answered: a confirmation that belongs to an earlier reader,
         # who has left since, must not be taken for ours.
         self._unanswered: Counter[str] = Counter()
@@ -88,9 +89,11 @@ class RedisProgressFeed:
         """Returns once the server has confirmed. Raises Unavailable."""
         channel = keys.events(job_id)
         self._wanted.add(channel)
-        confirmed = self._confirmed.get(channel)
+        if channel in self._confirmed:
+            return
+        confirmed = self._awaited.get(channel)
         if confirmed is None:
-            confirmed = self._confirmed[channel] = asyncio.get_running_loop().create_future()
+            confirmed = self._awaited[channel] = asyncio.get_running_loop().create_future()
             if self._connection is not None:
                 self._unanswered[channel] += 1
                 await self._send("SUBSCRIBE", channel)
@@ -103,7 +106,8 @@ class RedisProgressFeed:
     async def unsubscribe(self, job_id: UUID) -> None:
         channel = keys.events(job_id)
         self._wanted.discard(channel)
-        self._confirmed.pop(channel, None)
+        self._confirmed.discard(channel)
+        self._awaited.pop(channel, None)
         await self._send("UNSUBSCRIBE", channel)
 
     async def _send(self, *command: str) -> None:
@@ -149,11 +153,13 @@ class RedisProgressFeed:
 
     def _confirm(self, channel: str) -> None:
         self._unanswered[channel] -= 1
-        confirmed = self._confirmed.get(channel)
-        if self._unanswered[channel] <= 0:
-            del self._unanswered[channel]
-            if confirmed is not None and not confirmed.done():
-                confirmed.set_result(None)
+        if self._unanswered[channel] > 0:
+            return
+        del self._unanswered[channel]
+        if channel in self._wanted:
+            self._confirmed.add(channel)
+        if (confirmed := self._awaited.pop(channel, None)) is not None:
+            confirmed.set_result(None)
 
     async def _sing(self) -> None:
         while True:

@@ -69,7 +69,10 @@ async def _watched_job(request: web.Request) -> tuple[UUID, str]:
 
 
 def _given_id(request: web.Request) -> str | None:
-    return request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or None
+    in_header = request.headers.get("Last-Event-ID")
+    if in_header or not request.query_string:  # a parsed query stays in memory as long as the stream
+        return in_header or None
+    return request.query.get("last_event_id") or None
 
 
 async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -> web.StreamResponse:
@@ -85,6 +88,7 @@ async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -
         await response.prepare(request)
         _give_up_on_a_silent_peer(request, limits)
         await response.write(sse.encode_retry(_retry_ms()))
+        response.headers.clear()  # they are out: a thousand open streams need no thousand copies
         await relay(request, response, watch)
         # A stream that ends before its job sends the client elsewhere, but not all clients at once.
         goodbye = b"" if watch.has_ended else sse.encode_retry(_retry_ms())

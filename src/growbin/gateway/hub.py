@@ -317,7 +317,10 @@ class Hub:
             topic.expiry.cancel()
         wait_seconds = max(0.0, state.left_seconds) + EXPIRY_MARGIN_SECONDS
         loop = asyncio.get_running_loop()
-        topic.expiry = loop.call_later(wait_seconds, lambda: self._spawn(self._expire(job_id)))
+        topic.expiry = loop.call_later(wait_seconds, self._expire_now, job_id)
+
+    def _expire_now(self, job_id: UUID) -> None:
+        self._spawn(self._expire(job_id))
 
     async def _expire(self, job_id: UUID) -> None:
         try:

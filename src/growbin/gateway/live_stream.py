@@ -14,7 +14,7 @@ from growbin.gateway import sse
 from growbin.gateway.hub import Watch
 
 BLOCKED_LOOK_SECONDS = 0.05
-BEATS_A_ROUND = 16
+PULSE_SECONDS = 0.05  # often, so that ten thousand heartbeats never hold up an event
 
 
 class LiveStream:
@@ -94,7 +94,7 @@ class Pulse:
         loop = asyncio.get_running_loop()
         self._due[stream] = loop.time() + self._interval_seconds
         if self._timer is None:
-            self._timer = loop.call_later(self._interval_seconds / BEATS_A_ROUND, self._beat)
+            self._timer = loop.call_later(PULSE_SECONDS, self._beat)
 
     def remove(self, stream: LiveStream) -> None:
         del self._due[stream]
@@ -107,4 +107,4 @@ class Pulse:
             stream.beat()
         self._timer = None
         if self._due:
-            self._timer = loop.call_later(self._interval_seconds / BEATS_A_ROUND, self._beat)
+            self._timer = loop.call_later(PULSE_SECONDS, self._beat)

@@ -14,8 +14,8 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 def encode_event(entry: LogEntry) -> bytes:
     """One event block. Line breaks in the data become further `data:` lines and survive."""
-    data = "\n".join(f"data: {line}" for line in _LINE_END.split(entry.data))
-    return f"id: {entry.id}\nevent: {entry.event}\n{data}\n\n".encode()
+    data = _LINE_END.sub("\ndata: ", entry.data)
+    return f"id: {entry.id}\nevent: {entry.event}\ndata: {data}\n\n".encode()
 
 
 def encode_retry(milliseconds: int) -> bytes:
