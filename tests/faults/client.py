@@ -55,11 +55,13 @@ class Client:
         *,
         silence_seconds: float,
         choice: random.Random | None = None,
+        obeys_retry: bool = False,
     ) -> None:
         self._ledger = ledger
         self._gateways = gateways
         self._photo = photo
         self._choice = choice or random.Random()
+        self._obeys_retry = obeys_retry  # as EventSource does; otherwise it comes back at once
         self.open_at: Counter[str] = Counter()  # by gateway: calls and streams of ours it has in hand
         self._followers: dict[str, list[asyncio.Task[Event]]] = {}
         self._http = aiohttp.ClientSession(
@@ -194,9 +196,9 @@ class Client:
 
     # --- streams
 
-    def watch(self, job: TrackedJob, name: str = "stream") -> Stream:
-        """Follow the job in the background."""
-        stream = Stream(name)
+    def watch(self, job: TrackedJob, name: str = "stream", *, is_nervous: bool = False) -> Stream:
+        """Follow the job in the background; a nervous one leaves and comes back after every event."""
+        stream = Stream(name, is_nervous)
         job.streams.append(stream)
         task = asyncio.create_task(self._follow(job, stream), name=f"follow {job.marker}")
         self._followers.setdefault(job.marker, []).append(task)
@@ -216,10 +218,12 @@ class Client:
             await self._connect_once(job, stream)
             if stream.end is not None:
                 return stream.end
-            await asyncio.sleep(self._choice.uniform(*PAUSE_SECONDS))
+            hurried = self._choice.uniform(*PAUSE_SECONDS)
+            await asyncio.sleep(stream.retry_seconds if self._obeys_retry else hurried)
 
     async def _connect_once(self, job: TrackedJob, stream: Stream) -> None:
         gateway = self._any_gateway()
+        stream.tried_at.append(time.monotonic())
         with self._at(gateway):
             await self._read_stream(job, stream, gateway)
 
@@ -233,8 +237,10 @@ class Client:
             async with self._http.get(url, headers=headers, timeout=self._stream_timeout) as response:
                 what = f"{response.status} cut"
                 if response.status == 200:
-                    async for event in read_events(response):
+                    async for event in read_events(response, stream):
                         stream.events.append(event)
+                        if stream.is_nervous:
+                            break
                 what = f"{response.status} closed"
         except LOST as error:
             what += f" ({type(error).__name__})"
@@ -252,7 +258,7 @@ class Client:
         return int(said[1]) if said[1].isdigit() else 0
 
 
-async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
+async def read_events(response: aiohttp.ClientResponse, stream: Stream) -> AsyncIterator[Event]:
     """Only what was ended by its empty line counts: a cut stream's last lines are no event."""
     fields: dict[str, str] = {}
     async for raw in response.content:
@@ -262,4 +268,6 @@ async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
         else:
             if "data" in fields:
                 yield Event(time.monotonic(), fields["id"], fields["event"], json.loads(fields["data"]))
+            if "retry" in fields:
+                stream.retry_seconds = int(fields["retry"]) / 1000
             fields = {}

@@ -52,8 +52,11 @@ class Stream:
     """All that one client saw of one job, over all its connections."""
 
     name: str
+    is_nervous: bool = False
     events: list[Event] = field(default_factory=list)
     connections: list[str] = field(default_factory=list)  # "gateway-1 200 closed", for people
+    tried_at: list[float] = field(default_factory=list)  # time.monotonic() of each connection's begin
+    retry_seconds: float = 3.0
 
     @property
     def last_id(self) -> str | None:

@@ -140,7 +140,8 @@ def _give_up_on_a_silent_peer(request: web.Request, limits: GatewayLimits) -> No
     hour, with heartbeats so small that no write ever waits; where it can, it is told to stop earlier."""
     connection = request.transport.get_extra_info("socket") if request.transport else None
     if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-        patience_ms = int(limits.stream_write_timeout_seconds * 1000)
+        # A tenth less than what we would wait: its timer is coarse and begins at the next heartbeat.
+        patience_ms = int(limits.stream_write_timeout_seconds * 900)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
 
 
