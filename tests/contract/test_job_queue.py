@@ -49,6 +49,7 @@ class Broker:
         self.parts = parts
         self.channel = channel
         self.obituaries: asyncio.Queue[Obituary] = asyncio.Queue()
+        self.bugs: list[Exception] = []  # what the next obituaries run into
 
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[RabbitJobQueue]:
@@ -65,6 +66,8 @@ class Broker:
         self, handle: Handler, concurrency: Callable[[], int] = lambda: 4, grace_seconds: float = 5
     ) -> AsyncIterator[RabbitJobQueue]:
         async def bury(obituary: Obituary) -> None:
+            if self.bugs:
+                raise self.bugs.pop()
             self.obituaries.put_nowait(obituary)
 
         async with (
@@ -172,6 +175,20 @@ async def test_dead_letter_is_parked_and_gets_an_obituary(broker: Broker) -> Non
         obituary = await asyncio.wait_for(broker.obituaries.get(), 10)
     assert (obituary.job, obituary.reason) == (event, "rejected")
     assert await broker.parked() == 1
+
+
+async def test_obituary_that_hits_a_bug_comes_again(broker: Broker) -> None:
+    """Whoever waits for that job must hear its end, however often it takes."""
+
+    async def handle(_: Job) -> Verdict:
+        return DeadLetter("internal")
+
+    event = job()
+    broker.bugs = [ZeroDivisionError("bug"), KeyError("bug")]
+    async with broker.consuming(handle) as queue:
+        await queue.publish(event)
+        obituary = await asyncio.wait_for(broker.obituaries.get(), 20)
+    assert obituary.job == event
 
 
 async def test_poison_body_is_dead_lettered_with_its_id(broker: Broker) -> None:

@@ -300,3 +300,8 @@ class RabbitJobQueue:
             await self._settle(message, None, HandBack())
         except CONNECTION_EXCEPTIONS as error:
             log.info("delivery_lost", reason=f"{type(error).__name__}: {error}")
+        except Exception:
+            # Without an answer its client would wait for ever; so it comes again until the bug is mended.
+            log.exception("obituary_hit_a_bug", job_id=str(letter.job_id))
+            await asyncio.sleep(RETRY_PAUSE_SECONDS)
+            await self._settle(message, None, HandBack())
