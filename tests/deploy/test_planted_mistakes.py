@@ -98,8 +98,8 @@ AGAINST_POLICY = [
     Mistake(
         "open to everybody",
         NETWORK,
-        '- from:\n        - namespaceSelector:\n            matchLabels:\n              growbin-entrance: "yes"\n'
-        "      ports:",
+        "- from:\n        - namespaceSelector:\n            matchLabels:\n"
+        '              growbin-entrance: "yes"\n      ports:',
         "- ports:",
         "NetworkPolicy/gateway-clients: ingress is open to everybody",
     ),
