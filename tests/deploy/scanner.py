@@ -12,7 +12,6 @@ SUPPRESSED = {
     "CKV_K8S_15": "an exact version never changes, so a node that has it need not pull it again",
     "CKV_K8S_35": "settings are read from the environment, by every process in one way; never from files",
     "CKV_K8S_43": "nobody here has pulled these images: a digest would be invented (production pins its own)",
-    "CKV_DOCKER_2": "Kubernetes asks the probes; Docker's own health check would be a second opinion",
 }
 # Only where the parts are other people's images, whose data belong to a low user id.
 SUPPRESSED_LOCAL = {"CKV_K8S_40": "RabbitMQ, Valkey, SeaweedFS and nginx run as their images' own users"}

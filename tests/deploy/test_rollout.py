@@ -82,3 +82,16 @@ async def test_consumer_told_to_end_finishes_what_it_has_in_hand(servers: Server
         await consumer.start()
         await pods.prove()
         assert (outcome(job), pods.model.paid("in-hand")) == ("done", 1)
+
+
+async def test_grace_shorter_than_the_work_is_seen(servers: Servers, image: Image) -> None:
+    """Planted: a kubelet that waits half a second. The consumer is killed, and its exit code tells."""
+    Pods.image = image
+    async with Pods.running(servers, gateways=1, consumers=1) as pods:
+        consumer = pods.pods[1]
+        consumer.container.stop_seconds = 0.5  # type: ignore[misc]
+        job, hold = await begin(pods, "cut-short")
+        assert await consumer.stop() < 0
+        hold.release()
+        await consumer.start()
+        await pods.client.seen(job)
