@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr, ValidationError
@@ -26,6 +27,7 @@ EXACT_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?(-[a-z]+)?")
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 PATIENCE_SECONDS = 30  # before a restart: longer than anything that passes by itself
 ROOM_SECONDS = 5
+CALL_ROOM_SECONDS = 15  # before and after a model call: photo, advice, publication
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
@@ -101,9 +103,13 @@ def consumers_scale_on_all_their_work(manifests: Manifests) -> Iterator[str]:
             if (said.get("protocol"), said.get("excludeUnacknowledged")) != ("http", "false"):
                 yield f"{name_of(scaler)} does not count unacknowledged messages"
             for _, container in growbin_containers(manifests):
-                queue = _environment(manifests, container).get("QUEUE_NAME", Settings().queue_name)
+                queue = _environment(manifests, container).get("QUEUE_NAME", default_of("queue_name"))
                 if said.get("queueName") != queue:
                     yield f"{name_of(scaler)} counts {said.get('queueName')}, and consumers read {queue}"
+
+
+def default_of(name: str) -> Any:
+    return Settings.model_fields[name].default
 
 
 def network_is_closed(manifests: Manifests) -> Iterator[str]:
@@ -300,8 +306,14 @@ def grace_is_long_enough(manifests: Manifests) -> Iterator[str]:
                 if pre_stop < ROOM_SECONDS:
                     yield f"{pod.owner} stops before the load balancers know"
             case ["consumer"]:
-                grace = _environment(manifests, container).get("CONSUMER_GRACE_SECONDS")
-                needed = pre_stop + float(grace or "nan") + HAND_BACK_SECONDS + ROOM_SECONDS
+                given = _environment(manifests, container)
+                grace_seconds, call_seconds = (
+                    float(given.get(name.upper()) or default_of(name))
+                    for name in ("consumer_grace_seconds", "model_timeout_seconds")
+                )
+                if grace_seconds < call_seconds + CALL_ROOM_SECONDS:
+                    yield f"{pod.owner} gives up before a model call of {call_seconds:g} s is over"
+                needed = pre_stop + grace_seconds + HAND_BACK_SECONDS + ROOM_SECONDS
             case _:
                 continue
         if not pod.spec.get("terminationGracePeriodSeconds", 30) >= needed:

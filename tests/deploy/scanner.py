@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.deploy.tools import run_tool
+from tests.deploy.checkers import run_checker
 
 # Each suppression with its reason.
 SUPPRESSED = {
@@ -19,7 +19,7 @@ SUPPRESSED_LOCAL = {"CKV_K8S_40": "RabbitMQ, Valkey, SeaweedFS and nginx run as 
 
 def scan(file: Path, framework: str, suppressed: dict[str, str]) -> list[str]:
     """What Checkov holds against a file, a line each; it must have found something to look at."""
-    run = run_tool(
+    run = run_checker(
         "checkov",
         *("--file", str(file), "--framework", framework, "--output", "json", "--quiet", "--compact"),
         *("--skip-download", "--skip-check", ",".join(suppressed)),

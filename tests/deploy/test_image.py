@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.checkers import run_checker
 from tests.deploy.image import DOCKERFILE, Image, Stage, confined, stages
 from tests.deploy.manifests import ROOT
 from tests.deploy.policy import EXACT_VERSION
 from tests.deploy.scanner import scan
-from tests.deploy.tools import run_tool
 
 SHIPPED = ("run", "growbin", "growbin-model")
 
@@ -30,7 +30,7 @@ def weak_installs(build: list[Stage]) -> list[str]:
 
 def test_dockerfile_passes_the_linter_and_the_scanner() -> None:
     """Nothing but what the Dockerfile itself gives a reason for."""
-    run = run_tool("hadolint", str(DOCKERFILE))
+    run = run_checker("hadolint", str(DOCKERFILE))
     assert (run.stdout, run.returncode) == ("", 0)
     assert scan(DOCKERFILE, "dockerfile", {}) == []
 

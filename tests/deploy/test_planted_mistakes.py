@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.deploy.checkers import checked_resources, run_checker
 from tests.deploy.manifests import K8S, ROOT, Manifests, render
 from tests.deploy.policy import findings
 from tests.deploy.scanner import SUPPRESSED, scan
 from tests.deploy.test_schemas import core_findings
-from tests.deploy.tools import checked_resources, run_tool
 
 GATEWAY, CONSUMER, NETWORK = "base/gateway.yaml", "base/consumer.yaml", "base/network.yaml"
 LOCAL, PRODUCTION = "overlays/local/", "overlays/production/"
@@ -209,6 +209,13 @@ AGAINST_POLICY = [
         "Deployment/consumer is killed before it has had its 85 s",
     ),
     Mistake(
+        "model call longer than the drain",
+        PRODUCTION + "kustomization.yaml",
+        "- SECURE_COOKIES=true",
+        "- MODEL_TIMEOUT_SECONDS=90",
+        "Deployment/consumer gives up before a model call of 90 s is over",
+    ),
+    Mistake(
         "no preStop",
         GATEWAY,
         "preStop:\n              sleep: {seconds: 10}",
@@ -338,4 +345,4 @@ def test_mistake_in_the_dockerfile_is_found_by_the_linter(
     text = (ROOT / "Dockerfile").read_text()
     assert old in text
     file.write_text(text.replace(old, new))
-    assert told in run_tool("hadolint", str(file)).stdout
+    assert told in run_checker("hadolint", str(file)).stdout

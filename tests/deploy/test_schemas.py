@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.deploy.checkers import checked_resources, run_checker
 from tests.deploy.manifests import K8S, OVERLAYS, ROOT, Manifests, rendered
-from tests.deploy.tools import checked_resources, run_tool
 
 KUBERNETES = ("1.30", "1.37")  # the oldest that has what we use, and the newest whose schema can be had
 UNCHECKED = {"rabbitmq.com/v1beta1 RabbitmqCluster"}
@@ -17,7 +17,7 @@ UNCHECKED = {"rabbitmq.com/v1beta1 RabbitmqCluster"}
 def core_findings(manifests: Manifests, version: str, folder: Path) -> list[str]:
     file = folder / "rendered.yaml"
     file.write_text(yaml.safe_dump_all(manifests.documents))
-    run = run_tool("kubernetes-validate", "--strict", "-k", version, str(file))
+    run = run_checker("kubernetes-validate", "--strict", "-k", version, str(file))
     wrong = [line for line in run.stdout.splitlines() + run.stderr.splitlines() if line.startswith("ERROR")]
     assert bool(wrong) == (run.returncode != 0), run.stdout + run.stderr
     return wrong

@@ -13,7 +13,7 @@ TOOLS = ROOT / ".venv-deploy" / "bin"
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
-def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_checker(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """One of .venv-deploy's programs; what it found is in its output and exit code."""
     assert (TOOLS / name).exists(), f"{name} is not installed: run `make deploy-check`, which installs it."
     return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, cwd=ROOT)
