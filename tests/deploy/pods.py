@@ -19,7 +19,7 @@ from tests.deploy.image import Image
 from tests.deploy.manifests import Pod, rendered
 from tests.deploy.policy import patience_seconds
 from tests.faults.client import Client
-from tests.faults.cluster import Cluster, Process, _api_key
+from tests.faults.cluster import Cluster, Process, api_key
 from tests.faults.journal import Journal
 from tests.faults.model import MODEL_NAME
 from tests.faults.photos import photo_for
@@ -190,6 +190,6 @@ class Pods(Cluster):
             "RABBITMQ_MANAGEMENT_URL": servers.rabbitmq.management_url,
             "REDIS_URL": servers.valkey.url,
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self.model.port}/v1",
-            "OPENAI_API_KEY": _api_key(name),
+            "OPENAI_API_KEY": api_key(name),
             "OPENAI_MODEL": MODEL_NAME,
         }

@@ -41,9 +41,12 @@ async def test_rolling_every_pod_under_load_loses_nothing(servers: Servers, imag
         async with asyncio.TaskGroup() as group:
             group.create_task(use(pods, over, JOBS_EACH_SECOND))
             await eventually(lambda: any_open_streams(pods), "streams are counted")
-            ended = await pods.roll(pods.consumers, Consumer)
-            ended += await pods.roll(pods.gateways, Gateway)
+            # Both at once, as `kubectl apply` begins them.
+            rolled = await asyncio.gather(
+                pods.roll(pods.consumers, Consumer), pods.roll(pods.gateways, Gateway)
+            )
             over.set()
+        ended = [pod for deployment in rolled for pod in deployment]
         await pods.prove()
         jobs = pods.ledger.jobs.values()
         print(f"{len(jobs)} jobs while {len(ended)} pods were replaced")
@@ -90,8 +93,5 @@ async def test_grace_shorter_than_the_work_is_seen(servers: Servers, image: Imag
     async with Pods.running(servers, gateways=1, consumers=1) as pods:
         consumer = pods.pods[1]
         consumer.container.stop_seconds = 0.5  # type: ignore[misc]
-        job, hold = await begin(pods, "cut-short")
+        await begin(pods, "cut-short")
         assert await consumer.stop() < 0
-        hold.release()
-        await consumer.start()
-        await pods.client.seen(job)
