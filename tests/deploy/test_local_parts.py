@@ -24,6 +24,7 @@ from tests.deploy.manifests import Document, Pod, rendered
 from tests.faults.steps import eventually
 
 STOP_SECONDS = 15
+SEAWEEDFS_PORTS = (8333, 8888, 9333, 9340)  # S3 as the overlay says, the others by default; gRPC: +10000
 
 
 def pod_of(owner: str) -> Pod:
@@ -61,11 +62,14 @@ def address() -> str:
 
 @pytest.fixture
 def no_sockets_left() -> Iterator[None]:
-    """SeaweedFS leaves sockets in /tmp, whatever TMPDIR says."""
-    before = set(Path("/tmp").glob("seaweedfs-*.sock"))
+    """SeaweedFS leaves sockets named after its ports in /tmp, whatever TMPDIR says."""
     yield
-    for left in set(Path("/tmp").glob("seaweedfs-*.sock")) - before:
-        left.unlink(missing_ok=True)
+    for port in SEAWEEDFS_PORTS:
+        for left in [
+            *Path("/tmp").glob(f"seaweedfs-*-{port}.sock"),
+            *Path("/tmp").glob(f"seaweedfs-*-1{port}.sock"),
+        ]:
+            left.unlink(missing_ok=True)
 
 
 async def test_valkey_keeps_what_growbin_needs_kept(address: str, tmp_path: Path) -> None:
