@@ -15,17 +15,25 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
 QUIETLY := $(MAKE) --no-print-directory
 
-.PHONY: help run test faults mutants chaos bench check format lock clean setup rabbitmq curl chromium node faketime debian-packages
+# The deployment's checks: what they need conflicts with growbin's own packages.
+DEPLOY_VENV := .venv-deploy
+DEPLOY_INSTALLED := $(DEPLOY_VENV)/.installed-$(VERSION)
+
+# What npm installs for tests.
+CLIENTS := tests/stream_conformance/clients
+SCHEMAS := tests/deploy/schemas
+
+.PHONY: help run test faults mutants chaos bench check deploy-check deploy-programs format lock clean setup rabbitmq curl chromium node faketime debian-packages
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.13 chooses the interpreter, PORT=9000 the address of run, ARGS='-k cdn' the tests."
 
 run: setup  ## start everything here and serve http://127.0.0.1:8080
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
 test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
-	@$(VENV)/bin/python -m pytest -m "not long" $(ARGS)
+	@$(VENV)/bin/python -m pytest -m "not long" --ignore=tests/deploy $(ARGS)
 
 faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
@@ -47,16 +55,22 @@ check: setup  ## format, lint, types, shape and unit tests: seconds, before each
 	@$(VENV)/bin/lint-imports --no-logo --no-cache
 	@$(VENV)/bin/python -m pytest -q tests/test_tidy.py tests/unit
 
+deploy-check: deploy-programs setup $(DEPLOY_INSTALLED) $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
+	@$(VENV)/bin/python -m pytest tests/deploy $(ARGS)
+
 format: setup  ## format the code and apply safe fixes
 	@$(VENV)/bin/ruff check --quiet --fix-only .
 	@$(VENV)/bin/ruff format --quiet .
 
-lock: setup  ## compile requirements/ from pyproject.toml; ARGS=--upgrade takes new versions
+lock: setup  ## compile requirements/; ARGS=--upgrade takes new versions
 	@$(COMPILE) $(ARGS) pyproject.toml --output-file requirements/run.txt
+	@$(COMPILE) $(ARGS) --extra model pyproject.toml --output-file requirements/model.txt
 	@$(COMPILE) $(ARGS) --all-extras pyproject.toml --output-file requirements/dev.txt
+	@$(COMPILE) $(ARGS) requirements/build.in --output-file requirements/build.txt
+	@$(COMPILE) $(ARGS) requirements/deploy.in --output-file requirements/deploy.txt
 
 clean:  ## remove all that make has made: venvs, data, caches
-	@rm -rf .venv .venv-* var $(CLIENTS)/node_modules .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-* var $(CLIENTS)/node_modules $(SCHEMAS)/node_modules .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(INSTALLED) rabbitmq curl  ## install what is missing (every task does it first)
@@ -93,12 +107,22 @@ faketime:
 	@command -v faketime >/dev/null || $(QUIETLY) debian-packages PACKAGES=faketime
 
 # The streams are also read by npm's clients; what is installed is what the lock file says.
-CLIENTS := tests/stream_conformance/clients
 node: $(CLIENTS)/node_modules/.package-lock.json
 
-$(CLIENTS)/node_modules/.package-lock.json: $(CLIENTS)/package-lock.json
+%/node_modules/.package-lock.json: %/package-lock.json
 	@command -v npm >/dev/null || $(QUIETLY) debian-packages PACKAGES="nodejs npm"
-	@cd $(CLIENTS) && npm ci --silent --ignore-scripts
+	@cd $* && npm ci --silent --ignore-scripts
+
+$(DEPLOY_INSTALLED): requirements/deploy.txt
+	@$(PYTHON) -m venv --clear $(DEPLOY_VENV)
+	@echo "Installing the locked tools into $(DEPLOY_VENV): some minutes the first time."
+	@$(DEPLOY_VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --requirement $<
+	@touch $@
+
+# Neither comes from a registry that we lock, and Debian 12's kubectl is too old to be used instead.
+deploy-programs:
+	@kubectl kustomize --help >/dev/null 2>&1 || { echo "make deploy-check needs kubectl 1.27 or newer: install it, put it on the PATH, then run make again." >&2; exit 1; }
+	@terraform version >/dev/null 2>&1 || { echo "make deploy-check needs terraform 1.10 or newer: install it, put it on the PATH, then run make again." >&2; exit 1; }
 
 # policy-rc.d with exit code 101 is Debian's way to install a service without starting it.
 debian-packages:

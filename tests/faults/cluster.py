@@ -370,7 +370,7 @@ class Cluster:
             servers.seaweedfs.secrets["secret_key"]: "the S3 secret",
             servers.seaweedfs.secrets["referer"]: "the CDN's way to the bucket",
             servers.nginx.secrets["reader"]: "the reader's secret",
-            **{_api_key(process.name): "a model key" for process in self.processes},
+            **{api_key(process.name): "a model key" for process in self.processes},
             **dict.fromkeys(CANARIES, "metadata of a photo"),
         }
         return known | self.ledger.secrets
@@ -407,7 +407,7 @@ class Cluster:
             "S3_ENDPOINT_URL": f"http://127.0.0.1:{links['s3'].port}",
             "CDN_BASE_URL": f"http://127.0.0.1:{self.cdn_link.port}",
             "OPENAI_BASE_URL": f"http://127.0.0.1:{links['model'].port}/v1",
-            "OPENAI_API_KEY": _api_key(name),
+            "OPENAI_API_KEY": api_key(name),
             "OPENAI_MODEL": MODEL_NAME,
             "QUEUE_NAME": self.queue_name,
             **self.settings,
@@ -428,5 +428,5 @@ class Cluster:
             await self.messages.delete_queues()
 
 
-def _api_key(name: str) -> str:
+def api_key(name: str) -> str:
     return f"sk-{name}-7f3a9c51"

