@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -235,6 +237,33 @@ async def test_progress_and_records_lost_are_written_anew_by_who_holds_the_job(s
         assert [len(cluster.model.calls_of(job.marker)) for job in [*jobs, queued]] == [1, 1, 1]
         for job in jobs:
             await assert_not_continued_wrongly(cluster, job)
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_redis_that_comes_back_with_older_data_resets_its_streams(
+    servers: Servers, tmp_path: Path
+) -> None:
+    """It numbers its events anew from where the backup ends, and none is taken for what a client saw."""
+    async with Cluster.running(servers, gateways=2) as cluster:
+        job = await uploaded(cluster, "restored")
+        data, backup = cluster.servers.valkey.folder / "appendonlydir", tmp_path / "backup"
+        await asyncio.to_thread(shutil.copytree, data, backup)
+        hold = cluster.model.hold("restored")
+        assert (await cluster.client.complete(job)).status == 202
+        cluster.client.watch(job)
+        await hold.reached()
+
+        await cluster.redis.kill()
+        await asyncio.to_thread(shutil.rmtree, data)
+        await asyncio.to_thread(shutil.copytree, backup, data)
+        await cluster.redis.start()
+        cluster.ledger.history_was_destroyed = True
+        hold.release()
+        assert (await cluster.client.seen(job)).name == "done"
+        assert events_of(job).count("reset") == 1
+        assert len(cluster.model.calls_of("restored")) == 1
+        await assert_not_continued_wrongly(cluster, job)
         await cluster.prove()
 
 
