@@ -361,7 +361,7 @@ COLUMNS = {
     "µs an event at 300/s": "steady_us",
     "p50 ms": "p50_ms",
     "p99 ms": "p99_ms",
-    "lost, doubled or late": "wrong",
+    "lost, doubled, disordered": "wrong",
 }
 
 

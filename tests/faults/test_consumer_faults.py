@@ -257,6 +257,7 @@ async def test_job_delivered_again_and_again_is_paid_once(servers: Servers) -> N
         assert attempts_of(job) == {1}
 
 
+@pytest.mark.long
 async def test_job_at_two_consumers_at_once_is_begun_by_one(servers: Servers) -> None:
     """Both hold a delivery of it before either looks."""
     async with Cluster.running(servers, consumers=2) as cluster:

@@ -253,6 +253,7 @@ async def bury(cluster: Cluster, job: TrackedJob, times: int) -> None:
         await cluster.messages.publish(body, queue=f"{cluster.queue_name}.obituaries", message_id=job.job_id)
 
 
+@pytest.mark.long
 async def test_obituaries_wait_for_the_living(servers: Servers) -> None:
     """While a consumer holds the job its dead letters end nothing, however long the call takes."""
     async with Cluster.running(servers, consumers=2, LEASE_SECONDS=str(LEASE_SECONDS)) as cluster:

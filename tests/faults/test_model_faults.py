@@ -178,6 +178,7 @@ async def test_kept_answer_is_used_by_whoever_starts_next(servers: Servers) -> N
 # --- too much waits -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_full_backlog_refuses_uploads_and_keeps_them(servers: Servers) -> None:
     """503 with Retry-After at upload-complete only; the photo stays, and is taken when there is room."""
     async with Cluster.running(servers, BACKLOG_LIMIT="3") as cluster:

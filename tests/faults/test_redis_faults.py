@@ -145,6 +145,7 @@ async def test_silent_live_link_is_noticed_and_made_up_for(servers: Servers) -> 
 # --- row 11 -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120 + AWAY_SECONDS)
 async def test_answers_wait_in_memory_while_redis_is_away(servers: Servers) -> None:
     """No delivery is acknowledged before its end is stored, no call is made twice, none without a claim."""
