@@ -50,6 +50,7 @@ async def is_kept(cluster: Cluster, job: TrackedJob) -> bool:
 # --- refused for rate, key or quota ---------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_rate_limit_slows_down_and_burns_no_attempt(servers: Servers) -> None:
     """Without Retry-After the pauses double; with it, it is kept; the job is done in its first attempt."""
     async with Cluster.running(servers) as cluster:
