@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -207,6 +208,33 @@ async def test_slow_reader_is_cut(start: Start) -> None:
     await until(lambda: closed("slow") == slow + 1)
     flood.cancel()
     await until(lambda: not node.feed.subscribed)
+    writer.close()
+
+
+async def test_reader_that_pauses_gets_the_rest_in_order(node: Node, client: Client) -> None:
+    """What does not fit into the kernel's buffers waits in ours, and goes on when the client reads again."""
+    job = await node.submitted(client)
+    cookie = next(cookie for cookie in client.session.cookie_jar)
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.server.port, limit=1024)
+    writer.write(
+        f"GET {EVENTS.format(job.job_id)} HTTP/1.1\r\nHost: x\r\n"
+        f"Cookie: {cookie.key}={cookie.value}\r\n\r\n".encode()
+    )
+    await until(lambda: bool(node.feed.subscribed))
+    state = await node.progress.state(job.job_id)
+    assert state
+    first, last = state.entry.seq + 1, state.entry.seq + 50
+    for seq in range(first, last + 1):
+        node.hub.on_entry(
+            job.job_id, LogEntry(f"{state.entry.epoch}.{seq}.p", "progress", f"{seq}" + "x" * 400_000)
+        )
+        await asyncio.sleep(0)
+    told = b""
+    async with asyncio.timeout(10):
+        while f"data: {last}x".encode() not in told[-500_000:]:
+            told += await reader.read(1 << 20)
+    seqs = [int(seq) for seq in re.findall(rb"data: ([0-9]+)x", told)]
+    assert seqs == list(range(first, last + 1))
     writer.close()
 
 
