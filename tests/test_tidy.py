@@ -246,3 +246,15 @@ def test_no_file_names_a_machine(pattern: re.Pattern[str]) -> None:
     assert not [
         f"{place(path)}: {found[0]}" for path, text in tracked_texts() if (found := pattern.search(text))
     ]
+
+
+def test_each_mutant_still_fits_the_code() -> None:
+    """A patch that no longer applies would prove nothing, and only the long run would say so."""
+    patches = sorted((TESTS / "faults" / "mutants").glob("*.patch"))
+    assert patches
+    stale = [
+        patch.name
+        for patch in patches
+        if subprocess.run(["git", "apply", "--check", str(patch)], cwd=ROOT, capture_output=True).returncode
+    ]
+    assert not stale
