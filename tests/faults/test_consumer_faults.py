@@ -291,6 +291,7 @@ UNREADABLE = [
 ]
 
 
+@pytest.mark.long
 async def test_nonsense_in_the_queue_is_parked_and_hurts_nobody(servers: Servers) -> None:
     """Every malformed body becomes a dead letter within 5 s; the jobs around it do not notice."""
     async with Cluster.running(servers, consumers=2) as cluster:

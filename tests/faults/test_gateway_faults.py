@@ -92,6 +92,7 @@ def only_through(cluster: Cluster, gateway: Process) -> Iterator[None]:
 # --- row 17 -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_upload_complete_too_early_too_late_or_from_elsewhere_starts_nothing(servers: Servers) -> None:
     """409 while the ticket lives, 410 once it ran out, 404 for another session; the photo mends the 409."""
     async with Cluster.running(servers, TICKET_SECONDS="5", UPLOAD_WAIT_SECONDS="9") as cluster:
@@ -141,6 +142,7 @@ async def test_job_that_no_consumer_takes_ends_in_time(servers: Servers) -> None
 # --- row 18 -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_photo_exchanged_or_deleted_after_the_202_fails_unpaid(servers: Servers) -> None:
     """What was accepted is what is looked at: anything else ends `failed` and never reaches the model."""
     async with Cluster.running(servers) as cluster:

@@ -275,6 +275,7 @@ async def assert_not_continued_wrongly(cluster: Cluster, job: TrackedJob) -> Non
     assert [event.name for event in away.events[1:]] == ["reset", "done"]
 
 
+@pytest.mark.long
 async def test_everything_lost_ends_every_stream_and_calls_the_model_no_more(servers: Servers) -> None:
     """With the sessions gone as well, open streams still end; whoever asks anew hears 404."""
     async with Cluster.running(servers, UPLOAD_WAIT_SECONDS="8", JOB_DEADLINE_SECONDS="30") as cluster:
