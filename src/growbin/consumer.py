@@ -317,6 +317,7 @@ async def lease_of(job: Job, tools: Tools) -> AsyncIterator[Started]:
                 continue
             if not isinstance(start, Started):
                 raise Settled(await not_begun(job, tools, start))
+            log.info("job_begun", attempt=start.attempt, starts=start.starts)
             async with renewed(job, tools, start):
                 yield start
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import random
@@ -22,6 +21,7 @@ import redis.asyncio
 
 from tests.faults.client import Refused
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.inquest import Inquest, inquests
 from tests.faults.nemesis import Harm, Nemesis, plan
 from tests.faults.oracle import TrackedJob, count_by, excused_calls, outcome
 
@@ -56,7 +56,7 @@ class Run:
     seconds: float
     violations: list[str]
     versions: str
-    causes: list[str]  # of every end that is not done
+    inquests: list[Inquest]  # on every job that is not done
 
     @property
     def jobs(self) -> list[TrackedJob]:
@@ -90,6 +90,7 @@ class Run:
     def failings(self) -> list[str]:
         """Why this run is no proof; empty when all is well."""
         found = [*self.violations, *(f"{job.marker} {job.job_id} was lost" for job in self.lost)]
+        found += [f"no cause is known: {inquest}" for inquest in self.inquests if not inquest.has_cause]
         if self.done_share < WANTED_DONE:
             found.append(f"only {self.done_share:.2%} of the jobs are done")
         if self.hits_share < 0.5:
@@ -114,7 +115,7 @@ async def run(servers: Servers, dose: Dose) -> Run:
         seconds = time.monotonic() - began
         violations = await cluster.violations(SETTLE_SECONDS)
         return Run(
-            dose, cluster, nemesis.harms, seconds, violations, await versions(cluster), causes(cluster)
+            dose, cluster, nemesis.harms, seconds, violations, await versions(cluster), inquests(cluster)
         )
 
 
@@ -148,24 +149,6 @@ async def drive(cluster: Cluster, dose: Dose, nemesis: Nemesis) -> None:
             group.create_task(one(f"job-{number:05}", token, (choice.random(), choice.random())))
 
 
-def causes(cluster: Cluster) -> list[str]:
-    """For each job that did not end `done`: what the processes said about it last, and its attempts."""
-    logs = [line for process in cluster.processes for line in process.log.splitlines() if '"reason"' in line]
-    found = []
-    for job in cluster.ledger.jobs.values():
-        if outcome(job) != "done":
-            told = sorted(
-                (line["timestamp"], line["event"], line["reason"])
-                for line in map(json.loads, (line for line in logs if job.job_id and job.job_id in line))
-            )
-            why = " | ".join(f"{event}: {reason}" for _, event, reason in told[-4:])
-            attempts = job.end.data["attempt"] if job.end else 0
-            found.append(
-                f"{job.marker} {job.job_id} {outcome(job)}, attempt {attempts}: {why or 'no reason'}"
-            )
-    return found
-
-
 async def tell(cluster: Cluster) -> None:
     """How far it is, now and then."""
     began = time.monotonic()
@@ -194,7 +177,7 @@ def table(run: Run) -> str:
         ("versions", run.versions),
         ("time", f"{run.seconds:.0f} s, {dose.jobs / run.seconds:.1f} jobs/s, {dose.in_flight} at once"),
         *(("outcome", f"{count:>6}  {kind}") for kind, count in count_by(run.jobs, outcome).items()),
-        *(("not done", cause) for cause in run.causes[:MOST_LINES]),
+        *(("not done", str(inquest)) for inquest in run.inquests[:MOST_LINES]),
         (
             "accept to end",
             _spread(job.end.at - job.accepted_at for job in run.jobs if job.end and job.accepted_at),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
@@ -14,8 +15,9 @@ from growbin.adapters.topology import Topology
 from growbin.errors import Unavailable
 from growbin.ports import Letter
 
-CONNECT_TIMEOUT_SECONDS = 5.0
-WALK_TIMEOUT_SECONDS = 300.0
+# Bounds each step, not the walk: a silent broker is a 503 within two seconds, a long queue is no fault.
+STEP_TIMEOUT_SECONDS = 1.3
+CLOSE_TIMEOUT_SECONDS = 0.5
 
 
 class RabbitDeadLetters:
@@ -39,21 +41,32 @@ class RabbitDeadLetters:
         # Letters that stay are held until the end and return when the connection closes. Each return
         # counts as a delivery: the queue's delivery limit is far above any number of listings.
         try:
-            async with asyncio.timeout(WALK_TIMEOUT_SECONDS), await self._connect() as connection:
-                channel = await connection.channel()
-                await self._topology.declare(channel)
-                parked = await channel.get_queue(self._topology.parked, ensure=False)
-                while (message := await parked.get(fail=False)) is not None:
+            async with self._connected() as connection:
+                async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
+                    channel = await connection.channel()
+                    await self._topology.declare(channel)
+                    parked = await channel.get_queue(self._topology.parked, ensure=False)
+                while message := await parked.get(fail=False, timeout=STEP_TIMEOUT_SECONDS):
                     if await act(read_letter(message)):
                         await message.ack()
         except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
             raise Unavailable("rabbitmq", f"{type(error).__name__}: {error}") from error
 
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AbstractConnection]:
+        connection = await self._connect()
+        try:
+            yield connection
+        finally:
+            with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                    await connection.close()
+
     async def _connect(self) -> AbstractConnection:
         """To the first node that answers."""
         for url in self._urls[:-1]:
             try:
-                return await aio_pika.connect(url, timeout=CONNECT_TIMEOUT_SECONDS)
+                return await aio_pika.connect(url, timeout=STEP_TIMEOUT_SECONDS)
             except CONNECTION_EXCEPTIONS:
                 continue
-        return await aio_pika.connect(self._urls[-1], timeout=CONNECT_TIMEOUT_SECONDS)
+        return await aio_pika.connect(self._urls[-1], timeout=STEP_TIMEOUT_SECONDS)

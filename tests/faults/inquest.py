@@ -1,0 +1,105 @@
+"""Why a job did not end `done`: who held it at each attempt, and what befell the holder.
+
+The consumers' logs say who began which job when, and what they gave as a reason; the journal says what was
+done to them. A job without a cause at each of its attempts is a defect of ours, not of the harm.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from tests.faults.journal import Journal, Trouble
+from tests.faults.oracle import TrackedJob, outcome
+
+if TYPE_CHECKING:
+    from tests.faults.cluster import Cluster
+
+LINKS = ("redis", "model", "s3", "amqp")
+# A trouble that was over just before may still be felt: a server that came back is caught up with.
+AFTERMATH_SECONDS = 2.0
+
+
+@dataclass
+class Holding:
+    """One attempt, as its consumer's log tells it. Times are `time.monotonic()`."""
+
+    consumer: str
+    attempt: int
+    began: float
+    reasons: list[str] = field(default_factory=list)  # what the consumer said about the job meanwhile
+    befell: Trouble | None = None
+
+    def __str__(self) -> str:
+        if self.befell is not None:
+            after = max(0.0, self.befell.began - self.began)
+            why = f"{self.befell.kind} of {self.befell.target} after {after:.1f} s"
+        else:
+            why = " | ".join(list(dict.fromkeys(self.reasons))[-2:]) or "nothing is known"
+        return f"attempt {self.attempt} on {self.consumer}: {why}"
+
+
+@dataclass(frozen=True)
+class Inquest:
+    job: TrackedJob
+    holdings: list[Holding]
+
+    @property
+    def has_cause(self) -> bool:
+        """Its refusal is one, for a job that was never accepted."""
+        if self.job.accepted_at is None:
+            return bool(self.job.refusal)
+        return bool(self.holdings) and all(item.befell or item.reasons for item in self.holdings)
+
+    def __str__(self) -> str:
+        told = "; ".join(map(str, self.holdings)) or "no consumer began it"
+        return f"{self.job.marker} {self.job.job_id} {outcome(self.job)}: {told}"
+
+
+def inquests(cluster: Cluster) -> list[Inquest]:
+    """One for each job that is not done."""
+    jobs = {job.job_id: job for job in cluster.ledger.jobs.values() if outcome(job) != "done"}
+    logs = {process.name: process.log.splitlines() for process in cluster.consumers}
+    return [Inquest(job, held) for job, held in holdings_of(jobs, logs, cluster.journal)]
+
+
+def holdings_of(
+    jobs: Mapping[str, TrackedJob], logs: Mapping[str, Iterable[str]], journal: Journal
+) -> list[tuple[TrackedJob, list[Holding]]]:
+    """Who held each job, in the order of time; `jobs` by their ids, `logs` by the consumers' names."""
+    booted = time.time() - time.monotonic()
+    found: dict[str, list[Holding]] = {job_id: [] for job_id in jobs}
+    for consumer, lines in logs.items():
+        present: dict[str, Holding] = {}
+        for line in lines:
+            said = json.loads(line) if '"job_id"' in line else {}
+            job_id = str(said.get("job_id"))
+            if job_id not in jobs:
+                continue
+            if said["event"] == "job_begun":
+                began = datetime.fromisoformat(said["timestamp"]).timestamp() - booted
+                present[job_id] = Holding(consumer, said["attempt"], began)
+                found[job_id].append(present[job_id])
+            elif "reason" in said and job_id in present:
+                present[job_id].reasons.append(f"{said['event']}: {said['reason']}")
+    told = []
+    for job_id, job in jobs.items():
+        held = sorted(found[job_id], key=lambda holding: holding.began)
+        ends = [holding.began for holding in held[1:]] + [job.end.at if job.end else time.monotonic()]
+        for holding, ended in zip(held, ends, strict=True):
+            holding.befell = _first_trouble(journal, holding, ended)
+        told.append((job, held))
+    return told
+
+
+def _first_trouble(journal: Journal, holding: Holding, ended: float) -> Trouble | None:
+    """The holder's own trouble, else one of its links or of Redis."""
+    own = journal.during([holding.consumer], holding.began, ended)
+    links = (f"{link} of {holding.consumer}" for link in LINKS)
+    others = journal.during([*links, "valkey"], holding.began - AFTERMATH_SECONDS, ended)
+    # What began before was its start after an earlier kill: it holds nothing from before that.
+    return next((trouble for trouble in own if trouble.began >= holding.began), next(iter(others), None))

@@ -1,0 +1,60 @@
+"""An inquest names what befell each attempt, and says so when nothing is known."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+from tests.faults.inquest import Inquest, holdings_of
+from tests.faults.journal import Journal
+from tests.faults.oracle import TrackedJob
+
+
+def said(event: str, job_id: str, seconds_ago: float, **more: object) -> str:
+    """One line of a consumer's log."""
+    moment = (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat()
+    return json.dumps({"event": event, "job_id": job_id, "timestamp": moment, **more})
+
+
+def inquest_on(logs: dict[str, list[str]], journal: Journal) -> Inquest:
+    job = TrackedJob("one", "token", "id-1")
+    job.accept()
+    return Inquest(*holdings_of({"id-1": job}, logs, journal)[0])
+
+
+def test_each_attempt_is_given_what_befell_its_holder() -> None:
+    """The kill of the first holder, the reason that the second gave; not the kill of a bystander."""
+    journal = Journal()
+    kill = journal.note("consumer-1", "kill")
+    kill.began = kill.ended = time.monotonic() - 19
+    journal.note("consumer-3", "kill")
+    inquest = inquest_on(
+        {
+            "consumer-1": [said("job_begun", "id-1", 20, attempt=1)],
+            "consumer-2": [
+                said("job_begun", "id-1", 10, attempt=2),
+                said("job_postponed", "id-1", 9, reason="model: timed out"),
+                said("job_begun", "another", 8, attempt=1),
+            ],
+        },
+        journal,
+    )
+    assert inquest.has_cause
+    assert "attempt 1 on consumer-1: kill of consumer-1 after 1.0 s" in str(inquest)
+    assert "attempt 2 on consumer-2: job_postponed: model: timed out" in str(inquest)
+
+
+def test_attempt_that_nothing_befell_has_no_cause() -> None:
+    """A holder that was killed before it began the job, and was hurt no more, explains nothing."""
+    journal = Journal()
+    kill = journal.begin("consumer-1", "kill")
+    kill.began, kill.ended = time.monotonic() - 30, time.monotonic() - 9.5
+    inquest = inquest_on({"consumer-1": [said("job_begun", "id-1", 10, attempt=1)]}, journal)
+    assert not inquest.has_cause
+    assert str(inquest).endswith("attempt 1 on consumer-1: nothing is known")
+
+
+def test_job_that_nobody_began_has_no_cause() -> None:
+    """It was accepted, and no consumer ever spoke of it."""
+    assert not inquest_on({}, Journal()).has_cause
