@@ -89,8 +89,8 @@ def holdings_of(
     told = []
     for job_id, job in jobs.items():
         held = sorted(found[job_id], key=lambda holding: holding.began)
-        ends = [holding.began for holding in held[1:]] + [job.end.at if job.end else time.monotonic()]
-        for holding, ended in zip(held, ends, strict=True):
+        last = job.end.at if job.end else time.monotonic()
+        for holding, ended in zip(held, [*(item.began for item in held[1:]), last], strict=False):
             holding.befell = _first_trouble(journal, holding, ended)
         told.append((job, held))
     return told
