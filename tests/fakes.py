@@ -115,10 +115,14 @@ class FakeJobRecords(MayBeAway):
         now_ms = self.clock.now_ms()
         times = {"created_at_ms": now_ms, "ticket_expires_at_ms": now_ms + self._ticket_ms}
         self.uploads[upload.job_id] = upload.model_copy(update=times)
-        recent = self._recent.setdefault(upload.owner, [])
-        recent.insert(0, upload.job_id)
-        del recent[RECENT_JOBS:]
         return self.uploads[upload.job_id]
+
+    async def list_job(self, upload: Upload) -> None:
+        self._answer()
+        recent = self._recent.setdefault(upload.owner, [])
+        if upload.job_id not in recent:
+            recent.insert(0, upload.job_id)
+            del recent[RECENT_JOBS:]
 
     async def get(self, job_id: UUID) -> Upload | None:
         self._answer()
@@ -184,6 +188,7 @@ class Attempts:
     starts: int = 0
     paid: int = 0
     is_open: bool = False
+    counted: tuple[str, int] | None = None
 
 
 @dataclass(slots=True)
@@ -299,12 +304,17 @@ class FakeProgressLog(MayBeAway):
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
         return self._append(job, attempt, stage)
 
-    async def count_paid_call(self, job: Job, attempt: int, *, change: Literal[1, -1] = 1) -> bool:
+    async def count_paid_call(
+        self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
+    ) -> bool:
         self._answer()
         attempts = self._of(job.job_id).attempts
+        if attempts.token == attempt and attempts.counted == (call_id, change):
+            return True
         if attempts.token != attempt or (change > 0 and attempts.paid >= self._max_paid_calls):
             return False
         attempts.paid += change
+        attempts.counted = (call_id, change)
         return True
 
     async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
@@ -507,6 +517,7 @@ class FakeUploadStore(MayBeAway):
         super().__init__()
         self.objects: dict[str, StoredUpload] = {}
         self.published: dict[str, CleanPhoto] = {}
+        self.publish_gate: asyncio.Event | None = None  # what was put is there, and nobody is told
         self.looks = 0
 
     def put(self, key: str, data: bytes, content_type: str = "image/jpeg") -> None:
@@ -534,10 +545,13 @@ class FakeUploadStore(MayBeAway):
     async def delete(self, key: str) -> None:
         self._answer()
         self.objects.pop(key, None)
+        self.published.pop(key, None)
 
     async def publish_photo(self, key: str, photo: CleanPhoto, cache_seconds: int) -> None:
         self._answer()
         self.published[key] = photo
+        if self.publish_gate is not None:
+            await self.publish_gate.wait()
 
 
 class FakePhotoCache:

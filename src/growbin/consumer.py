@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -194,8 +195,8 @@ class Attempt:
 
     async def show(self, photo: CleanPhoto) -> None:
         """Put the clean copy in its public place."""
+        self.has_shown = True  # before it is: a put that is cancelled may have arrived
         await self._tools.uploads.publish_photo(self._job.public_key, photo, self._tools.cache_seconds)
-        self.has_shown = True
 
     async def ask_model(self, photo: CleanPhoto) -> ModelAnswer:
         """One paid call, its answer stored before anything else is done with it."""
@@ -210,7 +211,8 @@ class Attempt:
     async def _call_model(self, photo: CleanPhoto) -> ModelAnswer | None:
         """The call, recorded before it is made; None when the model asked for patience."""
         progress, job, throttle = self._tools.progress, self._job, self._tools.throttle
-        if not await self._patiently(lambda: progress.count_paid_call(job, self.number)):
+        call_id = secrets.token_hex(8)
+        if not await self._patiently(lambda: progress.count_paid_call(job, self.number, call_id)):
             raise JobFailed("temporarily_unavailable", "paid calls used up")
         try:
             with telemetry.model_call_seconds.time():
@@ -218,7 +220,7 @@ class Attempt:
         except Throttled as refusal:
             # Nothing was paid and no attempt is burned: everybody slows down, and we ask again.
             throttle.slow_down(refusal)
-            await self._patiently(lambda: progress.count_paid_call(job, self.number, change=-1))
+            await self._patiently(lambda: progress.count_paid_call(job, self.number, call_id, change=-1))
             return None
         throttle.speed_up()
         return answer

@@ -80,6 +80,9 @@ class JobRecords(Protocol):
         """Store a new upload, stamping times from Redis' clock; with a known idempotency key
         of this owner, return the earlier one instead. Raises Rejected(idempotency_key_reused)."""
 
+    async def list_job(self, upload: Upload) -> None:
+        """Put it at the head of its owner's list, unless it is there. Who reads the list reads the log."""
+
     async def get(self, job_id: UUID) -> Upload | None: ...
 
     async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
@@ -148,8 +151,11 @@ class ProgressLog(Protocol):
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
         """Append a stage; refused (`lost`, `ended`) when the lease is another's or the job ended."""
 
-    async def count_paid_call(self, job: Job, attempt: int, *, change: Literal[1, -1] = 1) -> bool:
-        """Record a paid call before it is made (or take it back); False when all are used up."""
+    async def count_paid_call(
+        self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
+    ) -> bool:
+        """Record a paid call before it is made (or take it back); False when all are used up. To repeat
+        it with the same `call_id` changes nothing."""
 
     async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
         """Store the raw answer if there is none; also a loser's, it was paid for."""

@@ -134,7 +134,7 @@ async def test_released_job_repeats_its_stages_as_the_next_attempt(progress: Pro
     assert second.attempt == first.attempt + 1
     assert await progress.announce(job, first.attempt, Stage.ANALYSING) == "lost"
     assert await progress.renew(job, first.attempt) == "lost"
-    assert not await progress.count_paid_call(job, first.attempt)
+    assert not await progress.count_paid_call(job, first.attempt, "call")
     assert await progress.announce(job, second.attempt, Stage.FETCHING) == "ours"
     assert told(await log_of(progress, job)) == [("queued", 1), ("fetching", 1), ("fetching", 2)]
 
@@ -159,17 +159,31 @@ async def test_paid_calls_are_counted_before_they_are_made(progress: ProgressLog
     """The fourth paid call is refused; one that was taken back does not count."""
     job = job_of(upload())
     start = await begun(progress, job)
-    assert [await progress.count_paid_call(job, start.attempt) for _ in range(4)] == [True, True, True, False]
-    await progress.count_paid_call(job, start.attempt, change=-1)
-    assert await progress.count_paid_call(job, start.attempt)
+    counted = [await progress.count_paid_call(job, start.attempt, call_id) for call_id in "abcd"]
+    assert counted == [True, True, True, False]
+    await progress.count_paid_call(job, start.attempt, "c", change=-1)
+    assert await progress.count_paid_call(job, start.attempt, "e")
+
+
+async def test_paid_call_that_is_recorded_again_counts_once(progress: ProgressLog) -> None:
+    """Who did not hear the answer asks again, before the call and when it is taken back."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    for call_id in "ab":
+        for _ in range(3):
+            assert await progress.count_paid_call(job, start.attempt, call_id)
+    for _ in range(3):
+        assert await progress.count_paid_call(job, start.attempt, "b", change=-1)
+    counted = [await progress.count_paid_call(job, start.attempt, call_id) for call_id in "cde"]
+    assert counted == [True, True, False]
 
 
 async def test_job_whose_paid_calls_are_used_up_is_not_begun(progress: ProgressLog) -> None:
     """Without an answer it could only fail; with one it goes on."""
     job = job_of(upload())
     start = await begun(progress, job)
-    for _ in range(3):
-        await progress.count_paid_call(job, start.attempt)
+    for call_id in "abc":
+        await progress.count_paid_call(job, start.attempt, call_id)
     await progress.release(job, start.attempt)
     assert await progress.begin(job, alone=False) == "exhausted"
     await progress.keep_answer(job, ANSWER)

@@ -35,7 +35,7 @@ from yarl import URL
 from growbin.local.child import PartFailed, draw_port
 from growbin.local.parts import Consumer, Gateway, Nginx, Part, RabbitMQ, SeaweedFS, Valkey
 from tests.faults.client import Client
-from tests.faults.inspection import Broker, Inspection, Snapshot
+from tests.faults.inspection import Broker, Inspection, Overheard, Snapshot
 from tests.faults.journal import Journal
 from tests.faults.model import MODEL_NAME, Model
 from tests.faults.oracle import Ledger, TrackedJob
@@ -46,6 +46,7 @@ from tests.processes import environment
 # RabbitMQ killed within about a second of a quorum queue's declaration forgets the queue.
 DECLARED_FOR_GOOD_SECONDS = 12.0
 STREAM_HEARTBEAT_SECONDS = 2.0
+BROKER_PASSWORD, MODEL_KEY = "the broker's password", "a model key"
 READERS = 20
 START_SECONDS = 120.0
 START_PAUSE_SECONDS = 2.0
@@ -278,6 +279,11 @@ class Cluster:
         self.cdn_link = Proxy("cdn", servers.nginx.port, self.journal)
         self.gateways = [self._process(Gateway, number + 1) for number in range(gateways)]
         self.consumers = [self._process(Consumer, number + 1) for number in range(consumers)]
+        self.told_broker, self.told_model = Overheard(), Overheard()
+        for link in self.links("amqp"):
+            link.overhear = self.told_broker.listen
+        for link in self.links("model"):
+            link.overhear = self.told_model.listen
         self.messages = Broker(servers.rabbitmq, self.queue_name)
         self.client = self.new_client()
 
@@ -341,6 +347,14 @@ class Cluster:
             max_paid_calls=int(self.settings.get("MAX_PAID_CALLS", "3")),
         )
         leaks = [f"I6 {leak}" for leak in self.model.leaks]
+        leaks += [
+            f"I6 a message tells {secret}"
+            for secret in self.told_broker.told(self.secrets, by_right=BROKER_PASSWORD)
+        ]
+        leaks += [
+            f"I6 the model is told {secret}"
+            for secret in self.told_model.told(self.secrets, by_right=MODEL_KEY)
+        ]
         return [*promised, *left, *leaks, *await inspection.leaks(self.secrets)]
 
     async def _all_ended(self, timeout_seconds: float) -> None:
@@ -365,12 +379,12 @@ class Cluster:
         """What must not be found in a log or a queue, and what it is."""
         servers = self.servers
         known = {
-            URL(servers.rabbitmq.url).password or "": "the broker's password",
+            URL(servers.rabbitmq.url).password or "": BROKER_PASSWORD,
             servers.valkey.secrets["password"]: "Redis' password",
             servers.seaweedfs.secrets["secret_key"]: "the S3 secret",
             servers.seaweedfs.secrets["referer"]: "the CDN's way to the bucket",
             servers.nginx.secrets["reader"]: "the reader's secret",
-            **{api_key(process.name): "a model key" for process in self.processes},
+            **{api_key(process.name): MODEL_KEY for process in self.processes},
             **dict.fromkeys(CANARIES, "metadata of a photo"),
         }
         return known | self.ledger.secrets

@@ -36,7 +36,8 @@ PHOTOS_LOOKED_AT = 20
 BUG = re.compile(r'^Traceback \(most recent|"level": "(?:error|critical)"|never retrieved|never awaited')
 # aiormq's word for a broker that is away.
 NO_BUG = "error when creating transport"
-WORD = re.compile(r"[\w-]{8,}")  # every secret is one such word
+WORD = re.compile(r"[\w-]{8,}", re.ASCII)  # every secret is one such word
+LONGEST_SECRET = 64
 OPEN_STREAMS = re.compile(r"^growbin_open_streams (\S+)", re.MULTILINE)
 
 
@@ -258,6 +259,21 @@ class Inspection:
         if len(now.children) > len(process.baseline.children):
             wrong.append(f"I7 {process.name} has {len(now.children)} children")
         return wrong
+
+
+class Overheard:
+    """The words that went over some links in plain text: message bodies, requests to the model."""
+
+    def __init__(self) -> None:
+        self._words: set[str] = set()
+
+    def listen(self, data: bytes) -> None:
+        found = WORD.findall(data.decode("latin-1"))
+        self._words.update(word for word in found if len(word) <= LONGEST_SECRET)
+
+    def told(self, secrets: Mapping[str, str], *, by_right: str) -> list[str]:
+        """What was told besides the password that opens the link itself."""
+        return [what for word, what in secrets.items() if word in self._words and what != by_right]
 
 
 async def event_of(servers: Servers, job: TrackedJob) -> bytes:

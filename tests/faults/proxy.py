@@ -8,6 +8,7 @@ passing     bytes go through
 down        connections are refused, the open ones are reset
 slow        every chunk arrives later; order is kept
 throttled   at most so many bytes a second, in each direction of each connection
+silenced    like half open, for those present connections whose client has said a certain word
 half open   connections are accepted and read, nothing is forwarded, nobody is told
 cut         every open connection is reset, once; new ones are as before
 """
@@ -27,6 +28,7 @@ from tests.faults.journal import Journal
 
 Mode = Literal["passing", "down", "slow", "throttled", "half open"]
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() sends RST
+GREETING_BYTES = 1024
 STALL_BYTES = 256 * 1024  # held back in one direction before the sender is no longer read
 
 
@@ -40,6 +42,7 @@ class Proxy:
         self.mode: Mode = "passing"
         self.delay_seconds = 0.0
         self.bytes_per_second = float("inf")
+        self.overhear: Callable[[bytes], None] | None = None  # is given all that clients send
         self.connections: set[Connection] = set()
         self._journal = journal or Journal()
         self._listener: asyncio.Server | None = None
@@ -96,6 +99,12 @@ class Proxy:
         """Reset every open connection; returns how many there were."""
         self._journal.note(self.name, "cut")
         return self._reset_all()
+
+    def silence(self, word: bytes) -> None:
+        """Half open for the connections whose first bytes held `word`; others, also new ones, are not."""
+        self._journal.note(self.name, "silence")
+        for connection in self.connections:
+            connection.is_silent = connection.is_silent or word in connection.greeting
 
     def recover(self) -> None:
         """`passing` for a proxy that was not down."""
@@ -202,6 +211,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
         self.lost_bytes = False
+        self.is_silent = False
+        self.greeting = b""
         self.to_upstream = Direction(proxy, self.one_side_ended)
         self.to_client = Direction(proxy, self.one_side_ended)
         self._is_over = False
@@ -234,14 +245,22 @@ class Connection(asyncio.Protocol):
         self.to_upstream.connected(upstream)
 
     def data_received(self, data: bytes) -> None:
+        if self.proxy.overhear is not None:
+            self.proxy.overhear(data)
+        if len(self.greeting) < GREETING_BYTES:
+            self.greeting += data
         self.forward(self.to_upstream, data)
 
     def eof_received(self) -> bool:
         self.forward(self.to_upstream, b"")
         return True  # the other direction may go on
 
+    @property
+    def is_half_open(self) -> bool:
+        return self.is_silent or self.proxy.mode == "half open"
+
     def forward(self, direction: Direction, data: bytes) -> None:
-        if self.proxy.mode == "half open":
+        if self.is_half_open:
             self.lost_bytes = True
         else:
             direction.send(data)
@@ -269,7 +288,7 @@ class Connection(asyncio.Protocol):
         """One side has gone: so goes the other, unless nobody is to be told."""
         if self._is_over:
             return
-        if silent is None and self.proxy.mode == "half open":
+        if silent is None and self.is_half_open:
             self.lost_bytes = True  # kept open for whoever remains; reset when all is well again
             return
         self._is_over = True

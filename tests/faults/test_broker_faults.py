@@ -9,18 +9,23 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
 
 import aio_pika
 import pytest
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
 
+from growbin.adapters.job_queue import RabbitJobQueue
+from growbin.errors import Unavailable
+from growbin.job import Job
 from growbin.local.child import is_open
 from growbin.local.parts import RabbitMQ
-from tests.faults.cluster import DECLARED_FOR_GOOD_SECONDS, Cluster, Servers
+from tests.faults.cluster import DECLARED_FOR_GOOD_SECONDS, Cluster, Process, Servers
 from tests.faults.inspection import event_of
 from tests.faults.model import SERVER_ERROR
 from tests.faults.oracle import TrackedJob, count_by, outcome
 from tests.faults.steps import (
+    ANSWER_SECONDS,
     PATIENCE_SECONDS,
     Load,
     accepted_in_the_end,
@@ -38,6 +43,7 @@ from tests.faults.steps import (
 
 RESUMED_SECONDS = 2.0
 NOTICED_SECONDS = 35.0
+PUBLISHES_EACH_SECOND = 200
 AWAY_SECONDS = float(os.environ.get("BROKER_AWAY_SECONDS", "10"))
 CONSUMER_TIMEOUT_MS = 3_000
 DEAD_LETTER_RETRY_MS = 3_000
@@ -115,6 +121,80 @@ async def test_broker_gone_while_publishing_loses_nothing_and_is_used_again_at_o
         assert [len(cluster.model.calls_of(job.marker)) for job in load.jobs] == [1] * len(load.jobs)
         assert published <= RESUMED_SECONDS
         assert consumed <= RESUMED_SECONDS
+
+
+@pytest.mark.long
+async def test_broker_killed_under_200_publishes_a_second_keeps_what_it_confirmed(servers: Servers) -> None:
+    """Each publish is confirmed or refused in time, and every confirmed message is in the queue of the
+    broker that came back; so is what was refused and arrived all the same, at most once each."""
+    async with Cluster.running(servers, gateways=0, consumers=0) as cluster:
+        confirmed: set[UUID] = set()
+        refused: set[UUID] = set()
+
+        async def publish_one() -> None:
+            job = a_job()
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await queue.publish(job)
+                confirmed.add(job.job_id)
+            except Unavailable:
+                refused.add(job.job_id)
+
+        async def publish_all(group: asyncio.TaskGroup) -> None:
+            while time.monotonic() < ends_at:
+                group.create_task(publish_one())
+                await asyncio.sleep(1 / PUBLISHES_EACH_SECOND)
+
+        opened = RabbitJobQueue.open(
+            urls=[servers.rabbitmq.url], queue_name=cluster.queue_name, backlog_limit=10_000
+        )
+        async with opened as queue, asyncio.TaskGroup() as group:
+            await queue.publish(first := a_job())
+            confirmed.add(first.job_id)
+            await asyncio.sleep(DECLARED_FOR_GOOD_SECONDS)
+            ends_at = float("inf")
+            began = time.monotonic()
+            publishing = group.create_task(publish_all(group))
+            await asyncio.sleep(3)
+            await cluster.broker.kill()
+            await cluster.broker.start()
+            before = len(confirmed)
+            await asyncio.sleep(3)
+            ends_at = 0.0
+            await publishing
+        rate = (len(confirmed) + len(refused)) / (time.monotonic() - began)
+        print(f"{len(confirmed)} confirmed, {len(refused)} refused, {rate:.0f} a second")
+        assert refused
+        assert len(confirmed) > before > 1
+        found = [json.loads(body)["data"]["job_id"] for body in await bodies(servers, cluster.queue_name)]
+        assert confirmed <= set(map(UUID, found))
+        assert set(map(UUID, found)) <= confirmed | refused
+        assert len(found) == len(set(found))
+
+
+def a_job() -> Job:
+    """An accepted job as upload-complete publishes it."""
+    job_id = uuid4()
+    return Job(
+        job_id=job_id,
+        key=f"incoming/{job_id}.jpg",
+        etag="0" * 32,
+        length=1,
+        content_type="image/jpeg",
+        owner="0" * 64,
+        accepted_at_ms=1,
+        deadline_ms=2,
+    )
+
+
+async def bodies(servers: Servers, queue_name: str) -> list[bytes]:
+    """All messages of a queue, taken out of it."""
+    found = []
+    async with await aio_pika.connect(servers.rabbitmq.url) as connection:
+        queue = await (await connection.channel()).get_queue(queue_name, ensure=False)
+        while (message := await queue.get(no_ack=True, fail=False)) is not None:
+            found.append(message.body)
+    return found
 
 
 # --- row 5: unreachable ---------------------------------------------------------------------------
@@ -213,6 +293,25 @@ async def test_silent_broker_is_noticed_within_35_seconds(servers: Servers) -> N
         await cluster.prove()
 
 
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_retry_whose_connection_alone_goes_silent_is_published_on_the_next(servers: Servers) -> None:
+    """Deliveries still come, but the connection for publishing says nothing any more: when that is noticed,
+    every job that waited to be tried again is, and none keeps its place for ever."""
+    async with Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        markers = [f"retried-{number}" for number in range(8)]
+        for marker in markers:
+            cluster.model.script(marker, SERVER_ERROR)
+        begun = [await begin(cluster, marker) for marker in markers]
+        consumer.links["amqp"].silence(b"growbin-publisher")
+        for _, hold in begun:
+            hold.release()
+        for job, _ in begun:
+            assert (await cluster.client.seen(job, 90)).code == "done"
+        await cluster.prove()
+
+
 # --- row 7: alarms --------------------------------------------------------------------------------
 
 ALARMS = {
@@ -257,6 +356,30 @@ async def test_broker_in_alarm_takes_no_jobs_but_gives_them_out(servers: Servers
         assert {end.code for end in ends} == {"done"}
         await cluster.prove()
         assert [len(cluster.model.calls_of(job.marker)) for job in (*accepted, *refused)] == [1] * 9
+
+
+@pytest.mark.long
+async def test_retry_that_cannot_be_published_keeps_its_delivery(servers: Servers) -> None:
+    """The model fails while the broker takes no messages, then consumer and broker both die: the delivery
+    was not acknowledged before its retry was confirmed, so the job is begun again and done."""
+    async with Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        cluster.model.script("retried", SERVER_ERROR)
+        job, hold = await begin(cluster, "retried")
+        async with alarm(servers, "memory"):
+            hold.release()
+            await eventually(lambda: said(consumer, "retry_publish_failed"), "the retry is refused")
+            await consumer.kill()
+            await cluster.broker.kill()
+            await cluster.broker.start()  # the alarm was not for ever
+        await consumer.start()
+        assert (await cluster.client.seen(job)).code == "done"
+        await cluster.prove()
+        assert len(cluster.model.calls_of("retried")) == 2
+
+
+async def said(process: Process, event: str) -> bool:
+    return f'"event": "{event}"' in process.log
 
 
 # --- row 8: rude to its clients -------------------------------------------------------------------

@@ -229,10 +229,13 @@ async def test_a_refused_request_fails_the_job(status: int) -> None:
         (completion(None, finish_reason="content_filter"), "model_refused"),
         (completion('{"items": [', finish_reason="length"), "model_answer_invalid"),
         (completion("x" * 5_000_000), "model_answer_invalid"),
+        (completion(None), "model_answer_invalid"),
+        (completion(""), "model_answer_invalid"),
+        (completion(choices=[]), "model_answer_invalid"),
     ],
 )
 async def test_an_answer_that_is_none_fails_the_job(body: dict[str, Any], code: str) -> None:
-    """Refused, filtered, cut short or absurdly long: asking again would be paid again for the same."""
+    """Refused, filtered, cut short, empty or absurdly long: asking again would be paid again for the same."""
     error = await trouble(says(body))
     assert isinstance(error, JobFailed)
     assert error.code == code
@@ -250,13 +253,10 @@ async def test_an_answer_that_is_none_fails_the_job(body: dict[str, Any], code: 
         sends(b"\xff\xfe\xfd"),
         sends(b"no gzip", headers={"Content-Encoding": "gzip"}),
         says({}),
-        says(completion(choices=[])),
         says(completion(choices=None)),
         says(completion(choices="abc")),
         says(completion(choices=[{"index": 0, "finish_reason": "stop"}])),
         says(completion(choices=[{"index": 0, "finish_reason": "stop", "message": "hello"}])),
-        says(completion(None)),
-        says(completion("")),
         says(completion([{"type": "text", "text": "hello"}])),
         says(completion(usage={"prompt_tokens": "many"})),
     ],

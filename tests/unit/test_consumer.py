@@ -234,6 +234,19 @@ async def test_cancel_leaves_the_model_call(bench: Bench) -> None:
     assert (await bench.stages(event))[-1] == "cancelled"
 
 
+async def test_cancel_takes_back_a_public_photo_that_was_still_being_put(bench: Bench) -> None:
+    """The store has it and has not said so when the cancel comes: nobody may see it all the same."""
+    bench.uploads.publish_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, bench.tools))
+    async with asyncio.timeout(2):
+        while event.public_key not in bench.uploads.published:
+            await asyncio.sleep(0.01)
+        await bench.progress.cancel(event.job_id)
+        assert await running == Ack()
+    assert event.public_key not in bench.uploads.published
+
+
 async def test_held_job_comes_again_later(bench: Bench) -> None:
     """While another consumer holds the job, the delivery waits in a delay queue."""
     event = job()

@@ -10,7 +10,7 @@ import pytest
 
 from growbin.errors import Unavailable
 from growbin.gateway.hub import Hub, ReaderTooSlow, Watch
-from growbin.job import Failure, Job, LogEntry, Stage
+from growbin.job import Failure, Job, LogEntry, Stage, Upload
 from growbin.ports import Started
 from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
 
@@ -192,6 +192,23 @@ async def test_open_stream_expires_its_job(stage: Told) -> None:
     await stage.progress.queue_job(event)
     async with stage.hub.watch(event.job_id, None) as watch, asyncio.timeout(3):
         assert [entry.event async for entry in watch] == ["progress", "expired"]
+
+
+async def test_open_stream_follows_a_deadline_that_comes_nearer(stage: Told) -> None:
+    """A stream that began before the upload ends its job at the deadline of upload-complete, not at the
+    later one of a job without upload."""
+    event = stage.job
+    upload = Upload(
+        **event.model_dump(include={"job_id", "owner", "key", "content_type"}),
+        image_url="https://cdn.test/photo.jpg",
+        created_at_ms=event.accepted_at_ms,
+        ticket_expires_at_ms=event.accepted_at_ms + 300_000,
+    )
+    await stage.progress.open_job(upload, event.accepted_at_ms + 600_000)
+    async with stage.hub.watch(event.job_id, None) as watch, asyncio.timeout(3):
+        soon = event.model_copy(update={"deadline_ms": int(time.time() * 1000) + 200})
+        await stage.progress.queue_job(soon)
+        assert [entry.event async for entry in watch] == ["progress", "progress", "expired"]
 
 
 async def test_redis_away_on_entering_is_unavailable(stage: Told) -> None:

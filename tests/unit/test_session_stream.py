@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from growbin.gateway.session_watch import SessionWatch, Vector
+from growbin.gateway.session_watch import LOOK_FOR_NEW_SECONDS, SessionWatch, Vector
 from growbin.job import Failure, Job, LogEntry, Stage
 from growbin.ports import Started
 from tests.unit.conftest import Start
@@ -75,6 +75,36 @@ async def test_new_job_joins_an_open_stream(node: Node, client: Client) -> None:
         second = await node.submitted(client)
         await finish(node, second)
         assert told(await taken(watch, 1.5))[str(second.job_id)] == STORY
+
+
+async def test_job_whose_log_was_late_joins_an_open_stream(node: Node, client: Client) -> None:
+    """Redis was away between record and log: once the repeated call has written it, the stream tells it."""
+    first = await node.submitted(client)
+    repeatable = {"Idempotency-Key": "once"}
+    async with SessionWatch.open(node.hub, node.records, node.progress, first.owner, None) as watch:
+        node.progress.is_away = True
+        answer = await client.post("/api/v1/waste/analyze", headers=repeatable)
+        await problem(answer, 503, "unavailable")
+        node.progress.is_away = False
+        await taken(watch, LOOK_FOR_NEW_SECONDS + 0.1)
+        answer = await client.post("/api/v1/waste/analyze", headers=repeatable)
+        job_id = (await answer.json())["job_id"]
+        assert told(await taken(watch, LOOK_FOR_NEW_SECONDS + 0.1)) == {job_id: ["awaiting_upload"]}
+
+
+async def test_gateway_that_stops_ends_a_stream_without_jobs_at_once(node: Node, client: Client) -> None:
+    """The last job has ended and the stream waits for another: it is told to come back elsewhere."""
+    job = await node.submitted(client)
+    async with SessionWatch.open(node.hub, node.records, node.progress, job.owner, None) as watch:
+        await finish(node, job)
+        await taken(watch)
+        waiting = asyncio.ensure_future(watch.next(60))
+        await asyncio.sleep(0)
+        await node.hub.drain()
+        with pytest.raises(StopAsyncIteration):
+            async with asyncio.timeout(LOOK_FOR_NEW_SECONDS / 2):
+                await waiting
+        assert not watch.has_ended
 
 
 async def test_job_made_and_ended_while_the_client_was_away_is_told(node: Node, client: Client) -> None:

@@ -101,13 +101,15 @@ class OpenAIAnalyst:
     def _answer(self, completion: ChatCompletion, analyse_ms: int) -> ModelAnswer:
         """The client does not check what it received: an HTML page arrives as text, lists as anything."""
         try:
+            if completion.choices == []:
+                raise JobFailed("model_answer_invalid", "empty answer")
             choice = completion.choices[0]
             if choice.message.refusal or choice.finish_reason == "content_filter":
                 raise JobFailed("model_refused", choice.finish_reason)
             if choice.finish_reason == "length":
                 raise JobFailed("model_answer_invalid", "longer than allowed")
-            if not choice.message.content:
-                raise Unavailable("model", "empty answer")
+            if not choice.message.content:  # paid for all the same
+                raise JobFailed("model_answer_invalid", "empty answer")
             if len(choice.message.content) > LONGEST_TEXT:  # not worth keeping
                 raise JobFailed("model_answer_invalid", "longer than believable")
             spent = completion.usage

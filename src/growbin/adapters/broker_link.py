@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import cycle
 from typing import Any, Self
 
@@ -18,6 +18,8 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelPreconditionFailed
 from yarl import URL
+
+from growbin.errors import Unavailable
 
 log = structlog.get_logger()
 
@@ -28,6 +30,25 @@ HEARTBEAT_SECONDS = 9  # the library gives up after 3 x (9 + 1) s and looks ever
 PAUSE_SECONDS = (0.2, 0.6)
 
 SetUp = Callable[[AbstractConnection], Awaitable[None]]
+
+
+@contextmanager
+def losses_told() -> Iterator[None]:
+    """Whatever the library raises when it loses a connection becomes Unavailable."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        # When heartbeats stay away it cancels its reader, and hands that cancellation on to everybody who
+        # waits for the broker. Nobody asked for it: a task that is really cancelled knows so.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Unavailable("rabbitmq", "no heartbeat") from error
+    except Exception as error:
+        # It has a bare Exception for a connection that closes without a reason.
+        if isinstance(error, (*CONNECTION_EXCEPTIONS, TimeoutError)) or type(error) is Exception:
+            raise Unavailable("rabbitmq", f"{type(error).__name__}: {error}") from error
+        raise
 
 
 class BrokerLink:
@@ -65,19 +86,22 @@ class BrokerLink:
     async def _keep(self) -> None:
         for url in cycle(self._urls):
             try:
-                await self._stand(url)
-            except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+                with losses_told():
+                    await self._stand(url)
+            except Unavailable as error:
                 log.warning(
                     "broker_connection_failed",
                     link=self._name,
                     node=URL(url).authority.rpartition("@")[2],
-                    reason=f"{type(error).__name__}: {error}",
+                    reason=error.reason,
                     hint=(
                         "a queue exists with other arguments: drain and delete it, or set another QUEUE_NAME"
-                        if isinstance(error, ChannelPreconditionFailed)
+                        if isinstance(error.__cause__, ChannelPreconditionFailed)
                         else None
                     ),
                 )
+            except Exception:
+                log.exception("broker_link_hit_a_bug", link=self._name)  # without it nothing would go on
             await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
 
     async def _stand(self, url: str) -> None:
@@ -98,6 +122,6 @@ class BrokerLink:
             log.warning("broker_connection_lost", link=self._name)
         finally:
             self.ready.clear()
-            with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
+            with suppress(Unavailable), losses_told():
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await connection.close()

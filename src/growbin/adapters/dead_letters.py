@@ -10,6 +10,7 @@ import aio_pika
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
+from growbin.adapters.broker_link import losses_told
 from growbin.adapters.job_event import read_letter
 from growbin.adapters.topology import Topology
 from growbin.errors import Unavailable
@@ -26,6 +27,7 @@ class RabbitDeadLetters:
     def __init__(self, *, urls: list[str], queue_name: str, backlog_limit: int) -> None:
         self._urls = urls
         self._topology = Topology(queue_name, backlog_limit)
+        self._lock = asyncio.Lock()
 
     async def list(self) -> Sequence[Letter]:
         found: list[Letter] = []
@@ -40,8 +42,8 @@ class RabbitDeadLetters:
     async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
         # Letters that stay are held until the end and return when the connection closes. Each return
         # counts as a delivery: the queue's delivery limit is far above any number of listings.
-        try:
-            async with self._connected() as connection:
+        with losses_told():
+            async with self._turn(), self._connected() as connection:
                 async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
                     channel = await connection.channel()
                     await self._topology.declare(channel)
@@ -49,8 +51,16 @@ class RabbitDeadLetters:
                 while message := await parked.get(fail=False, timeout=STEP_TIMEOUT_SECONDS):
                     if await act(read_letter(message)):
                         await message.ack()
-        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-            raise Unavailable("rabbitmq", f"{type(error).__name__}: {error}") from error
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One walk at a time: a letter that another walk holds would not be seen."""
+        async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
+            await self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AbstractConnection]:
@@ -58,7 +68,7 @@ class RabbitDeadLetters:
         try:
             yield connection
         finally:
-            with suppress(*CONNECTION_EXCEPTIONS, TimeoutError):
+            with suppress(Unavailable), losses_told():
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await connection.close()
 

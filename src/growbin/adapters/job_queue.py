@@ -14,11 +14,11 @@ import aiohttp
 import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS, PublishError
+from aio_pika.exceptions import PublishError
 from yarl import URL
 
 from growbin import telemetry
-from growbin.adapters.broker_link import BrokerLink
+from growbin.adapters.broker_link import BrokerLink, losses_told
 from growbin.adapters.job_event import EVENT_MEDIA_TYPE, BadEvent, decode_event, encode_event, read_letter
 from growbin.adapters.topology import Topology
 from growbin.errors import Unavailable
@@ -127,14 +127,15 @@ class RabbitJobQueue:
             headers={"traceparent": telemetry.traceparent()},
         )
         try:
-            async with asyncio.timeout(self._publish_timeout_seconds):
-                await self._publisher.ready.wait()
-                await self._exchange.publish(message, routing_key, mandatory=True)
-        except PublishError as error:
+            with losses_told():
+                async with asyncio.timeout(self._publish_timeout_seconds):
+                    await self._publisher.ready.wait()
+                    await self._exchange.publish(message, routing_key, mandatory=True)
+        except Unavailable as error:
+            if not isinstance(error.__cause__, PublishError):
+                raise
             self._publisher.replace()  # the queue is gone; setting up declares it again
             raise Unavailable("rabbitmq", f"{routing_key} is gone") from error
-        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-            raise Unavailable("rabbitmq", f"not confirmed: {type(error).__name__} {error}") from error
 
     # --- the backlog
 
@@ -190,6 +191,9 @@ class RabbitJobQueue:
             if not is_stopping:
                 await jobs.take(concurrency())
                 await obituaries.take(OBITUARIES_AT_ONCE)
+            if is_stopping:  # only since then: all that we were given would be handed back, again and again
+                await jobs.take(0)
+                await obituaries.take(0)
 
         async with BrokerLink.open(self._urls, "consumer", set_up) as link:
             follower = asyncio.create_task(self._follow(link, jobs, concurrency), name="concurrency")
@@ -215,10 +219,11 @@ class RabbitJobQueue:
         if not link.ready.is_set():
             return
         try:
-            async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
-                await subscription.take(prefetch)
-        except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-            log.warning("concurrency_unchanged", reason=f"{type(error).__name__}: {error}")
+            with losses_told():
+                async with asyncio.timeout(CHANGE_TIMEOUT_SECONDS):
+                    await subscription.take(prefetch)
+        except Unavailable as error:
+            log.warning("concurrency_unchanged", reason=error.reason)
             link.replace()
 
     async def _drain(self, grace_seconds: float) -> None:
@@ -265,19 +270,20 @@ class RabbitJobQueue:
     async def _settle(self, message: AbstractIncomingMessage, job: Job | None, verdict: Verdict) -> None:
         """Turns a verdict into ack, delay or dead letter. A lost channel means: redelivered later."""
         try:
-            match verdict:
-                case Ack():
-                    await message.ack()
-                case Retry(delay_seconds) if job is not None:
-                    await self._postpone(job, delay_seconds)
-                    await message.ack()
-                case DeadLetter(reason):
-                    log.warning("job_dead_lettered", reason=reason)
-                    await message.reject(requeue=False)
-                case _:
-                    await message.nack(requeue=True)
-        except CONNECTION_EXCEPTIONS as error:
-            log.info("delivery_lost", reason=f"{type(error).__name__}: {error}")
+            with losses_told():
+                match verdict:
+                    case Ack():
+                        await message.ack()
+                    case Retry(delay_seconds) if job is not None:
+                        await self._postpone(job, delay_seconds)
+                        await message.ack()
+                    case DeadLetter(reason):
+                        log.warning("job_dead_lettered", reason=reason)
+                        await message.reject(requeue=False)
+                    case _:
+                        await message.nack(requeue=True)
+        except Unavailable as error:
+            log.info("delivery_lost", reason=error.reason)
 
     async def _postpone(self, job: Job, delay_seconds: float) -> None:
         """Publish to the delay queue, confirmed, however long the broker takes; then we may ack."""
@@ -290,18 +296,15 @@ class RabbitJobQueue:
 
     async def _on_obituary(self, bury: Undertaker, message: AbstractIncomingMessage) -> None:
         letter = read_letter(message)
-        obituary = Obituary(letter.job_id, letter.job, letter.reason)
+        verdict: Verdict = HandBack()
         try:
-            await bury(obituary)
-            await message.ack()
+            await bury(Obituary(letter.job_id, letter.job, letter.reason))
+            verdict = Ack()
         except Unavailable as error:
             log.warning("obituary_postponed", reason=str(error))
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
-            await self._settle(message, None, HandBack())
-        except CONNECTION_EXCEPTIONS as error:
-            log.info("delivery_lost", reason=f"{type(error).__name__}: {error}")
         except Exception:
             # Without an answer its client would wait for ever; so it comes again until the bug is mended.
             log.exception("obituary_hit_a_bug", job_id=str(letter.job_id))
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
-            await self._settle(message, None, HandBack())
+        await self._settle(message, None, verdict)

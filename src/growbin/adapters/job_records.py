@@ -54,6 +54,15 @@ redis.call('SET', KEYS[1], cjson.encode(record), 'KEEPTTL')
 return 1
 """
 
+# A job keeps its place: to a stream that is open, whatever stands before what it knows is new.
+LIST_JOB = """
+if not redis.call('LPOS', KEYS[1], ARGV[1]) then
+  redis.call('LPUSH', KEYS[1], ARGV[1])
+  redis.call('LTRIM', KEYS[1], 0, ARGV[2] - 1)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+"""
+
 
 def _request_hash(upload: Upload) -> str:
     request = f"{upload.declared_type}|{upload.declared_length}|{upload.question}|{upload.locale}"
@@ -71,6 +80,7 @@ class RedisJobRecords:
         self._create = jobs.register_script(CREATE)
         self._accept = jobs.register_script(ACCEPT)
         self._mark_published = jobs.register_script(MARK_PUBLISHED)
+        self._list_job = sessions.register_script(LIST_JOB)
 
     @classmethod
     @asynccontextmanager
@@ -93,7 +103,6 @@ class RedisJobRecords:
                 args=[upload.model_dump_json(exclude_none=True), self._ticket_ms, keys.RECORD_SECONDS],
             )
         )
-        await self._remember(upload)
         return Upload.model_validate_json(text)
 
     async def _earlier(self, upload: Upload, idempotency_key: str) -> Upload | None:
@@ -117,13 +126,13 @@ class RedisJobRecords:
             await ask(self._jobs.set(name, claim, ex=keys.RECORD_SECONDS))
         return earlier
 
-    async def _remember(self, upload: Upload) -> None:
-        name = keys.session_jobs(upload.owner)
-        async with self._sessions.pipeline(transaction=False) as pipeline:
-            pipeline.lpush(name, str(upload.job_id))
-            pipeline.ltrim(name, 0, RECENT_JOBS - 1)
-            pipeline.expire(name, keys.SESSION_SECONDS)
-            await ask(pipeline.execute())
+    async def list_job(self, upload: Upload) -> None:
+        await ask(
+            self._list_job(
+                keys=[keys.session_jobs(upload.owner)],
+                args=[str(upload.job_id), RECENT_JOBS, keys.SESSION_SECONDS],
+            )
+        )
 
     async def get(self, job_id: UUID) -> Upload | None:
         text = await ask(self._jobs.get(keys.record(job_id)))

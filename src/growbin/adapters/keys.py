@@ -7,7 +7,7 @@ job:{id}:progress         progress  deadline + 1 h, then 1 h after the end    sn
 job:{id}:events           progress  as above; also the channel's name         the event log
 job:{id}:result           progress  7 days                                    any end
 job:{id}:lease            progress  LEASE_SECONDS                             fencing token
-job:{id}:attempts         progress  7 days                                    token, starts, paid, open
+job:{id}:attempts         progress  7 days                                    starts, paid calls, token
 job:{id}:answer           progress  7 days                                    the raw model answer
 session:{sha256}          sessions  7 days, sliding                           session
 session:{sha256}:jobs     sessions  7 days, sliding                           its recent jobs

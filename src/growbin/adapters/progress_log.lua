@@ -1,7 +1,7 @@
 -- One job's progress, in one atomic script. Each call names an operation and its parameters.
 --
 -- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
---       5 attempts {token, starts, paid, open}  6 answer
+--       5 attempts {token, starts, paid, open, counted}  6 answer
 -- ARGV  1 operation  2 parameters as JSON
 --
 -- A log entry is the text "<id> <event> <data>", an id is "<epoch>.<seq>.<nonce>": the epoch is
@@ -291,10 +291,15 @@ function operations.count_paid_call()
   if not holds_token() then
     return 'lost'
   end
+  local mark = p.call_id .. whole(p.change)
+  if redis.call('HGET', ATTEMPTS, 'counted') == mark then
+    return 'ours' -- counted before, the reply was lost
+  end
   if p.change > 0 and tonumber(redis.call('HGET', ATTEMPTS, 'paid') or 0) >= p.max_paid_calls then
     return 'exhausted'
   end
   redis.call('HINCRBY', ATTEMPTS, 'paid', p.change)
+  redis.call('HSET', ATTEMPTS, 'counted', mark)
   return 'ours'
 end
 

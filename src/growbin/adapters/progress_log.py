@@ -181,11 +181,14 @@ class RedisProgressLog:
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
         return await self._append(job, attempt, stage)
 
-    async def count_paid_call(self, job: Job, attempt: int, *, change: Literal[1, -1] = 1) -> bool:
+    async def count_paid_call(
+        self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
+    ) -> bool:
         held = await self._run(
             "count_paid_call",
             job.job_id,
             attempt=attempt,
+            call_id=call_id,
             change=change,
             max_paid_calls=self._limits.max_paid_calls,
         )

@@ -27,6 +27,7 @@ REREADS_AT_ONCE = 64
 EXPIRY_MARGIN_SECONDS = 0.05
 
 ENTRY_ID = r"[0-9a-f]{1,32}\.[0-9]{1,9}\.[0-9a-z]{1,32}"
+QUEUED = '"stage":"queued"'  # as the script writes it; parsing every event would cost more than sending it
 NOBODYS_ID = "0.0.0"  # in no log: who holds it gets a reset
 
 
@@ -195,7 +196,8 @@ class Hub:
         self._topics: dict[UUID, Topic] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._readers = asyncio.Semaphore(REREADS_AT_ONCE)
-        self._is_draining = False
+        self.is_draining = False
+        self.on_drain: set[Callable[[], None]] = set()  # of streams that may have no watch just now
 
     def attach(self, feed: ProgressFeed) -> None:
         """The feed calls `on_entry` and `on_loss`, so hub and feed need each other."""
@@ -219,7 +221,7 @@ class Hub:
         except BaseException:
             await self.leave(watch)
             raise
-        if self._is_draining:
+        if self.is_draining:
             watch.close()
         return watch
 
@@ -243,7 +245,9 @@ class Hub:
 
     async def drain(self) -> None:
         """End every stream; their clients resume elsewhere."""
-        self._is_draining = True
+        self.is_draining = True
+        for wake_up in self.on_drain:
+            wake_up()
         for topic in self._topics.values():
             for watch in topic.watches:
                 watch.close()
@@ -258,6 +262,8 @@ class Hub:
 
     def on_entry(self, job_id: UUID, entry: LogEntry) -> None:
         topic = self._topics.get(job_id)
+        if topic is not None and QUEUED in entry.data:
+            self._expire_now(job_id)  # the deadline is another one now
         for watch in topic.watches if topic else ():
             if not watch.offer(entry):
                 self._read_again(watch)

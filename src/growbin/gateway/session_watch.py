@@ -77,10 +77,12 @@ class SessionWatch:
     ) -> AsyncIterator[Self]:
         """Raises Unavailable on entering when Redis does not answer in time."""
         watch = cls(hub, records, progress, owner)
+        hub.on_drain.add(watch._news.set)
         try:
             await watch._begin(last_id)
             yield watch
         finally:
+            hub.on_drain.discard(watch._news.set)
             for joined in watch._watches.values():
                 await hub.leave(joined)
 
@@ -104,6 +106,7 @@ class SessionWatch:
                 return entry
             if self._watches:
                 self._ends_at = loop.time() + STAY_OPEN_SECONDS
+            self._is_draining = self._is_draining or self._hub.is_draining
             if self._is_draining or loop.time() >= self._ends_at:
                 raise StopAsyncIteration
             if loop.time() >= self._looks_at:

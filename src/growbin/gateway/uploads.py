@@ -91,8 +91,9 @@ async def analyze(request: web.Request) -> web.Response:
 
 
 async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
-    """A fresh ticket for the upload's one key; its job is opened if it was not yet."""
+    """A fresh ticket for the upload's one key; its job is opened and listed if it was not yet."""
     await gateway.progress.open_job(upload, upload_deadline_ms(gateway, upload))
+    await gateway.records.list_job(upload)
     ticket = await gateway.uploads.ticket(
         upload.key, upload.declared_type, upload.declared_length, gateway.limits.ticket_seconds
     )

@@ -1,0 +1,65 @@
+"""What the AMQP library raises when it loses a connection, and what of it is a loss."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aio_pika.exceptions import AMQPConnectionError
+
+from growbin.adapters.broker_link import losses_told
+from growbin.errors import Unavailable
+
+
+def failing(error: BaseException) -> asyncio.Future[None]:
+    """A confirmation that will never come."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AMQPConnectionError("closed"),
+        ConnectionResetError(),
+        TimeoutError(),
+        RuntimeError("no channel"),
+        Exception(),  # a connection that was closed without a reason
+        asyncio.CancelledError(),  # heartbeats stayed away
+    ],
+    ids=repr,
+)
+async def test_loss_is_unavailable(error: BaseException) -> None:
+    """However the library words it."""
+    with pytest.raises(Unavailable) as told, losses_told():
+        await failing(error)
+    assert told.value.__cause__ is error
+
+
+async def test_task_that_is_cancelled_ends_cancelled() -> None:
+    """A cancellation that somebody asked for is none of the broker's."""
+
+    async def wait() -> None:
+        with losses_told():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_own_time_limit_is_unavailable() -> None:
+    """A limit cancels what it holds, and is a time-out all the same."""
+    with pytest.raises(Unavailable) as told, losses_told():
+        async with asyncio.timeout(0.01):
+            await asyncio.Event().wait()
+    assert isinstance(told.value.__cause__, TimeoutError)
+
+
+async def test_bug_stays_a_bug() -> None:
+    """What the library never raises for a loss is not taken for one."""
+    with pytest.raises(KeyError), losses_told():
+        raise KeyError("bug")
