@@ -13,15 +13,16 @@ import aio_pika
 import aiohttp
 import pytest
 import pytest_asyncio
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from yarl import URL
 
+from growbin.adapters.broker_link import BrokerLink
 from growbin.adapters.dead_letters import RabbitDeadLetters
 from growbin.adapters.job_event import BadEvent, decode_event, encode_event
 from growbin.adapters.job_queue import RabbitJobQueue
 from growbin.adapters.topology import Topology
 from growbin.errors import Unavailable
-from growbin.job import Ack, DeadLetter, Job, Retry, Verdict
+from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
 from growbin.ports import Handler, Letter, Obituary
 
 
@@ -237,6 +238,61 @@ async def test_job_that_outlasts_the_grace_is_handed_back(broker: Broker) -> Non
     handed_back = await main.get(fail=False)
     assert handed_back is not None
     await handed_back.ack()
+
+
+async def test_leaving_while_a_connection_is_set_up_takes_nothing_new(broker: Broker) -> None:
+    """The connection is lost, and the new one subscribes in the moment in which the consumer stops: what
+    waits is left to others, not handed back again and again until it is a dead letter."""
+    has_begun, may_end, is_subscribing = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    first, waiting = job(), job()
+    handed_back = 0
+
+    async def handle(delivered: Job) -> Verdict:
+        nonlocal handed_back
+        if delivered.job_id == first.job_id:
+            has_begun.set()
+            await may_end.wait()
+            return Ack()
+        handed_back += 1
+        return HandBack()
+
+    def concurrency() -> int:
+        task = asyncio.current_task()
+        is_set_up = task is not None and task.get_name() == "broker-link-consumer"
+        if is_set_up and has_begun.is_set():
+            is_subscribing.set()
+            return 4
+        return 1
+
+    async with broker.consuming(handle, concurrency, grace_seconds=2) as queue:
+        await queue.publish(first)
+        await asyncio.wait_for(has_begun.wait(), 10)
+        await queue.publish(waiting)
+        closing = asyncio.create_task(_close_our_connections(broker.parts))
+        await is_subscribing.wait()
+    await closing
+    assert handed_back <= 4
+    assert await broker.parked() == 0
+    may_end.set()
+
+
+async def test_link_whose_set_up_hits_a_bug_is_set_up_again(broker: Broker) -> None:
+    """Also after a cancellation that the library made up: nothing else would ever connect again."""
+    troubles: list[BaseException] = [KeyError("bug"), asyncio.CancelledError()]
+
+    async def set_up(_: AbstractConnection) -> None:
+        if troubles:
+            await failing(troubles.pop(0))
+
+    async with BrokerLink.open([broker.parts["RABBITMQ_URL"]], "test", set_up) as link:
+        await asyncio.wait_for(link.ready.wait(), 10)
+    assert not troubles
+
+
+async def failing(error: BaseException) -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    await future
 
 
 async def test_concurrency_is_followed_down_to_nothing_and_up_again(broker: Broker) -> None:
