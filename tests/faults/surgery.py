@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,24 @@ async def metric(process: Process, name: str) -> float:
 async def set_clock(process: Process, offset: str) -> None:
     """Start the process again, living `offset` away from now ("+3600", in seconds); only the wall clock
     is wrong, as with a machine that nobody keeps in time."""
+    await _start_with_clock(process, FAKETIME=offset)
+
+
+async def make_clock_movable(process: Process) -> Callable[[str], object]:
+    """Start the process again with the right time; returns what moves its wall clock while it runs."""
+    assert isinstance(process.part, Program)
+    offset = process.part.folder / "clock-offset"
+    offset.write_text("+0")
+    await _start_with_clock(process, FAKETIME_TIMESTAMP_FILE=str(offset), FAKETIME_NO_CACHE="1")
+    return offset.write_text
+
+
+async def _start_with_clock(process: Process, **variables: str) -> None:
     assert FAKETIME, "libfaketime is not installed: run `apt-get install faketime`"
     assert isinstance(process.part, Program)
     await process.stop()
-    process.part._environment |= {
+    process.part._environment |= variables | {
         "LD_PRELOAD": str(FAKETIME[0]),
-        "FAKETIME": offset,
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",  # the same, for older releases
     }

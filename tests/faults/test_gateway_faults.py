@@ -20,7 +20,7 @@ from tests.faults.inspection import event_of
 from tests.faults.oracle import LATE_SECONDS, TrackedJob
 from tests.faults.photos import drawn
 from tests.faults.steps import assert_refused_politely, begin, eventually, timed, uploaded
-from tests.faults.surgery import metric, record_of, reject_next, set_clock, waiting_in
+from tests.faults.surgery import make_clock_movable, metric, record_of, reject_next, set_clock, waiting_in
 
 PARALLEL = 50
 LEASE_SECONDS = 2
@@ -303,7 +303,8 @@ async def test_obituary_fences_out_a_holder_that_lost_its_lease(servers: Servers
 
 # --- row 29 -------------------------------------------------------------------------------------
 
-TEN_MINUTES, HOUR = 600, 3600  # S3 takes what is signed up to a quarter of an hour wrong
+# S3 takes what is signed up to a quarter of an hour wrong, and a ticket for five minutes.
+FOUR_MINUTES, TEN_MINUTES, HOUR = 240, 600, 3600
 
 
 @pytest.mark.long
@@ -373,6 +374,28 @@ async def test_clocks_an_hour_wrong_lose_nothing(servers: Servers) -> None:
             if end.name == "done":
                 assert_sensible_times(end.data["result"])
         assert await metric(right, "growbin_open_streams") == 0
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_clocks_that_jump_while_jobs_run_change_nothing(servers: Servers) -> None:
+    """Four minutes ahead, behind and back in mid-call, at gateway and consumer: no lease lapses, no deadline comes
+    early, no stream is cut, and the times that are told stay those of Redis."""
+    async with Cluster.running(servers, JOB_DEADLINE_SECONDS="60") as cluster:
+        moves = [await make_clock_movable(process) for process in cluster.processes]
+        begun = [await begin(cluster, f"job-{number}") for number in range(4)]
+        for number, offset in enumerate((f"+{FOUR_MINUTES}", f"-{FOUR_MINUTES}", "+0")):
+            for move in moves:
+                move(offset)
+            late = await cluster.client.submit(f"late-{number}")
+            end = await cluster.client.follow(late)
+            assert end.code == "done"
+            assert_sensible_times(end.data["result"])
+        for job, hold in begun:
+            hold.release()
+            end = await cluster.client.seen(job)
+            assert (end.code, end.data["attempt"]) == ("done", 1)
+            assert_sensible_times(end.data["result"])
         await cluster.prove()
 
 
