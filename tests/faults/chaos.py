@@ -22,6 +22,7 @@ import redis.asyncio
 from tests.faults.client import Refused
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.inquest import Inquest, inquests
+from tests.faults.journal import Journal
 from tests.faults.nemesis import Harm, Nemesis, plan
 from tests.faults.oracle import TrackedJob, count_by, excused_calls, outcome
 
@@ -225,6 +226,7 @@ def _harm_lines(harms: list[Harm]) -> Iterable[str]:
 
 def _recoveries(run: Run) -> Iterable[str]:
     """From the moment a killed part was useful again to the first sign of work."""
+    journal = run.cluster.journal
     accepted = [job.accepted_at for job in run.jobs if job.accepted_at]
     called = [call.began for call in run.cluster.model.calls]
     seen = [event.at for job in run.jobs for stream in job.streams for event in stream.events]
@@ -235,7 +237,7 @@ def _recoveries(run: Run) -> Iterable[str]:
     ):
         killed = [harm for harm in run.kills if harm.action.target == part]
         if killed:
-            yield f"{part}: {what} {_spread(_first_after(harm, moments) for harm in killed)}"
+            yield f"{part}: {what} {_spread(_first_after(harm, moments, journal) for harm in killed)}"
     ended = [
         max(job.end.at for job in harm.hit if job.end) - harm.began
         for harm in run.kills
@@ -244,12 +246,14 @@ def _recoveries(run: Run) -> Iterable[str]:
     yield f"consumer: from the kill to the end of all jobs it had in its model calls {_spread(ended)}"
 
 
-def _first_after(harm: Harm, moments: Sequence[float]) -> float:
-    """Nothing can happen between a kill and the restart, so what came since the restart counts."""
+def _first_after(harm: Harm, moments: Sequence[float], journal: Journal) -> float:
+    """Nothing can happen between a kill and the restart, so what came since the restart counts; nor can
+    much while Redis is away, which is no fault of the part that came back."""
     if harm.restarting is None or harm.useful is None:
         return float("nan")
     first = min((moment for moment in moments if moment > harm.restarting), default=float("nan"))
-    return max(0.0, first - harm.useful)
+    redis_away = journal.during(["valkey"], harm.useful, first)
+    return max(0.0, first - max([harm.useful, *(trouble.ended or first for trouble in redis_away)]))
 
 
 def _spread(values: Iterable[float], unit: str = " s") -> str:

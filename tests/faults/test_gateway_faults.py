@@ -379,8 +379,8 @@ async def test_clocks_an_hour_wrong_lose_nothing(servers: Servers) -> None:
 
 @pytest.mark.long
 async def test_clocks_that_jump_while_jobs_run_change_nothing(servers: Servers) -> None:
-    """Four minutes ahead, behind and back in mid-call, at gateway and consumer: no lease lapses, no deadline comes
-    early, no stream is cut, and the times that are told stay those of Redis."""
+    """Four minutes ahead, behind and back in mid-call, at gateway and consumer: no lease lapses, no
+    deadline comes early, no stream is cut, and the times that are told stay those of Redis."""
     async with Cluster.running(servers, JOB_DEADLINE_SECONDS="60") as cluster:
         moves = [await make_clock_movable(process) for process in cluster.processes]
         begun = [await begin(cluster, f"job-{number}") for number in range(4)]
