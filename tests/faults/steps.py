@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +17,7 @@ import aiohttp
 
 from growbin.local.parts import RabbitMQ
 from tests.faults.client import Answer
-from tests.faults.cluster import Cluster, Process
+from tests.faults.cluster import Cluster, ForeignRabbitMQ, Process
 from tests.faults.model import Hold
 from tests.faults.oracle import TrackedJob
 
@@ -109,11 +111,17 @@ def spoiled(body: bytes, **changes: Any) -> bytes:
 
 
 async def rabbitmqctl(node: RabbitMQ, *words: str) -> str:
-    """What an operator does on the broker's machine."""
-    program = Path(node.command()[0]).with_name("rabbitmqctl")
+    """What an operator does on the broker's machine; for a broker that is not ours, RABBITMQCTL tells how."""
+    if isinstance(node, ForeignRabbitMQ):
+        assert "RABBITMQCTL" in os.environ, "set RABBITMQCTL, as in RABBITMQCTL='ssh my-broker rabbitmqctl'"
+        command, environment = shlex.split(os.environ["RABBITMQCTL"]), dict(os.environ)
+    else:
+        command = [str(Path(node.command()[0]).with_name("rabbitmqctl"))]
+        environment = node.environment()
     process = await asyncio.create_subprocess_exec(
-        *(str(program), *words),
-        env=node.environment(),
+        *command,
+        *words,
+        env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -59,6 +59,7 @@ class BrokerLink:
         self._name = name
         self._set_up = set_up
         self._lost = asyncio.Event()
+        self._reason = ""
         self.ready = asyncio.Event()
 
     @classmethod
@@ -73,8 +74,10 @@ class BrokerLink:
             with suppress(asyncio.CancelledError):
                 await keeper
 
-    def replace(self, *_: object) -> None:
-        """The present connection is no good (also called by the library's close callbacks)."""
+    def replace(self, *told: object) -> None:
+        """The present connection is no good; also called by the library, which tells why."""
+        # The first to speak knows best: what closes afterwards closes because of it.
+        self._reason = self._reason or next((str(it) for it in told if isinstance(it, BaseException)), "")
         self._lost.set()
 
     async def watch(self, channel: AbstractChannel) -> None:
@@ -109,6 +112,7 @@ class BrokerLink:
         properties: dict[str, Any] = {"connection_name": f"growbin-{self._name}"}
         address = URL(url).update_query(heartbeat=str(HEARTBEAT_SECONDS))
         self._lost.clear()
+        self._reason = ""
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
             connection = await aio_pika.connect(address, client_properties=properties)
         try:
@@ -119,7 +123,7 @@ class BrokerLink:
                 self.ready.set()
                 log.info("broker_connected", link=self._name, node=address.authority.rpartition("@")[2])
             await self._lost.wait()
-            log.warning("broker_connection_lost", link=self._name)
+            log.warning("broker_connection_lost", link=self._name, reason=self._reason)
         finally:
             self.ready.clear()
             with suppress(Unavailable), losses_told():
