@@ -41,7 +41,7 @@ from growbin.probes import build_probes
 
 log = structlog.get_logger()
 
-GATEWAY_SHUTDOWN_SECONDS = 1.0
+GATEWAY_SHUTDOWN_SECONDS = 1.0  # the server waits that long twice: for the handler, then for its task
 DOCTOR_MODEL_SECONDS = 20.0
 ROLES = ("jobs", "progress", "sessions")
 GATEWAY_S3_TIMEOUT_SECONDS = 1.8  # a frozen part becomes a 503 within two seconds
