@@ -144,7 +144,11 @@ def limits_of(settings: Settings) -> GatewayLimits:
 
 
 async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
-    """Jobs until `stop` is set; then running ones finish within their grace."""
+    """Jobs until `stop` is set; then running ones finish within their grace. Raises CannotStart."""
+    if not settings.openai_base_url and not settings.openai_api_key.get_secret_value():
+        raise CannotStart(
+            "there is no model: set OPENAI_API_KEY, or OPENAI_BASE_URL to a server of your own."
+        )
     async with AsyncExitStack() as stack:
         progress = await stack.enter_async_context(open_progress(settings))
         uploads = await stack.enter_async_context(open_uploads(settings))
@@ -160,14 +164,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         cleaner = await stack.enter_async_context(
             ChildPhotoCleaner.open(max_pixels=settings.photo_max_pixels, max_side=settings.photo_model_side)
         )
-        analyst = await stack.enter_async_context(
-            OpenAIAnalyst.open(
-                api_key=settings.openai_api_key.get_secret_value(),
-                base_url=settings.openai_base_url,
-                model=settings.openai_model,
-                timeout_seconds=settings.model_timeout_seconds,
-            )
-        )
+        analyst = await stack.enter_async_context(open_analyst(settings))
         queue = await stack.enter_async_context(open_queue(settings))
         tools = Tools(
             progress=progress,
@@ -206,6 +203,21 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             await stop.wait()
             log.info("consumer_stopping")
             await tools.close()
+
+
+def open_analyst(settings: Settings) -> AbstractAsyncContextManager[OpenAIAnalyst]:
+    """Raises CannotStart when there is no model to ask."""
+    key = settings.openai_api_key.get_secret_value()
+    if not key and settings.openai_base_url is None:
+        raise CannotStart(
+            "there is no model: set OPENAI_API_KEY, or OPENAI_BASE_URL to a server of your own."
+        )
+    return OpenAIAnalyst.open(
+        api_key=key,
+        base_url=settings.openai_base_url,
+        model=settings.openai_model,
+        timeout_seconds=settings.model_timeout_seconds,
+    )
 
 
 # --- dead letters ------------------------------------------------------------------------------
