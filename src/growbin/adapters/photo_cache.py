@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from growbin.errors import Unavailable
 
-TIMEOUT_SECONDS = 1.6  # a silent CDN becomes a 503 within two seconds
+TIMEOUT_SECONDS = 1.4  # a silent CDN becomes a 503 within two seconds, with what DELETE does before
 
 
 class CdnPhotoCache:
