@@ -110,8 +110,9 @@ class FakeJobRecords(MayBeAway):
             claimed = self._keys.setdefault((upload.owner, idempotency_key), upload)
             if _request(claimed) != _request(upload):
                 raise Rejected(422, "idempotency_key_reused", "Send a new key.")
-            if claimed is not upload:
+            if claimed.job_id in self.uploads:
                 return self.uploads[claimed.job_id]
+            self._keys[upload.owner, idempotency_key] = upload
         now_ms = self.clock.now_ms()
         times = {"created_at_ms": now_ms, "ticket_expires_at_ms": now_ms + self._ticket_ms}
         self.uploads[upload.job_id] = upload.model_copy(update=times)

@@ -36,17 +36,17 @@ def tail(log: Path) -> str:
 
 
 class Stack:
-    """A `growbin stack`, started with `words` (or by make, where these are for make) on data in `folder`.
-    Its output is in `log`; once it is ready, `settings` lead to its parts."""
+    """A `growbin stack`, started with `words` (or by make, where these are for make) on data in `folder`,
+    with the settings `chosen`. Its output is in `log`; once it is ready, `settings` lead to its parts."""
 
-    def __init__(self, folder: Path, words: list[str]) -> None:
+    def __init__(self, folder: Path, words: list[str], **chosen: str) -> None:
         self.data, self.log, self._env_file = folder / "data", folder / "stack.log", folder / "parts.env"
         options = ["--data", str(self.data), "--env-file", str(self._env_file)]
         arguments = [*words, f"ARGS={shlex.join(options)}"] if words[0] == "make" else [*words, *options]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 arguments,
-                env=environment({}),
+                env=environment(chosen),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -41,7 +41,7 @@ from growbin.probes import build_probes
 
 log = structlog.get_logger()
 
-GATEWAY_SHUTDOWN_SECONDS = 1.0
+GATEWAY_SHUTDOWN_SECONDS = 1.0  # the server waits that long twice: for the handler, then for its task
 DOCTOR_MODEL_SECONDS = 20.0
 ROLES = ("jobs", "progress", "sessions")
 GATEWAY_S3_TIMEOUT_SECONDS = 1.8  # a frozen part becomes a 503 within two seconds
@@ -144,7 +144,7 @@ def limits_of(settings: Settings) -> GatewayLimits:
 
 
 async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
-    """Jobs until `stop` is set; then running ones finish within their grace."""
+    """Jobs until `stop` is set; then running ones finish within their grace. Raises CannotStart."""
     async with AsyncExitStack() as stack:
         progress = await stack.enter_async_context(open_progress(settings))
         uploads = await stack.enter_async_context(open_uploads(settings))
@@ -160,14 +160,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         cleaner = await stack.enter_async_context(
             ChildPhotoCleaner.open(max_pixels=settings.photo_max_pixels, max_side=settings.photo_model_side)
         )
-        analyst = await stack.enter_async_context(
-            OpenAIAnalyst.open(
-                api_key=settings.openai_api_key.get_secret_value(),
-                base_url=settings.openai_base_url,
-                model=settings.openai_model,
-                timeout_seconds=settings.model_timeout_seconds,
-            )
-        )
+        analyst = await stack.enter_async_context(open_analyst(settings))
         queue = await stack.enter_async_context(open_queue(settings))
         tools = Tools(
             progress=progress,
@@ -206,6 +199,21 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             await stop.wait()
             log.info("consumer_stopping")
             await tools.close()
+
+
+def open_analyst(settings: Settings) -> AbstractAsyncContextManager[OpenAIAnalyst]:
+    """Raises CannotStart when there is no model to ask."""
+    key = settings.openai_api_key.get_secret_value()
+    if not key and settings.openai_base_url is None:
+        raise CannotStart(
+            "there is no model: set OPENAI_API_KEY, or OPENAI_BASE_URL to a server of your own."
+        )
+    return OpenAIAnalyst.open(
+        api_key=key,
+        base_url=settings.openai_base_url,
+        model=settings.openai_model,
+        timeout_seconds=settings.model_timeout_seconds,
+    )
 
 
 # --- dead letters ------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.e2e.client import browsing
 from tests.e2e.photos import drawn
 from tests.e2e.system import free_port, is_free
 from tests.processes import Stack, command, environment, tail
+from tests.stream_conformance.scripted_model import ScriptedModel
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,3 +105,46 @@ def test_sigterm_to_make_ends_everything(stack: Stack, port: int) -> None:
     finally:
         again.wait_until_gone()
     assert is_free(port)
+
+
+def with_parts_of(parts: dict[str, str], **chosen: str) -> dict[str, str]:
+    """An environment whose stack has less to start."""
+    shared = {name: parts[name] for name in ("RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL", "REDIS_URL")}
+    return shared | {"QUEUE_NAME": f"run.{uuid.uuid4().hex}"} | chosen
+
+
+@pytest.mark.parametrize("key", ["sk-somebodys-own-key", ""])
+async def test_other_model_server_is_asked_instead_of_ours(
+    parts: dict[str, str], tmp_path: Path, key: str
+) -> None:
+    """With OPENAI_BASE_URL, with or without a key, no model server of ours is started, and the consumer asks
+    the one that is named for gpt-4o."""
+    model, port = ScriptedModel(), free_port()
+    async with model.serving() as address:
+        chosen = with_parts_of(parts, OPENAI_BASE_URL=address, **({"OPENAI_API_KEY": key} if key else {}))
+        stack = Stack(tmp_path, make_run(port), **chosen)
+        try:
+            await asyncio.to_thread(stack.wait_until_ready)
+            assert {"gateway", "consumer"} <= stack.pids.keys()
+            assert "model-server" not in stack.pids
+            async with browsing(f"http://127.0.0.1:{port}") as client:
+                result = await client.result(await client.submit(drawn("JPEG")))
+        finally:
+            await asyncio.to_thread(stack.stop)
+    assert result["model"] == "scripted"
+    [(asked_for, authorization)] = model.asked
+    assert asked_for == "gpt-4o"
+    assert authorization == f"Bearer {key or 'none'}"
+
+
+def test_key_alone_leads_to_openai(parts: dict[str, str], tmp_path: Path) -> None:
+    """With OPENAI_API_KEY no model server of ours is started, and nothing leads elsewhere than to OpenAI."""
+    chosen = with_parts_of(parts, OPENAI_API_KEY="sk-somebodys-own-key")
+    stack = Stack(tmp_path, command("stack", "--parts-only"), **chosen)
+    try:
+        stack.wait_until_ready()
+        assert "model-server" not in stack.pids
+        assert stack.settings["OPENAI_API_KEY"] == chosen["OPENAI_API_KEY"]
+        assert stack.settings.keys().isdisjoint({"OPENAI_BASE_URL", "OPENAI_MODEL"})
+    finally:
+        stack.stop()

@@ -28,7 +28,7 @@ def test_bad_setting_is_named(name: str) -> None:
     assert len(said.splitlines()) == 1
     assert "PORT" in said
     assert "abc" in said
-    assert "integer" in said
+    assert "should be a valid integer" in said
 
 
 def test_each_bad_setting_has_its_line() -> None:
@@ -44,13 +44,23 @@ def test_secrets_are_not_repeated() -> None:
     assert "sk-very-secret" not in said
 
 
-def test_port_in_use_is_named(system: System) -> None:
-    """A gateway whose port is taken says which, and how to choose another."""
+def test_consumer_without_a_model_says_what_to_set() -> None:
+    """Neither key nor server: one line names both ways out."""
+    said = failed_start("consumer", {"PROBE_PORT": "0"}).strip()
+    assert len(said.splitlines()) == 1
+    assert "set OPENAI_API_KEY, or OPENAI_BASE_URL" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("gateway", "PORT"), ("gateway", "PROBE_PORT"), ("consumer", "PROBE_PORT")]
+)
+def test_port_in_use_is_named(system: System, name: str, variable: str) -> None:
+    """A process whose port is taken says which, and what to do about it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        said = failed_start("gateway", {**system.settings, "PORT": port, "PROBE_PORT": "0"})
+        said = failed_start(name, {**system.settings, "PORT": "0", "PROBE_PORT": "0", variable: port})
     last = said.strip().splitlines()[-1]
     assert port in last
-    assert "PORT" in last
+    assert f"Stop what uses it, or set {variable}." in last

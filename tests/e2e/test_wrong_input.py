@@ -9,6 +9,13 @@ from uuid import uuid4
 from tests.e2e.client import Answer, Client
 from tests.e2e.photos import drawn
 
+WHAT_TO_DO = {
+    "not_found": ("check the id", "the session that made it"),
+    "photo_too_large": ("10 MB", "send a smaller one"),
+    "unsupported_photo": ("Send a JPEG, PNG or WebP photo",),
+    "upload_missing": ("Upload it, then call again",),
+}
+
 
 def problem(answer: Answer, status: int, code: str | None = None) -> Any:
     """The problem of an answer that says in one clear sentence or two what to do."""
@@ -18,8 +25,10 @@ def problem(answer: Answer, status: int, code: str | None = None) -> Any:
     assert answer.body["status"] == status
     assert answer.body["detail"].rstrip().endswith((".", "!", "?"))
     assert "Traceback" not in answer.body["detail"]
+    assert len(answer.body["detail"].splitlines()) == 1
     if code is not None:
         assert answer.body["code"] == code
+        assert all(words in answer.body["detail"] for words in WHAT_TO_DO[code]), answer.body["detail"]
     return answer.body
 
 
@@ -44,8 +53,7 @@ async def test_empty_file_is_refused(client: Client) -> None:
 async def test_30_mb_file_is_refused(client: Client) -> None:
     """More than 10 MB gets 413, whatever is in it."""
     huge = drawn("JPEG") + random.randbytes(30_000_000)
-    answer = problem(await client.complete(await uploaded(client, huge)), 413, "photo_too_large")
-    assert "10" in answer["detail"]
+    problem(await client.complete(await uploaded(client, huge)), 413, "photo_too_large")
 
 
 async def test_declared_30_mb_gets_no_ticket(client: Client) -> None:
@@ -81,8 +89,9 @@ async def test_unknown_job_is_not_found(client: Client) -> None:
     """A job that never was, and an id that is none, get 404."""
     await client.analyze()
     for job_id in (str(uuid4()), "42", "..%2f..%2fetc"):
-        problem(await client.job(job_id), 404)
-        problem(await client.complete(job_id), 404)
+        for answer in (await client.job(job_id), await client.complete(job_id)):
+            problem(answer, 404, "not_found")
+        problem(await client.call("DELETE", f"/api/v1/waste/jobs/{job_id}"), 404, "not_found")
 
 
 async def test_unusable_wishes_get_no_ticket(client: Client) -> None:

@@ -79,8 +79,40 @@ def assert_refused_politely(answer: Answer, seconds: float) -> None:
 
 
 async def readiness(process: Process) -> dict[str, bool]:
+    return (await readyz(process))[1]
+
+
+async def readyz(process: Process) -> tuple[int, dict[str, bool]]:
+    """The probe's status, and what it shows of the parts."""
     async with aiohttp.ClientSession() as http, http.get(f"{process.probe_url}/readyz") as answer:
-        return dict((await answer.json())["parts"])
+        return answer.status, dict((await answer.json())["parts"])
+
+
+async def assert_works(cluster: Cluster, *, ended: TrackedJob, waiting: TrackedJob) -> None:
+    """What needs nothing but Redis answers as ever: tickets, reads, streams (first of an ended job, then
+    of the session, in which `waiting` waits for its upload-complete), cancels."""
+    job = f"/api/v1/waste/jobs/{ended.job_id}"
+    calls = (
+        ("POST", "/api/v1/waste/analyze", 201),
+        ("GET", job, 200),
+        ("GET", "/api/v1/waste/jobs", 200),
+        ("GET", f"{job}/events", 200),
+        ("POST", f"{job}/cancel", 202),
+    )
+    for method, path, status in calls:
+        answer, seconds = await timed(cluster.client.call(method, path, ended.token))
+        assert answer.status == status, f"{method} {path}: {answer}"
+        assert seconds <= ANSWER_SECONDS, f"{method} {path} after {seconds:.2f} s"
+    headers = {"Authorization": f"Bearer {waiting.token}"}
+    url = f"{cluster.gateways[0].url}/api/v1/waste/events"
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        asyncio.timeout(ANSWER_SECONDS),
+        http.get(url) as stream,
+    ):
+        assert stream.status == 200
+        while waiting.job_id.encode() not in await stream.content.readline():
+            pass
 
 
 async def delivered(cluster: Cluster, count: int) -> None:

@@ -32,6 +32,7 @@ from tests.faults.steps import (
     Load,
     accepted_in_the_end,
     assert_refused_politely,
+    assert_works,
     begin,
     delivered,
     eventually,
@@ -230,7 +231,8 @@ async def test_gateway_started_without_its_broker_does_what_it_can(servers: Serv
 @pytest.mark.long
 @pytest.mark.timeout(120 + AWAY_SECONDS)
 async def test_unreachable_broker_stops_new_jobs_only(servers: Servers) -> None:
-    """What is in hand ends before the broker is back, and is not repeated after; what is uploaded waits."""
+    """What is in hand ends before the broker is back, and is not repeated after; what is uploaded waits, and
+    tickets are given all the time."""
     async with Cluster.running(servers) as cluster:
         (consumer,) = cluster.consumers
         begun = [await begin(cluster, f"in-hand-{number}") for number in range(3)]
@@ -244,6 +246,7 @@ async def test_unreachable_broker_stops_new_jobs_only(servers: Servers) -> None:
         assert (await readiness(consumer))["subscribed"] is False
         while time.monotonic() < back_at:
             assert_refused_politely(*await timed(cluster.client.complete(waiting)))
+            await assert_works(cluster, ended=begun[0][0], waiting=waiting)
         for link in cluster.links("amqp"):
             await link.passing()
 
@@ -275,6 +278,41 @@ async def test_silent_broker_is_answered_for_in_time(servers: Servers) -> None:
         assert (await cluster.client.follow(waiting)).code == "done"
         await cluster.prove()
         assert len(cluster.model.calls_of("in-hand")) == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("silence", ["half open", "frozen"])
+async def test_silent_broker_stops_only_what_needs_it(servers: Servers, silence: str) -> None:
+    """Upload-complete and DELETE say 503 within 2 s, whether its links or the broker itself fell silent;
+    everything else works on, and afterwards both can be had."""
+    async with Cluster.running(servers) as cluster:
+        ended = await cluster.client.submit("ended")
+        assert (await cluster.client.follow(ended)).code == "done"
+        waiting, unwanted = await uploaded(cluster, "waiting"), await uploaded(cluster, "unwanted")
+        delete = "DELETE", f"/api/v1/waste/jobs/{unwanted.job_id}", unwanted.token
+        async with silent(cluster, silence):
+            for _ in range(2):
+                assert_refused_politely(*await timed(cluster.client.complete(waiting)))
+                assert_refused_politely(*await timed(cluster.client.call(*delete)))
+                await assert_works(cluster, ended=ended, waiting=waiting)
+        await accepted_in_the_end(cluster, waiting)
+        assert (await cluster.client.follow(waiting)).code == "done"
+        assert (await cluster.client.call(*delete)).status == 204
+        await cluster.prove()
+
+
+@asynccontextmanager
+async def silent(cluster: Cluster, silence: str) -> AsyncIterator[None]:
+    if silence == "frozen":
+        cluster.broker.freeze()
+        yield
+        cluster.broker.thaw()
+        return
+    for link in cluster.links("amqp"):
+        await link.half_open()
+    yield
+    for link in cluster.links("amqp"):
+        await link.passing()
 
 
 @pytest.mark.long

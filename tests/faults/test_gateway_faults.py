@@ -1,5 +1,6 @@
 """Repeated, early, late and cut upload-completes, a photo exchanged behind our back, dead letters that
-meet the living, and clocks that are wrong (rows 16 to 18 and 27 to 29)."""
+meet the living, and clocks that are wrong (rows 16 to 18 and 27 to 29); a gateway whose parts are away or
+that is told to stop."""
 
 from __future__ import annotations
 
@@ -19,7 +20,15 @@ from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.inspection import event_of
 from tests.faults.oracle import LATE_SECONDS, TrackedJob
 from tests.faults.photos import drawn
-from tests.faults.steps import assert_refused_politely, begin, eventually, timed, uploaded
+from tests.faults.steps import (
+    assert_refused_politely,
+    assert_works,
+    begin,
+    eventually,
+    readyz,
+    timed,
+    uploaded,
+)
 from tests.faults.surgery import make_clock_movable, metric, record_of, reject_next, set_clock, waiting_in
 
 PARALLEL = 50
@@ -413,3 +422,133 @@ def assert_sensible_times(result: dict[str, object]) -> None:
     assert all(0 <= value < 60_000 for value in timings.values()), timings
     moment = datetime.fromisoformat(str(result["analysed_at"]))
     assert abs((datetime.now(UTC) - moment).total_seconds()) < 60
+
+
+# --- parts that are away -------------------------------------------------------------------------
+
+
+async def test_gateway_is_ready_without_a_broker_but_not_without_redis(servers: Servers) -> None:
+    """A broker that is away is shown and takes nobody out of service; without Redis nothing works: 503."""
+    async with Cluster.running(servers, consumers=0) as cluster:
+        (gateway,) = cluster.gateways
+
+        async def shows(status: int, **parts: bool) -> None:
+            async def does() -> bool:
+                said, shown = await readyz(gateway)
+                return said == status and parts.items() <= shown.items()
+
+            await eventually(does, f"/readyz is {status} with {parts}")
+
+        await shows(200, rabbitmq=True, redis=True)
+        await gateway.links["amqp"].down()
+        await shows(200, rabbitmq=False, redis=True)
+        await gateway.links["amqp"].passing()
+        await shows(200, rabbitmq=True)
+        await gateway.links["redis"].down()
+        await shows(503, rabbitmq=True, redis=False)
+        await gateway.links["redis"].passing()
+        await shows(200, rabbitmq=True, redis=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("silence", ["half open", "frozen"])
+async def test_silent_store_stops_only_what_needs_it(servers: Servers, silence: str) -> None:
+    """Upload-complete and DELETE say 503 within 2 s; tickets, which need no call to S3, and all that reads
+    work on; afterwards the upload is accepted."""
+    async with Cluster.running(servers) as cluster:
+        (gateway,) = cluster.gateways
+        ended = await cluster.client.submit("ended")
+        assert (await cluster.client.follow(ended)).code == "done"
+        waiting, unwanted = await uploaded(cluster, "waiting"), await uploaded(cluster, "unwanted")
+        delete = "DELETE", f"/api/v1/waste/jobs/{unwanted.job_id}", unwanted.token
+        if silence == "frozen":
+            cluster.s3.freeze()
+        else:
+            await gateway.links["s3"].half_open()
+        for _ in range(2):
+            assert_refused_politely(*await timed(cluster.client.complete(waiting)))
+            assert_refused_politely(*await timed(cluster.client.call(*delete)))
+            await assert_works(cluster, ended=ended, waiting=waiting)
+        if silence == "frozen":
+            cluster.s3.thaw()
+        else:
+            await gateway.links["s3"].passing()
+        assert (await cluster.client.complete(waiting)).status == 202
+        assert (await cluster.client.follow(waiting)).code == "done"
+        assert (await cluster.client.call(*delete)).status == 204
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_silent_cdn_is_answered_for_in_time(servers: Servers) -> None:
+    """Only DELETE needs it, for its copy is to go as well: 503 within 2 s, and the repeated call deletes."""
+    async with Cluster.running(servers) as cluster:
+        job = await uploaded(cluster, "unwanted")
+        delete = "DELETE", f"/api/v1/waste/jobs/{job.job_id}", job.token
+        await cluster.cdn_link.half_open()
+        assert_refused_politely(*await timed(cluster.client.call(*delete)))
+        await cluster.cdn_link.passing()
+        assert (await cluster.client.call(*delete)).status == 204
+        await cluster.prove()
+
+
+# --- told to stop --------------------------------------------------------------------------------
+
+STOPPED_SECONDS = 2.0 + 1.0  # what is promised, and what a busy machine may add
+FAREWELL_SECONDS = 1.0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("link", "delay_seconds"), [("s3", 0.3), ("amqp", 0.2)])
+async def test_gateway_told_to_stop_answers_the_post_in_flight(
+    servers: Servers, link: str, delay_seconds: float
+) -> None:
+    """S3 or the broker is slow: the upload-complete is still answered 202, streams end, and the gateway
+    exits in its time."""
+    async with Cluster.running(servers) as cluster:
+        (gateway,) = cluster.gateways
+        watched, hold = await begin(cluster, "watched")
+        job = await uploaded(cluster, "in-flight")
+        await gateway.links["s3"].cut()  # the next connection is the post's
+        await gateway.links[link].slow(delay_seconds)
+        post = asyncio.create_task(cluster.client.complete(job))
+
+        async def is_in_flight() -> bool:
+            if link == "s3":
+                return bool(gateway.links["s3"].connections)
+            return "accepted_at_ms" in await record_of(cluster, job)
+
+        await eventually(is_in_flight, "the gateway is waiting for the slow part")
+        assert not post.done()
+        seconds = await timed_stop(gateway)
+        print(f"stopped after {seconds:.2f} s")
+        assert (await post).status == 202
+        assert seconds <= STOPPED_SECONDS, f"stopped after {seconds:.2f} s"
+        await gateway.links[link].passing()
+        await gateway.start()
+        hold.release()
+        ends = await asyncio.gather(cluster.client.seen(watched), cluster.client.follow(job))
+        assert {end.code for end in ends} == {"done"}
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_gateway_told_to_stop_beside_a_silent_broker_exits_in_time(servers: Servers) -> None:
+    """A farewell that nobody answers is not waited for."""
+    async with Cluster.running(servers, consumers=0) as cluster:
+        (gateway,) = cluster.gateways
+        usual = await timed_stop(gateway)
+        await gateway.start()
+        await gateway.links["amqp"].half_open()
+        seconds = await timed_stop(gateway)
+        print(f"stopped after {seconds:.2f} s, usually {usual:.2f} s")
+        assert seconds <= STOPPED_SECONDS
+        assert seconds - usual <= FAREWELL_SECONDS
+        await gateway.links["amqp"].passing()
+
+
+async def timed_stop(gateway: Process) -> float:
+    """Seconds from SIGTERM to a clean exit."""
+    began = time.monotonic()
+    assert await gateway.stop() == 0
+    return time.monotonic() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.inspection import event_of
-from tests.faults.oracle import Stream, TrackedJob
+from tests.faults.oracle import LATE_SECONDS, Stream, TrackedJob
 from tests.faults.steps import (
     assert_refused_politely,
     begin,
@@ -110,7 +111,9 @@ async def assert_refused_in_time(cluster: Cluster, job: TrackedJob) -> None:
         "job": ("GET", path, job.token),
         "jobs": ("GET", "/api/v1/waste/jobs", job.token),
         "events": ("GET", f"{path}/events", job.token),
+        "session's events": ("GET", "/api/v1/waste/events", job.token),
         "cancel": ("POST", f"{path}/cancel", job.token),
+        "delete": ("DELETE", path, job.token),
     }
     answers = await asyncio.gather(*(timed(cluster.client.call(*call)) for call in calls.values()))
     for name, (answer, seconds) in zip(calls, answers, strict=True):
@@ -273,6 +276,103 @@ async def assert_not_continued_wrongly(cluster: Cluster, job: TrackedJob) -> Non
     away = Stream("came back late", events=[job.streams[0].events[1]])
     await cluster.client._connect_once(job, away)
     assert [event.name for event in away.events[1:]] == ["reset", "done"]
+
+
+ENDED_JOBS_DEADLINE_SECONDS = 12
+
+
+async def ended_job(cluster: Cluster) -> tuple[TrackedJob, bytes]:
+    """A job that is done, and the message that started it."""
+    job = await cluster.client.submit("ended")
+    assert (await cluster.client.follow(job)).code == "done"
+    return job, await event_of(cluster.servers, job)
+
+
+async def follow_again(cluster: Cluster, job: TrackedJob) -> list[str]:
+    """The job's client comes back with an id of the lost history, and follows to the end; what it hears."""
+    again = Stream("came back", events=[job.streams[0].events[1]])
+    async with asyncio.timeout(ENDED_JOBS_DEADLINE_SECONDS + LATE_SECONDS):
+        await cluster.client._follow(job, again)
+    del again.events[0]
+    job.streams[:] = [again]  # its promises hold anew for what is left of the job
+    return [event.name for event in again.events]
+
+
+@pytest.mark.long
+async def test_progress_lost_after_the_end_gives_reset_and_an_end_in_time(servers: Servers) -> None:
+    """Only the record still knows the job: it waits again, unpaid, and expires at its old deadline; its
+    message, delivered once more, begins nothing."""
+    deadline = str(ENDED_JOBS_DEADLINE_SECONDS)
+    async with Cluster.running(servers, JOB_DEADLINE_SECONDS=deadline) as cluster:
+        job, body = await ended_job(cluster)
+        await flush(cluster, PROGRESS)
+        answer = await cluster.client.complete(job)
+        assert (answer.status, answer.body["stage"]) == (202, "queued")
+        assert (await cluster.client.read(job))["stage"] == "queued"
+        assert await follow_again(cluster, job) == ["reset", "expired"]
+        await cluster.messages.publish(body, message_id=job.job_id)
+        await cluster.prove()
+        assert len(cluster.model.calls_of("ended")) == 1
+
+
+@pytest.mark.long
+async def test_progress_lost_after_the_end_is_made_anew_by_a_repeated_delivery(servers: Servers) -> None:
+    """Within its deadline, and with its answer lost as well, it is done once more, after another call."""
+    async with Cluster.running(servers) as cluster:
+        job, body = await ended_job(cluster)
+        await flush(cluster, PROGRESS)
+        await cluster.messages.publish(body, message_id=job.job_id)
+        heard = await follow_again(cluster, job)
+        assert (heard[0], heard[-1]) == ("reset", "done")
+        assert (await cluster.client.complete(job)).body["stage"] == "done"
+        assert len(cluster.model.calls_of("ended")) == 2
+        wrong = await cluster.violations()
+        assert [line for line in wrong if "was paid 2 times" not in line] == []
+
+
+@pytest.mark.long
+async def test_end_lost_with_its_answer_kept_is_written_anew_unpaid(servers: Servers) -> None:
+    """Redis lost its last moments, but not the answer: the message delivered again leads to the same
+    advice without a call."""
+    async with Cluster.running(servers) as cluster:
+        job, body = await ended_job(cluster)
+        cluster.ledger.history_was_destroyed = True
+        async with database(cluster, PROGRESS) as progress:
+            await progress.delete(
+                *(f"job:{{{job.job_id}}}:{name}" for name in ("progress", "events", "result"))
+            )
+        before = job.streams[0].events[-1].data["result"]["items"]
+        await cluster.messages.publish(body, message_id=job.job_id)
+        heard = await follow_again(cluster, job)
+        assert (heard[0], heard[-1]) == ("reset", "done")
+        assert job.streams[0].events[-1].data["result"]["items"] == before
+        assert len(cluster.model.calls_of("ended")) == 1
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_everything_lost_after_the_end_is_404_and_a_repeated_delivery_ends(servers: Servers) -> None:
+    """Whoever asks for an ended job of which nothing is left hears 404; its message, delivered again, ends
+    and is not repeated."""
+    async with Cluster.running(servers) as cluster:
+        job, body = await ended_job(cluster)
+        await flush(cluster, RECORDS, PROGRESS, SESSIONS)
+        path = f"/api/v1/waste/jobs/{job.job_id}"
+        assert (await cluster.client.complete(job)).status == 404
+        for call in (path, f"{path}/events", "/api/v1/waste/events"):
+            assert (await cluster.client.call("GET", call, job.token)).status == 404, call
+        await cluster.messages.publish(body, message_id=job.job_id)
+
+        async def has_ended() -> bool:
+            async with database(cluster, PROGRESS) as progress:
+                result = await progress.get(f"job:{{{job.job_id}}}:result")
+            return result is not None and json.loads(result)["stage"] == "done"
+
+        await eventually(has_ended, "the repeated delivery has ended")
+        assert len(cluster.model.calls_of("ended")) == 2
+        wrong = await cluster.violations()
+        expected = ("404 not_found", "was paid 2 times")
+        assert [line for line in wrong if not any(words in line for words in expected)] == []
 
 
 @pytest.mark.long

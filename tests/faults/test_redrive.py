@@ -1,4 +1,4 @@
-"""Dead letters driven again by a person, with the command itself."""
+"""Dead letters looked at, driven again and dropped by a person, with the command itself."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from tests.faults.steps import eventually
 from tests.faults.surgery import PROGRESS, database, record_of, reject_next, waiting_in
 
 COMMAND_SECONDS = 30
+OPERATOR = "ada"
+LISTINGS = 25  # a queue's default delivery limit would be 20
 
 
 async def dead(cluster: Cluster, marker: str) -> TrackedJob:
@@ -47,13 +49,24 @@ async def dead_letters(cluster: Cluster, *words: str, **settings: str) -> Proces
     )
 
 
-async def redrive(cluster: Cluster, job: TrackedJob) -> tuple[int, str]:
+async def run(cluster: Cluster, *words: str) -> tuple[int, str]:
     """Exit status and all that it said."""
     async with asyncio.timeout(COMMAND_SECONDS):
-        process = await dead_letters(cluster, "redrive", "--job", job.job_id)
+        process = await dead_letters(cluster, *words, LOGNAME=OPERATOR)
         said, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, said.decode()
+
+
+async def redrive(cluster: Cluster, job: TrackedJob) -> tuple[int, str]:
+    return await run(cluster, "redrive", "--job", job.job_id)
+
+
+def handled(said: str) -> list[dict[str, str]]:
+    """The audit lines: what was done, to which job's letter, why it had died, how it went, who asked."""
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith('{"')]
+    names = ("action", "job_id", "reason", "outcome", "asked_by")
+    return [{name: line[name] for name in names} for line in lines if line["event"] == "letter_handled"]
 
 
 async def parked(cluster: Cluster) -> list[Letter]:
@@ -114,6 +127,81 @@ async def test_redriven_job_resets_its_streams_and_is_done(servers: Servers) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_letters_are_listed_shown_dropped_and_driven_again_as_chosen(servers: Servers) -> None:
+    """By job, by reason, all: each choice takes what it names, each change leaves one audit line, and
+    looking, however often, loses nothing."""
+    async with Cluster.running(servers) as cluster:
+        worn, first, second = jobs = await three_dead(cluster)
+
+        def line(action: str, job: TrackedJob, reason: str, outcome: str) -> dict[str, str]:
+            return {
+                "action": action,
+                "job_id": job.job_id,
+                "reason": reason,
+                "outcome": outcome,
+                "asked_by": OPERATOR,
+            }
+
+        for _ in range(LISTINGS):
+            status, said = await run(cluster, "list")
+            assert (status, "3 parked" in said, handled(said)) == (0, True, []), said
+            assert all(job.job_id in said for job in jobs)
+        status, said = await run(cluster, "list", "--reason", "delivery_limit")
+        assert (status, "1 parked" in said, worn.job_id in said) == (0, True, True), said
+        status, said = await run(cluster, "show", "--job", first.job_id)
+        assert (status, handled(said)) == (0, []), said
+        assert "reason  rejected" in said
+        assert '"stage":"failed"' in said
+        assert second.job_id not in said
+
+        status, said = await run(cluster, "drop", "--reason", "delivery_limit")
+        assert (status, handled(said)) == (0, [line("drop", worn, "delivery_limit", "dropped")]), said
+        assert {letter.job_id for letter in await parked(cluster)} == {first.job_id, second.job_id}
+        assert (await cluster.client.read(worn))["stage"] == "failed"
+
+        status, said = await redrive(cluster, first)
+        assert (status, handled(said)) == (0, [line("redrive", first, "rejected", "driven again")]), said
+        await assert_done_again(cluster, first, begin_again(cluster, first))
+        status, said = await run(cluster, "redrive", "--all")
+        assert (status, handled(said)) == (0, [line("redrive", second, "rejected", "driven again")]), said
+        await assert_done_again(cluster, second, begin_again(cluster, second))
+
+        assert not await parked(cluster)
+        status, said = await run(cluster, "drop", "--all")
+        assert (status, "No parked letter" in said, handled(said)) == (1, True, []), said
+        await cluster.prove()
+
+
+async def three_dead(cluster: Cluster) -> tuple[TrackedJob, TrackedJob, TrackedJob]:
+    """Failed and parked: one that was delivered too often, two that were rejected."""
+    (consumer,) = cluster.consumers
+    await consumer.stop()
+    worn = await cluster.client.submit("worn")
+    await wear_out_next(cluster)
+    first, second = [await cluster.client.submit(marker) for marker in ("first", "second")]
+    for job in (worn, first, second):
+        job.is_innocent = False
+        cluster.client.watch(job)
+    for _ in range(2):
+        await reject_next(cluster)
+    await consumer.start()
+    for job in (worn, first, second):
+        assert (await cluster.client.seen(job)).code == "failed: dead_lettered"
+    return worn, first, second
+
+
+async def wear_out_next(cluster: Cluster) -> None:
+    """Take the next message and give it back, until the broker delivers it no more."""
+    async with asyncio.timeout(30), await aio_pika.connect(cluster.servers.rabbitmq.url) as connection:
+        channel = await connection.channel()
+        queue = await channel.get_queue(cluster.queue_name, ensure=False)
+        while not await cluster.messages.letters():
+            while message := await queue.get(timeout=10, fail=False):
+                await message.nack(requeue=True)
+
+
+@pytest.mark.long
 async def test_redrive_without_its_photo_is_refused_with_a_reason(servers: Servers) -> None:
     """The job stays failed and its letter parked; the command says why."""
     async with Cluster.running(servers) as cluster:
@@ -122,6 +210,9 @@ async def test_redrive_without_its_photo_is_refused_with_a_reason(servers: Serve
             await s3.delete_object(Bucket=BUCKET, Key=(await record_of(cluster, job))["key"])
         status, said = await redrive(cluster, job)
         assert (status, "the photo is gone" in said) == (1, True), said
+        [line] = handled(said)
+        assert (line["action"], line["job_id"], line["asked_by"]) == ("redrive", job.job_id, OPERATOR)
+        assert line["outcome"].startswith("refused")
         assert len(await parked(cluster)) == 1
         assert (await cluster.client.read(job))["stage"] == "failed"
         await cluster.prove()

@@ -26,6 +26,7 @@ class ScriptedModel:
     def __init__(self) -> None:
         self._gates: dict[str, asyncio.Event] = {}
         self._stumbles: set[str] = set()
+        self.asked: list[tuple[str, str]] = []  # each call's model and Authorization
 
     def hold(self, word: str) -> asyncio.Event:
         """Questions with this word are answered once the event is set."""
@@ -41,6 +42,7 @@ class ScriptedModel:
 
     async def _answer(self, request: web.Request) -> web.Response:
         question = await request.text()
+        self.asked.append((json.loads(question)["model"], request.headers.get("Authorization", "")))
         for word in [word for word in self._stumbles if word in question]:
             self._stumbles.discard(word)
             return web.json_response({"error": {"message": "try later"}}, status=500)

@@ -4,7 +4,9 @@ import asyncio
 import io
 import os
 import signal
+import struct
 import sys
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,7 +16,7 @@ from PIL import Image
 
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.errors import JobFailed
-from growbin.photo import REQUEST
+from growbin.photo import MEMORY_BYTES, REQUEST
 
 
 def jpeg(size: tuple[int, int] = (40, 30), **options: object) -> bytes:
@@ -28,6 +30,20 @@ def endless_jpeg() -> bytes:
     whole = jpeg((6000, 6000), progressive=True)
     last_scan = whole[whole.rindex(b"\xff\xda") : -2]
     return whole[:-2] + last_scan * 5000 + whole[-2:]
+
+
+def bit_png(width: int, height: int) -> bytes:
+    """A whole white PNG of one bit a pixel, in whose decoded form each pixel takes a byte."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack("!I", len(data)) + kind + data + struct.pack("!I", checksum)
+
+    packer = zlib.compressobj(1)
+    line = b"\0" + b"\xff" * (width // 8)
+    pixels = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
+    header = struct.pack("!IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def child_pids() -> set[int]:
@@ -115,6 +131,21 @@ async def test_a_photo_that_takes_too_long_is_given_up_and_its_child_replaced() 
         assert failure.value.code == "photo_too_complex"
         assert await gone(before)
         assert await works(cleaner)
+
+
+async def test_a_photo_that_needs_more_memory_than_a_child_may_have_fails_and_the_pool_lives_on() -> None:
+    """Few bytes that unpack to more than the limit end `failed`, not the machine; a large one within it and
+    the next photos are cleaned."""
+    side = 1 << 15
+    assert side * side >= MEMORY_BYTES
+    async with ChildPhotoCleaner.open(max_pixels=2 * side * side, max_side=64, workers=2) as cleaner:
+        with pytest.raises(JobFailed) as failure:
+            await cleaner.clean(bit_png(side, side), "image/png")
+        assert failure.value.code == "photo_too_complex"
+        photo = await cleaner.clean(bit_png(side // 8, side // 8), "image/png")
+        assert (photo.width, photo.height) == (64, 64)
+        assert all(await asyncio.gather(*(works(cleaner) for _ in range(4))))
+        assert len(child_pids()) == 2
 
 
 async def test_a_child_that_dies_over_a_photo_fails_only_that_photo() -> None:

@@ -46,8 +46,9 @@ class OpenAIAnalyst:
     ) -> AsyncIterator[OpenAIAnalyst]:
         """OpenAI itself when `base_url` is None. `timeout_seconds` bounds a whole call."""
         async with openai.AsyncOpenAI(
-            # Left out, both would be taken from the environment.
-            api_key=api_key,
+            # Left out, both would be taken from the environment. A server of one's own may want no key;
+            # the client insists on one.
+            api_key=api_key or "none",
             base_url=base_url or "https://api.openai.com/v1",
             max_retries=0,
             timeout=timeout_seconds,

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 SET_UP_TIMEOUT_SECONDS = 30.0
-CLOSE_TIMEOUT_SECONDS = 2.0
+CLOSE_TIMEOUT_SECONDS = 0.5  # a gateway that is told to stop has two seconds for everything
 HEARTBEAT_SECONDS = 9  # the library gives up after 3 x (9 + 1) s and looks every 4 s: 34 s at the latest
 PAUSE_SECONDS = (0.2, 0.6)
 

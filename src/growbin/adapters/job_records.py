@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from growbin.adapters import keys
 from growbin.adapters.redis_connection import ask, open_redis
-from growbin.errors import Rejected
+from growbin.errors import Rejected, Unavailable
 from growbin.job import ContentType, Upload
 
 RECENT_JOBS = 100
@@ -26,6 +26,14 @@ record.ticket_expires_at_ms = record.created_at_ms + tonumber(ARGV[2])
 local text = cjson.encode(record)
 redis.call('SET', KEYS[1], text, 'EX', ARGV[3])
 return text
+"""
+
+# A key belongs to the first who claims it; only the claim that was seen to lead nowhere is replaced.
+CLAIM = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[2] then return holder end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
+return ARGV[1]
 """
 
 # Each try stamps anew until one publish is confirmed; from then on the stamps stand.
@@ -78,6 +86,7 @@ class RedisJobRecords:
         self._ticket_ms = ticket_seconds * 1000
         self._deadline_ms = deadline_seconds * 1000
         self._create = jobs.register_script(CREATE)
+        self._claim = jobs.register_script(CLAIM)
         self._accept = jobs.register_script(ACCEPT)
         self._mark_published = jobs.register_script(MARK_PUBLISHED)
         self._list_job = sessions.register_script(LIST_JOB)
@@ -93,10 +102,26 @@ class RedisJobRecords:
             yield cls(jobs, sessions, ticket_seconds, deadline_seconds)
 
     async def create(self, upload: Upload, idempotency_key: str | None) -> Upload:
-        if idempotency_key is not None:
-            earlier = await self._earlier(upload, idempotency_key)
-            if earlier is not None:
-                return earlier
+        if idempotency_key is None:
+            return await self._make(upload)
+        name = keys.idempotency(upload.owner, hashlib.sha256(idempotency_key.encode()).hexdigest())
+        holder = str(await ask(self._jobs.get(name)) or "")
+        if holder and (earlier := await self._claimed(holder, upload)):
+            return earlier
+        # The record goes before its claim: so each claim that is found leads to a record, also when equal
+        # requests come at once; and one whose record has gone may be replaced.
+        made = await self._make(upload)
+        claim = f"{upload.job_id} {_request_hash(upload)}"
+        winner = str(await ask(self._claim(keys=[name], args=[claim, holder, keys.RECORD_SECONDS])))
+        if winner == claim:
+            return made
+        await self.erase(upload.job_id)
+        earlier = await self._claimed(winner, upload)
+        if earlier is None:
+            raise Unavailable("redis", "the job of this key was erased at the same moment")
+        return earlier
+
+    async def _make(self, upload: Upload) -> Upload:
         text = await ask(
             self._create(
                 keys=[keys.record(upload.job_id)],
@@ -105,26 +130,16 @@ class RedisJobRecords:
         )
         return Upload.model_validate_json(text)
 
-    async def _earlier(self, upload: Upload, idempotency_key: str) -> Upload | None:
-        """The job that this key made before; else claims the key for `upload`."""
-        key_hash = hashlib.sha256(idempotency_key.encode()).hexdigest()
-        name = keys.idempotency(upload.owner, key_hash)
-        claim = f"{upload.job_id} {_request_hash(upload)}"
-        holder = await ask(self._jobs.set(name, claim, nx=True, get=True, ex=keys.RECORD_SECONDS))
-        if holder is None:
-            return None
-        job_id, request_hash = str(holder).split(" ")
+    async def _claimed(self, claim: str, upload: Upload) -> Upload | None:
+        """The job that a key made before, unless it has gone."""
+        job_id, request_hash = claim.split(" ")
         if request_hash != _request_hash(upload):
             raise Rejected(
                 422,
                 "idempotency_key_reused",
                 "This Idempotency-Key was used with another request. Send a new key.",
             )
-        earlier = await self.get(UUID(job_id))
-        if earlier is None:
-            # The claimer died before it stored its record: the key is free again.
-            await ask(self._jobs.set(name, claim, ex=keys.RECORD_SECONDS))
-        return earlier
+        return await self.get(UUID(job_id))
 
     async def list_job(self, upload: Upload) -> None:
         await ask(

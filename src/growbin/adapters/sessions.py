@@ -36,6 +36,9 @@ class RedisSessions:
 
     async def owner(self, token: str) -> str | None:
         owner = hashlib.sha256(token.encode()).hexdigest()
-        # EXPIRE both asks whether the session lives and lets its days slide.
-        lives = await ask(self._redis.expire(keys.session(owner), keys.SESSION_SECONDS))
+        # EXPIRE both asks whether the session lives and lets its days slide, with those of its jobs' list.
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.expire(keys.session(owner), keys.SESSION_SECONDS)
+            pipeline.expire(keys.session_jobs(owner), keys.SESSION_SECONDS)
+            lives, _ = await ask(pipeline.execute())
         return owner if lives else None

@@ -253,7 +253,7 @@ async def _inspect(gateway: Gateway, upload: Upload, stored: StoredUpload) -> Co
 
 def photo_too_large(gateway: Gateway) -> Rejected:
     megabytes = gateway.limits.photo_max_bytes / 2**20
-    return Rejected(413, "photo_too_large", f"A photo may have at most {megabytes:g} MB.")
+    return Rejected(413, "photo_too_large", f"A photo may have at most {megabytes:g} MB: send a smaller one.")
 
 
 def unsupported_photo() -> Rejected:

@@ -32,7 +32,10 @@ class Problem(BaseModel):
 
 def not_found() -> Rejected:
     """Unknown, foreign and malformed ids look the same, so that no id can be probed."""
-    return Rejected(404, "not_found", "There is no such job in this session.")
+    detail = (
+        "There is no such job in this session: check the id, send the session that made it, or begin anew."
+    )
+    return Rejected(404, "not_found", detail)
 
 
 def bad_request(detail: str) -> Rejected:

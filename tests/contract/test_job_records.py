@@ -1,0 +1,177 @@
+"""The records of uploads, on a real Valkey and as the fake: one suite for both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from growbin.adapters import keys
+from growbin.adapters.job_records import RedisJobRecords
+from growbin.adapters.redis_connection import open_redis
+from growbin.errors import Rejected
+from growbin.job import Upload
+from growbin.ports import JobRecords
+from tests.fakes import Clock, FakeJobRecords
+
+TICKET_SECONDS, DEADLINE_SECONDS = 200, 100
+HOUR = 3600
+
+
+def urls(parts: dict[str, str]) -> tuple[str, str]:
+    server = parts["REDIS_URL"].rstrip("/")
+    return f"{server}/0", f"{server}/3"
+
+
+@pytest_asyncio.fixture(params=["fake", "real"])
+async def records(request: pytest.FixtureRequest) -> AsyncIterator[JobRecords]:
+    if request.param == "fake":
+        yield FakeJobRecords(Clock(), TICKET_SECONDS, DEADLINE_SECONDS)
+        return
+    jobs_url, sessions_url = urls(request.getfixturevalue("parts"))
+    async with RedisJobRecords.open(
+        jobs_url=jobs_url,
+        sessions_url=sessions_url,
+        ticket_seconds=TICKET_SECONDS,
+        deadline_seconds=DEADLINE_SECONDS,
+    ) as real:
+        yield real
+
+
+def upload(owner: str | None = None, question: str | None = None) -> Upload:
+    job_id = uuid4()
+    return Upload(
+        job_id=job_id,
+        owner=owner or uuid4().hex * 2,
+        key=f"incoming/{job_id}.jpg",
+        image_url=f"http://cdn.test/{job_id}.jpg",
+        content_type="image/jpeg",
+        question=question,
+        created_at_ms=0,
+        ticket_expires_at_ms=0,
+    )
+
+
+async def accept(records: JobRecords, job_id: UUID, etag: str) -> Upload:
+    accepted = await records.accept(job_id, etag, 1000, "image/png")
+    assert accepted is not None
+    return accepted
+
+
+async def test_new_record_is_stamped_where_it_is_stored(records: JobRecords) -> None:
+    """Its times are the store's, its ticket runs out after its seconds, and it is read as it was made."""
+    made = await records.create(upload(question="이건 뭐예요?"), None)
+    assert made.created_at_ms > 0
+    assert made.ticket_expires_at_ms == made.created_at_ms + TICKET_SECONDS * 1000
+    assert (made.accepted_at_ms, made.deadline_ms, made.published) == (None, None, False)
+    assert await records.get(made.job_id) == made
+
+
+async def test_each_try_stamps_anew_until_one_publish_is_confirmed(records: JobRecords) -> None:
+    """A try whose publish failed promised nothing; once one is confirmed every repeat gets its stamps."""
+    made = await records.create(upload(), None)
+    first = await accept(records, made.job_id, "e1")
+    assert (first.etag, first.length, first.content_type) == ("e1", 1000, "image/png")
+    await asyncio.sleep(0.01)
+    second = await accept(records, made.job_id, "e2")
+    assert first.accepted_at_ms is not None
+    assert second.accepted_at_ms is not None
+    assert second.accepted_at_ms > first.accepted_at_ms
+    assert second.deadline_ms == second.accepted_at_ms + DEADLINE_SECONDS * 1000
+    assert second.etag == "e2"
+
+    await records.mark_published(made.job_id)
+    published = second.model_copy(update={"published": True})
+    await asyncio.sleep(0.01)
+    for _ in range(2):
+        assert await accept(records, made.job_id, "e3") == published
+    await records.mark_published(made.job_id)
+    assert await records.get(made.job_id) == published
+
+
+async def test_what_is_not_there_is_neither_accepted_nor_made(records: JobRecords) -> None:
+    """An unknown or erased record stays away, whatever is done to it."""
+    made = await records.create(upload(), None)
+    await records.erase(made.job_id)
+    for job_id in (made.job_id, uuid4()):
+        assert await records.accept(job_id, "e1", 1000, "image/jpeg") is None
+        await records.mark_published(job_id)
+        await records.erase(job_id)
+        assert await records.get(job_id) is None
+
+
+async def test_idempotency_key_gives_the_same_job_to_the_same_owner_only(records: JobRecords) -> None:
+    """Repeated, it gives the first record, as it is by now; another owner's equal key is another key."""
+    owner = uuid4().hex * 2
+    first = await records.create(upload(owner), "key")
+    accepted = await accept(records, first.job_id, "e1")
+    assert await records.create(upload(owner), "key") == accepted
+    assert (await records.create(upload(owner), "another")).job_id != first.job_id
+    assert (await records.create(upload(owner), None)).job_id != first.job_id
+    assert (await records.create(upload(), "key")).job_id != first.job_id
+
+
+async def test_idempotency_key_with_another_request_is_refused(records: JobRecords) -> None:
+    """The same key for another wish is a mistake that must not pass in silence."""
+    owner = uuid4().hex * 2
+    await records.create(upload(owner, "one"), "key")
+    with pytest.raises(Rejected, match="new key") as refused:
+        await records.create(upload(owner, "two"), "key")
+    assert (refused.value.status, refused.value.code) == (422, "idempotency_key_reused")
+
+
+async def test_idempotency_key_of_an_erased_job_is_free_again(records: JobRecords) -> None:
+    """There is nothing left that it could name: the next request makes a new job, which it names then."""
+    owner = uuid4().hex * 2
+    first = await records.create(upload(owner), "key")
+    await records.erase(first.job_id)
+    second = await records.create(upload(owner), "key")
+    assert second.job_id != first.job_id
+    assert (await records.create(upload(owner), "key")).job_id == second.job_id
+
+
+async def test_parallel_requests_with_one_key_make_one_job(records: JobRecords) -> None:
+    """Whoever is told a job is told the same one."""
+    owner = uuid4().hex * 2
+    made = await asyncio.gather(*(records.create(upload(owner), "key") for _ in range(10)))
+    again = await records.create(upload(owner), "key")
+    assert {record.job_id for record in made} == {again.job_id}
+
+
+async def test_recent_jobs_come_newest_first(records: JobRecords) -> None:
+    """Of one owner, at most as many as asked for; a job that is listed again keeps its place."""
+    owner = uuid4().hex * 2
+    uploads = [upload(owner) for _ in range(3)]
+    for listed in (*uploads, uploads[0], upload()):
+        await records.list_job(listed)
+    made = [listed.job_id for listed in uploads]
+    assert list(await records.recent(owner, 10)) == made[::-1]
+    assert list(await records.recent(owner, 2)) == made[:0:-1]
+
+
+async def test_later_writes_keep_the_record_to_its_day(parts: dict[str, str]) -> None:
+    """A record lives 24 hours from its making, whatever is written into it; so does its key."""
+    jobs_url, sessions_url = urls(parts)
+    async with (
+        RedisJobRecords.open(
+            jobs_url=jobs_url,
+            sessions_url=sessions_url,
+            ticket_seconds=TICKET_SECONDS,
+            deadline_seconds=DEADLINE_SECONDS,
+        ) as records,
+        open_redis(jobs_url) as redis,
+    ):
+        made = await records.create(upload(), "key")
+        name = keys.record(made.job_id)
+        [key] = [found async for found in redis.scan_iter(match=f"idempotency:{{{made.owner}}}:*")]
+        for kept in (name, key):
+            assert 24 * HOUR - 60 < await redis.ttl(kept) <= 24 * HOUR
+            await redis.expire(kept, 23 * HOUR)  # an hour later
+        await accept(records, made.job_id, "e1")
+        await records.mark_published(made.job_id)
+        await records.create(upload(made.owner), "key")
+        for kept in (name, key):
+            assert 22 * HOUR < await redis.ttl(kept) <= 23 * HOUR
