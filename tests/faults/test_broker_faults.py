@@ -26,7 +26,6 @@ from tests.faults.steps import (
     accepted_in_the_end,
     assert_refused_politely,
     begin,
-    delivered,
     eventually,
     rabbitmqctl,
     readiness,
@@ -35,12 +34,14 @@ from tests.faults.steps import (
     timed,
     uploaded,
 )
+from tests.faults.surgery import waiting_in
 
 RESUMED_SECONDS = 2.0
 NOTICED_SECONDS = 35.0
 AWAY_SECONDS = float(os.environ.get("BROKER_AWAY_SECONDS", "10"))
 CONSUMER_TIMEOUT_MS = 3_000
 DEAD_LETTER_RETRY_MS = 3_000
+LETTER_SECONDS = 20.0
 BROKER_DEFAULTS_MS = {
     "consumer_timeout": 1_800_000,
     "channel_tick_interval": 60_000,
@@ -267,10 +268,15 @@ async def test_connection_cut_during_model_calls_costs_no_extra_call(servers: Se
     async with Cluster.running(servers) as cluster:
         (consumer,) = cluster.consumers
         begun = await asyncio.gather(*(begin(cluster, f"cut-{number}") for number in range(5)))
+
+        async def are_in_hand_again() -> bool:
+            assert len(cluster.model.calls) == len(begun)
+            return (await waiting_in(cluster)).get("messages_unacknowledged") == len(begun)
+
         for times in (1, 2):
             assert await consumer.links["amqp"].cut() > 0
             await reconnected(consumer, times=times)
-            await delivered(cluster, len(begun))
+            await eventually(are_in_hand_again, "all are delivered again")
         for _, hold in begun:
             hold.release()
         ends = await asyncio.gather(*(cluster.client.seen(job) for job, _ in begun))
@@ -418,7 +424,7 @@ async def test_dead_letter_waits_for_a_route(servers: Servers) -> None:
         assert (await cluster.client.follow(innocent)).code == "done"
         assert job.end is None
         await consumer.links["amqp"].cut()  # each new connection declares what is missing
-        assert (await cluster.client.seen(job)).code == "failed: bad_event"
+        assert (await cluster.client.seen(job, LETTER_SECONDS)).code == "failed: bad_event"
         await eventually(lambda: is_parked(cluster, job), "the letter is parked")
         await cluster.prove()
 
