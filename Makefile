@@ -39,7 +39,7 @@ faults: setup faketime  ## kill, freeze and cut everything, one fault at a time,
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
 		$(VENV)/bin/python -m pytest tests/faults $(ARGS)
 
-mutants: setup  ## take one control out at a time: its row must fail
+mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
 
 chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run

@@ -1,13 +1,17 @@
-"""`make mutants`: each control is taken out, and the row that watches over it must fail.
+r"""`make mutants`: each control is taken out, and the row that watches over it must fail.
 
-A mutant is a patch under mutants/. Its first lines say what it takes out and which row has to notice:
+A mutant is a patch under mutants/. Its first lines say what it takes out, which row has to notice, and a
+pattern of what the row then says (a row with a parameter is named as pytest does, `...::test_x[case]`):
 
     # control: the lease token is compared before anything is appended
     # row: tests/faults/test_redis_faults.py::test_lapsed_lease_fences_its_old_holder
+    # fails: assert .* == \[2, 2\]
 
-They are applied to a copy of the tree, one after the other, on one set of servers; the processes run
+A row that fails for another reason (a part that does not start, a bug in the patch) proves nothing.
+
+The mutants are applied to a copy of the tree, one after the other, on one set of servers; the processes run
 the copy, in an environment made for it. Each row must also pass without its mutant, or its failure would
-prove nothing. `python -m tests.faults.mutants [WORD...]` takes only the mutants with such a word in
+prove nothing either. `python -m tests.faults.mutants [WORD...]` takes only the mutants with such a word in
 their names.
 """
 
@@ -28,8 +32,12 @@ import venv
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from textwrap import indent
 from typing import Any
+
+import pytest
 
 from tests.faults.cluster import Servers
 
@@ -47,17 +55,24 @@ class Mutant:
     name: str
     control: str
     row: str
+    fails: re.Pattern[str]
     patch: Path
 
     @classmethod
     def read(cls, patch: Path) -> Mutant:
-        said = dict(re.findall(r"^# (control|row): (.+)$", patch.read_text(), re.MULTILINE))
-        return cls(patch.stem, said["control"], said["row"], patch)
+        said = dict(re.findall(r"^# (control|row|fails): (.+)$", patch.read_text(), re.MULTILINE))
+        return cls(patch.stem, said["control"], said["row"], re.compile(said["fails"]), patch)
 
     def load_row(self) -> Row:
         path, _, name = self.row.partition("::")
-        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-        row: Row = getattr(module, name)
+        name, _, case = name.removesuffix("]").partition("[")
+        function: Any = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+        if case:
+            (mark,) = (mark for mark in function.pytestmark if mark.name == "parametrize")
+            parameter, values = mark.args
+            value = dict(zip(mark.kwargs["ids"], values, strict=True))[case]
+            function = partial(function, **{parameter: value})
+        row: Row = function
         return row
 
 
@@ -70,7 +85,7 @@ class Verdict:
 
     @property
     def is_caught(self) -> bool:
-        return not self.before and bool(self.after)
+        return not self.before and self.mutant.fails.search(self.after) is not None
 
 
 # --- in the tree as it is -----------------------------------------------------------------------
@@ -125,12 +140,15 @@ async def run(mutants: Sequence[Mutant]) -> list[Verdict]:
 
 
 async def failure_of(row: Row, servers: Servers) -> str:
-    """Why the row fails now, in one line; empty when it passes."""
+    """Why the row fails now, line by line; empty when it passes."""
+    limit = asyncio.timeout(ROW_SECONDS)
     try:
         with redirect_stdout(io.StringIO()):
-            async with asyncio.timeout(ROW_SECONDS):
+            async with limit:
                 await row(servers)
     except Exception as error:  # noqa: BLE001  # a row may fail in any way
+        if limit.expired():
+            return f"not over within {ROW_SECONDS:g} s"
         where = next(
             (
                 frame
@@ -139,9 +157,9 @@ async def failure_of(row: Row, servers: Servers) -> str:
             ),
             None,
         )
-        said = [line for line in str(error).splitlines() if not line.endswith("are broken:")]
-        text = said[0] if said else f"{type(error).__name__}: {where.line if where else ''}"
-        return " ".join(text.split())
+        said = [" ".join(line.split()) for line in str(error).splitlines()]
+        said = [line for line in said if line and not line.endswith("are broken:")]
+        return "\n".join(said) or f"{type(error).__name__}: {where.line if where else ''}"
     return ""
 
 
@@ -162,15 +180,18 @@ def told(verdict: Verdict) -> str:
     mutant = verdict.mutant
     if verdict.before:
         outcome, why = "NO PROOF", f"the row fails without it: {verdict.before}"
+    elif verdict.is_caught:
+        outcome, why = "caught", next(filter(mutant.fails.search, verdict.after.splitlines()))[:150]
     elif verdict.after:
-        outcome, why = "caught", verdict.after
+        outcome, why = "OTHER", f"the row fails for another reason: {verdict.after}"
     else:
         outcome, why = "SURVIVED", "the row passes without the control"
     row = mutant.row.rpartition("::")[2]
-    return f"{outcome:<9} {mutant.name:<24} {row} ({verdict.seconds:.0f} s)\n{'':<9} {why[:150]}"
+    return f"{outcome:<9} {mutant.name:<24} {row} ({verdict.seconds:.0f} s)\n{indent(why, ' ' * 10)}"
 
 
 def inside(words: Sequence[str]) -> int:
+    pytest.Config.fromdictargs({}, [])  # in modules imported from here on, assertions say what they found
     mutants = [Mutant.read(patch) for patch in sorted(PATCHES.glob("*.patch"))]
     chosen = [mutant for mutant in mutants if not words or any(word in mutant.name for word in words)]
     verdicts = asyncio.run(run(chosen))

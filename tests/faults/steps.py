@@ -115,14 +115,14 @@ async def assert_works(cluster: Cluster, *, ended: TrackedJob, waiting: TrackedJ
             pass
 
 
-async def delivered(cluster: Cluster, count: int) -> None:
+async def delivered(cluster: Cluster, count: int, timeout_seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until the broker counts that many unacknowledged deliveries of jobs."""
 
     async def counted() -> bool:
         queue = (await cluster.messages.queues()).get(cluster.queue_name, {})
         return queue.get("messages_unacknowledged") == count
 
-    await eventually(counted, f"{count} deliveries in hand")
+    await eventually(counted, f"{count} deliveries in hand", timeout_seconds)
 
 
 async def reconnected(process: Process, *, times: int) -> None:

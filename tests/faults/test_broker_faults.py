@@ -34,7 +34,6 @@ from tests.faults.steps import (
     assert_refused_politely,
     assert_works,
     begin,
-    delivered,
     eventually,
     rabbitmqctl,
     readiness,
@@ -43,6 +42,7 @@ from tests.faults.steps import (
     timed,
     uploaded,
 )
+from tests.faults.surgery import waiting_in
 
 RESUMED_SECONDS = 2.0
 NOTICED_SECONDS = 35.0
@@ -50,6 +50,7 @@ PUBLISHES_EACH_SECOND = 200
 AWAY_SECONDS = float(os.environ.get("BROKER_AWAY_SECONDS", "10"))
 CONSUMER_TIMEOUT_MS = 3_000
 DEAD_LETTER_RETRY_MS = 3_000
+LETTER_SECONDS = 20.0
 BROKER_DEFAULTS_MS = {
     "consumer_timeout": 1_800_000,
     "channel_tick_interval": 60_000,
@@ -343,7 +344,7 @@ async def test_silent_broker_is_noticed_within_35_seconds(servers: Servers) -> N
 async def test_retry_whose_connection_alone_goes_silent_is_published_on_the_next(servers: Servers) -> None:
     """Deliveries still come, but the connection for publishing says nothing any more: when that is noticed,
     every job that waited to be tried again is, and none keeps its place for ever."""
-    async with Cluster.running(servers) as cluster:
+    async with Cluster.running(servers, JOB_DEADLINE_SECONDS="80") as cluster:
         (consumer,) = cluster.consumers
         markers = [f"retried-{number}" for number in range(8)]
         for marker in markers:
@@ -407,7 +408,7 @@ async def test_broker_in_alarm_takes_no_jobs_but_gives_them_out(servers: Servers
 async def test_retry_that_cannot_be_published_keeps_its_delivery(servers: Servers) -> None:
     """The model fails while the broker takes no messages, then consumer and broker both die: the delivery
     was not acknowledged before its retry was confirmed, so the job is begun again and done."""
-    async with Cluster.running(servers) as cluster:
+    async with Cluster.running(servers, JOB_DEADLINE_SECONDS="60") as cluster:
         (consumer,) = cluster.consumers
         cluster.model.script("retried", SERVER_ERROR)
         job, hold = await begin(cluster, "retried")
@@ -435,10 +436,15 @@ async def test_connection_cut_during_model_calls_costs_no_extra_call(servers: Se
     async with Cluster.running(servers) as cluster:
         (consumer,) = cluster.consumers
         begun = await asyncio.gather(*(begin(cluster, f"cut-{number}") for number in range(5)))
+
+        async def are_in_hand_again() -> bool:
+            assert len(cluster.model.calls) == len(begun)
+            return (await waiting_in(cluster)).get("messages_unacknowledged") == len(begun)
+
         for times in (1, 2):
             assert await consumer.links["amqp"].cut() > 0
             await reconnected(consumer, times=times)
-            await delivered(cluster, len(begun))
+            await eventually(are_in_hand_again, "all are delivered again")
         for _, hold in begun:
             hold.release()
         ends = await asyncio.gather(*(cluster.client.seen(job) for job, _ in begun))
@@ -586,7 +592,7 @@ async def test_dead_letter_waits_for_a_route(servers: Servers) -> None:
         assert (await cluster.client.follow(innocent)).code == "done"
         assert job.end is None
         await consumer.links["amqp"].cut()  # each new connection declares what is missing
-        assert (await cluster.client.seen(job)).code == "failed: bad_event"
+        assert (await cluster.client.seen(job, LETTER_SECONDS)).code == "failed: bad_event"
         await eventually(lambda: is_parked(cluster, job), "the letter is parked")
         await cluster.prove()
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -203,6 +204,29 @@ async def test_photo_that_kills_its_consumer_in_each_call_is_given_up(servers: S
         innocent = await cluster.client.submit("innocent")
         assert (await cluster.client.follow(innocent)).code == "done"
         await cluster.prove()
+
+
+@pytest.mark.long
+async def test_photo_that_kills_its_consumer_before_each_call_is_given_up(servers: Servers) -> None:
+    """It never comes as far as a paid call, so only its starts are counted: there is no fifth."""
+    async with Cluster.running(servers, LEASE_SECONDS="1", LEASE_RENEW_SECONDS="0.3") as cluster:
+        (consumer,) = cluster.consumers
+        await cluster.cdn_link.half_open()  # there it stands when it is struck
+        guilty = await cluster.client.submit("guilty")
+        cluster.client.watch(guilty)
+        for start in (1, 2, 3, 4):
+            await eventually(partial(is_at, guilty, "fetching", start), f"start {start}")
+            await crash(consumer)
+        await cluster.cdn_link.passing()
+        assert (await cluster.client.seen(guilty)).code == "failed: crashed"
+        assert not cluster.model.calls
+        await cluster.prove()
+
+
+async def is_at(job: TrackedJob, stage: str, attempt: int) -> bool:
+    return any(
+        (event.data["stage"], event.data["attempt"]) == (stage, attempt) for event in job.streams[0].events
+    )
 
 
 async def crash(consumer: Process) -> None:

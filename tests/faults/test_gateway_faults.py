@@ -19,7 +19,7 @@ from tests.faults.client import Refused
 from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.inspection import event_of
 from tests.faults.oracle import LATE_SECONDS, TrackedJob
-from tests.faults.photos import drawn
+from tests.faults.photos import drawn, photo_for
 from tests.faults.steps import (
     assert_refused_politely,
     assert_works,
@@ -76,10 +76,12 @@ async def test_consumer_faster_than_its_gateway_tells_the_whole_story(servers: S
             await cluster.client.ticket(job)
             assert (await cluster.client.complete(job)).status == 409
         await cluster.client.put(job)
+        hold = cluster.model.hold("fast")
         with only_through(cluster, quick):
             stream = cluster.client.watch(job)
             await slow.links["redis"].slow(0.25)
             assert (await cluster.client.complete(job, slow.url)).status == 202
+            hold.release()
             assert (await cluster.client.seen(job)).code == "done"
         stages = [event.data["stage"] for event in stream.events]
         assert stages == ["awaiting_upload", "queued", "fetching", "analysing", "advising", "done"]
@@ -148,6 +150,22 @@ async def test_job_that_no_consumer_takes_ends_in_time(servers: Servers) -> None
         await cluster.prove()
 
 
+@pytest.mark.long
+async def test_delivery_of_an_erased_job_brings_nothing_back(servers: Servers) -> None:
+    """Its owner has deleted it while it waited: the consumer finds an ended job, its owner a 404."""
+    async with Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        await consumer.stop()
+        job = await cluster.client.submit("erased")
+        path = f"/api/v1/waste/jobs/{job.job_id}"
+        assert (await cluster.client.call("DELETE", path, job.token)).status == 204
+        job.accepted_at = None  # the promise went with it
+        await consumer.start()
+        await cluster.prove()
+        assert (await cluster.client.call("GET", path, job.token)).status == 404
+        assert (await cluster.client.call("DELETE", path, job.token)).status == 204
+
+
 # --- row 18 -------------------------------------------------------------------------------------
 
 
@@ -159,7 +177,7 @@ async def test_photo_exchanged_or_deleted_after_the_202_fails_unpaid(servers: Se
         await consumer.stop()
         client = cluster.client
         changed = await client.submit("changed", content_type=None)  # such a ticket may be used again
-        await client.put(changed, drawn(39))
+        await client.put(changed, drawn(21).ljust(len(photo_for("changed")), b"\0"))  # no longer, no shorter
         missing = await client.submit("missing")
         async with cluster.servers.seaweedfs.client() as s3:
             await s3.delete_object(Bucket=BUCKET, Key=(await record_of(cluster, missing))["key"])

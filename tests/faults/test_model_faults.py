@@ -29,6 +29,7 @@ from tests.faults.surgery import PROGRESS, attempts_of, database, waiting_in
 
 CANCELLED_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 400.0
+BROKEN_SECONDS = 15.0
 
 
 def attempts_seen(job: TrackedJob) -> set[int]:
@@ -95,9 +96,10 @@ async def test_empty_quota_and_bad_key_stop_the_queue_and_not_the_obituaries(
         cluster.client.watch(jobs[0])
 
         async def is_broken() -> bool:
+            assert not [job.end.code for job in jobs if job.end]
             return '"now": 0' in cluster.consumers[0].log
 
-        await eventually(is_broken, "the main queue is not consumed")
+        await eventually(is_broken, "the main queue is not consumed", BROKEN_SECONDS)
         for number in range(5):
             jobs.append(await cluster.client.submit(f"waiting-{number}"))
             cluster.client.watch(jobs[-1])
@@ -132,7 +134,7 @@ async def test_empty_quota_and_bad_key_stop_the_queue_and_not_the_obituaries(
 )
 async def test_failed_call_is_made_again_in_the_next_attempt(servers: Servers, failing: Reply) -> None:
     """After an error, a stall, a drip or a hang-up there is one more call, a delay later."""
-    async with Cluster.running(servers, MODEL_TIMEOUT_SECONDS="2") as cluster:
+    async with Cluster.running(servers, MODEL_TIMEOUT_SECONDS="2", JOB_DEADLINE_SECONDS="20") as cluster:
         cluster.model.script("failing", failing)
         job = await cluster.client.submit("failing")
         assert (await cluster.client.follow(job)).code == "done"
@@ -147,7 +149,7 @@ async def test_failed_call_is_made_again_in_the_next_attempt(servers: Servers, f
 async def test_model_that_stays_away_ends_the_job_after_its_paid_calls(servers: Servers) -> None:
     """When the calls that may be paid are used up the job fails, and says that it may be tried again."""
     async with Cluster.running(servers, MAX_PAID_CALLS="2") as cluster:
-        cluster.model.script("hopeless", *[SERVER_ERROR] * 4)
+        cluster.model.script("hopeless", *[SERVER_ERROR] * 2)  # a third call would be answered
         job = await cluster.client.submit("hopeless")
         end = await cluster.client.follow(job)
         assert end.code == "failed: temporarily_unavailable"
@@ -258,7 +260,7 @@ async def test_cancel_hangs_up_a_running_call_on_any_consumer(servers: Servers) 
             async def is_hung_up(marker: str = job.marker) -> bool:
                 return cluster.model.calls_of(marker)[0].ended is not None
 
-            await eventually(is_hung_up, "the call is hung up")
+            await eventually(is_hung_up, "the call is hung up", 5 * CANCELLED_SECONDS)
             ended = cluster.model.calls_of(job.marker)[0].ended
             assert ended is not None
             assert ended - asked < CANCELLED_SECONDS

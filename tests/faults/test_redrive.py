@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 import aio_pika
 import pytest
-from aio_pika.abc import HeadersType
+from aio_pika.abc import AbstractIncomingMessage, HeadersType
 
 from growbin.local.parts import BUCKET
 from tests.faults.cluster import Cluster, Servers
-from tests.faults.inspection import Letter
+from tests.faults.inspection import Letter, event_of
 from tests.faults.journal import Journal
 from tests.faults.model import SERVER_ERROR
 from tests.faults.oracle import Stream, TrackedJob
@@ -254,6 +254,46 @@ async def test_redrive_killed_before_its_publish_may_be_repeated(servers: Server
         await cluster.prove()
 
 
+@pytest.mark.long
+async def test_redrive_of_a_job_that_is_done_is_refused(servers: Servers) -> None:
+    """A letter of it may be parked all the same: the command says how the job ended, and changes nothing."""
+    async with Cluster.running(servers) as cluster:
+        job = await cluster.client.submit("ended")
+        job.is_innocent = False
+        assert (await cluster.client.follow(job)).code == "done"
+        letter = await event_of(cluster.servers, job)
+        await cluster.messages.publish(letter, queue=f"{cluster.queue_name}.parked", message_id=job.job_id)
+        status, said = await redrive(cluster, job)
+        assert (status, "this one is done" in said) == (1, True), said
+        assert len(await parked(cluster)) == 1
+        assert len(cluster.model.calls) == 1
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_delivery_of_an_older_run_is_acknowledged_unseen(servers: Servers) -> None:
+    """The new run has been begun by a person and is still on its way: the old event starts nothing."""
+    async with Cluster.running(servers) as cluster:
+        (consumer,) = cluster.consumers
+        job = await dead(cluster, "older")
+        await consumer.stop()
+        status, said = await redrive(cluster, job)
+        assert (status, "driven again" in said) == (0, True), said
+        new = await take_next(cluster)
+        await cluster.messages.publish(await event_of(cluster.servers, job), message_id=job.job_id)
+
+        async def holds(count: int) -> bool:
+            return (await waiting_in(cluster)).get("messages") == count
+
+        await eventually(lambda: holds(1), "the old event waits")
+        await consumer.start()
+        await eventually(lambda: holds(0), "the old event is acknowledged")
+        assert not cluster.model.calls
+        await cluster.messages.publish(new.body, message_id=new.message_id)
+        await assert_done_again(cluster, job, begin_again(cluster, job))
+        await cluster.prove()
+
+
 def held_store(cluster: Cluster) -> Proxy:
     """An S3 that accepts connections and says nothing."""
     proxy = Proxy("store of the command", cluster.servers.seaweedfs.port, Journal())
@@ -265,7 +305,7 @@ def held_store(cluster: Cluster) -> Proxy:
 async def test_letter_moved_back_by_hand_is_retried_like_any_other(servers: Servers) -> None:
     """An operator's tool puts it back with its `x-death`. Copied on, that would make the broker take the
     retry for a cycle, and drop it."""
-    async with Cluster.running(servers, JOB_DEADLINE_SECONDS="30") as cluster:
+    async with Cluster.running(servers, JOB_DEADLINE_SECONDS="20") as cluster:
         (consumer,) = cluster.consumers
         await consumer.stop()
         cluster.model.script("moved", SERVER_ERROR)
@@ -277,14 +317,20 @@ async def test_letter_moved_back_by_hand_is_retried_like_any_other(servers: Serv
         await cluster.prove()
 
 
-async def move_by_hand(cluster: Cluster) -> None:
-    """The next message of the main queue, as if it had died there of too many deliveries."""
+async def take_next(cluster: Cluster) -> AbstractIncomingMessage:
+    """The next message of the main queue, which has it no more."""
     async with asyncio.timeout(10), await aio_pika.connect(cluster.servers.rabbitmq.url) as connection:
         channel = await connection.channel()
         queue = await channel.get_queue(cluster.queue_name, ensure=False)
         message = await queue.get(timeout=10)
         assert message is not None
         await message.ack()
+    return message
+
+
+async def move_by_hand(cluster: Cluster) -> None:
+    """The next message of the main queue, as if it had died there of too many deliveries."""
+    message = await take_next(cluster)
     headers: HeadersType = {
         "x-death": [
             {
