@@ -96,7 +96,7 @@ async def start_app(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("leave", "come_back"),
     [
-        pytest.param(kill, start, id="kill -9"),
+        pytest.param(kill, start, id="kill -9", marks=pytest.mark.long),
         pytest.param(stop_app, start_app, id="stop_app", marks=pytest.mark.long),
     ],
 )
