@@ -248,6 +248,12 @@ def test_no_file_names_a_machine(pattern: re.Pattern[str]) -> None:
     ]
 
 
+def test_what_was_left_behind_does_not_come_back() -> None:
+    """No perceptual hash and no Celery, not even as somebody else's requirement."""
+    locked = "".join(path.read_text().lower() for path in sorted((ROOT / "requirements").glob("*.txt")))
+    assert not re.findall(r"^(?:imagehash|celery|kombu)==", locked, re.MULTILINE)
+
+
 def test_each_mutant_still_fits_the_code() -> None:
     """A patch that no longer applies would prove nothing, and only the long run would say so."""
     patches = sorted((TESTS / "faults" / "mutants").glob("*.patch"))

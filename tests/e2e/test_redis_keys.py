@@ -68,6 +68,10 @@ async def test_each_key_of_a_finished_job_has_its_promised_life(client: Client, 
         name: found[name] for name, life in promised.items() if not life - JUST_NOW < found[name] <= life
     }
     assert not wrong
+    async with database(system, RECORDS) as redis:
+        assert set(await redis.info("keyspace")) == {
+            f"db{number}" for number in (RECORDS, PROGRESS, SESSIONS)
+        }
 
 
 async def test_session_that_is_used_lives_on_with_its_jobs(client: Client, system: System) -> None:
