@@ -23,7 +23,7 @@ DEPLOY_INSTALLED := $(DEPLOY_VENV)/.installed-$(VERSION)
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos bench check deploy-check deploy-programs format lock clean setup rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos bench check deploy-setup deploy-check deploy-programs format lock clean setup rabbitmq curl chromium node faketime debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,7 @@ test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Val
 faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
 		$(VENV)/bin/python -m pytest tests/faults $(ARGS)
+	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract tests/e2e)
 
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
@@ -55,7 +56,9 @@ check: setup  ## format, lint, types, shape and unit tests: seconds, before each
 	@$(VENV)/bin/lint-imports --no-logo --no-cache
 	@$(VENV)/bin/python -m pytest -q tests/test_tidy.py tests/unit
 
-deploy-check: deploy-programs setup $(DEPLOY_INSTALLED) $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
+deploy-setup: setup $(DEPLOY_INSTALLED)
+
+deploy-check: deploy-programs deploy-setup $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
 	@$(VENV)/bin/python -m pytest tests/deploy $(ARGS)
 
 format: setup  ## format the code and apply safe fixes

@@ -216,6 +216,7 @@ def test_second_stack_on_the_same_data_is_refused(stack: Stack) -> None:
     assert len(second.stderr.splitlines()) == 1
 
 
+@pytest.mark.long
 async def test_killed_stack_leaves_nothing_running_and_comes_back_with_its_data(tmp_path: Path) -> None:
     """kill -9 of a stack ends its parts, and its next start finds ports, secrets and data as they were.
 

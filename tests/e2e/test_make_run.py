@@ -95,6 +95,7 @@ def test_ctrl_c_ends_everything(stack: Stack, port: int) -> None:
     assert is_free(port)
 
 
+@pytest.mark.long
 def test_sigterm_to_make_ends_everything(stack: Stack, port: int) -> None:
     """Started once more on the same data, it ends as wholly when only `make` itself is told to."""
     again = Stack(stack.data.parent, make_run(port))
