@@ -114,7 +114,7 @@ def with_parts_of(parts: dict[str, str], **chosen: str) -> dict[str, str]:
     return shared | {"QUEUE_NAME": f"run.{uuid.uuid4().hex}"} | chosen
 
 
-@pytest.mark.parametrize("key", ["sk-somebodys-own-key", ""])
+@pytest.mark.parametrize("key", ["sk-somebodys-own-key", pytest.param("", marks=pytest.mark.long)])
 async def test_other_model_server_is_asked_instead_of_ours(
     parts: dict[str, str], tmp_path: Path, key: str
 ) -> None:

@@ -115,6 +115,7 @@ async def test_consumer_killed_before_its_acknowledgement_repeats_nothing(server
 # --- row 2: stopped -------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_stopped_consumer_finishes_its_call_and_hands_the_rest_to_another(servers: Servers) -> None:
     """SIGTERM: the paid call is finished and acknowledged, who waits for a call goes to the other
     consumer at once, exit code 0."""
@@ -377,6 +378,7 @@ async def test_unusable_event_of_a_known_job_fails_the_job_within_five_seconds(s
 # --- row 30: frozen -------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_consumer_that_stands_still_for_three_seconds_keeps_its_job(servers: Servers) -> None:
     """Its lease outlives the pause: a second delivery at another consumer starts nothing."""
     async with Cluster.running(servers, consumers=2, LEASE_SECONDS="6", LEASE_RENEW_SECONDS="0.5") as cluster:

@@ -245,6 +245,7 @@ async def test_cancel_before_the_answer_wins(servers: Servers) -> None:
         await cluster.prove()
 
 
+@pytest.mark.long
 async def test_cancel_hangs_up_a_running_call_on_any_consumer(servers: Servers) -> None:
     """Asked at whichever gateway, with the lease renewed as by default, the model sees its caller leave
     within 2 s; what the call may have cost stays recorded."""

@@ -112,6 +112,7 @@ async def assert_done_again(cluster: Cluster, job: TrackedJob, stream: Stream) -
     assert len(cluster.model.calls_of(job.marker)) == 1
 
 
+@pytest.mark.long
 async def test_redriven_job_resets_its_streams_and_is_done(servers: Servers) -> None:
     """A new run of a failed job: its client gets reset, then everything through done; the letter is gone."""
     async with Cluster.running(servers, gateways=2) as cluster:
