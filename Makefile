@@ -35,10 +35,10 @@ run: setup  ## start everything here and serve http://127.0.0.1:8080
 test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
 	@$(VENV)/bin/python -m pytest -m "not long" --ignore=tests/deploy $(ARGS)
 
-faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
+faults: setup faketime chromium  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
 		$(VENV)/bin/python -m pytest tests/faults $(ARGS)
-	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract tests/e2e)
+	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract tests/e2e tests/page)
 
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)

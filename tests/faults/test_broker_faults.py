@@ -209,6 +209,7 @@ async def bodies(servers: Servers, queue_name: str) -> list[bytes]:
 # --- row 5: unreachable ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_gateway_started_without_its_broker_does_what_it_can(servers: Servers) -> None:
     """Tickets are given and photos taken, upload-complete says 503 in time; once the broker can be
     reached, all is well without a restart."""
