@@ -27,11 +27,19 @@ CONNECTIONS = 32
 async def ask(call: Any) -> Any:
     """Await one command under the whole-call timeout. Raises Unavailable. (Untyped on purpose: the
     library annotates its commands for both its synchronous and its asynchronous client.)"""
+    task = asyncio.current_task()
+    assert task is not None
+    cancellations = task.cancelling()
     try:
         async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             return await call
     except (RedisError, OSError, TimeoutError) as error:
         raise Unavailable("redis", f"{type(error).__name__}: {error}") from error
+    finally:
+        # The library sends under asyncio.wait_for, which until Python 3.12 loses a cancellation that comes
+        # while the last bytes go out: a loop that was told to end would go on for ever.
+        if task.cancelling() > cancellations:
+            raise asyncio.CancelledError
 
 
 @asynccontextmanager

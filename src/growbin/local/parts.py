@@ -104,7 +104,8 @@ class Part(ABC):
             async with asyncio.timeout(self.start_seconds):
                 while self.pid is not None:
                     try:
-                        return await asyncio.wait_for(self.check(), CHECK_SECONDS)
+                        async with asyncio.timeout(CHECK_SECONDS):
+                            return await self.check()
                     except Exception as error:  # noqa: BLE001  # each vendor has its own "not yet"
                         reason = repr(error)
                     await asyncio.sleep(0.1)
