@@ -19,11 +19,15 @@ QUIETLY := $(MAKE) --no-print-directory
 DEPLOY_VENV := .venv-deploy
 DEPLOY_INSTALLED := $(DEPLOY_VENV)/.installed-$(VERSION)
 
+TEST := $(VENV)/bin/python -m pytest -m "not long" --ignore=tests/deploy
+TEST_BESIDE := tests/faults tests/page tests/stream_conformance
+BESIDE := $(VENV)/test-beside.log
+
 # What npm installs for tests.
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos bench check deploy-setup deploy-check deploy-programs format lock clean setup rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos bench check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,12 +37,20 @@ run: setup  ## start everything here and serve http://127.0.0.1:8080
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
 test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
-	@$(VENV)/bin/python -m pytest -m "not long" --ignore=tests/deploy $(ARGS)
+	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=2 test-here test-beside; code=$$?; cat $(BESIDE); exit $$code)
 
-faults: setup faketime chromium  ## kill, freeze and cut everything, one fault at a time, the long ones too
+# Two runs that mostly wait, each on servers of its own. The second one's output would mix with the first's.
+test-here:
+	@echo "$(TEST_BESIDE) run beside these: their output follows."
+	@$(TEST) $(TEST_BESIDE:%=--ignore=%)
+
+test-beside:
+	@$(TEST) $(TEST_BESIDE) >$(BESIDE) 2>&1
+
+faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
 		$(VENV)/bin/python -m pytest tests/faults $(ARGS)
-	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract tests/e2e tests/page)
+	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
 
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)

@@ -137,7 +137,6 @@ async def test_broker_that_is_down_fails_and_the_rest_is_still_told(system: Syst
     assert "hunter2" not in report.text
 
 
-@pytest.mark.long
 async def test_each_node_of_the_broker_has_its_own_line(system: System) -> None:
     """A node that is down is named; the queues are looked at on one that is up."""
     down = f"127.0.0.1:{free_port()}"
@@ -147,7 +146,6 @@ async def test_each_node_of_the_broker_has_its_own_line(system: System) -> None:
     assert report.findings["rabbitmq topology"].grade == "ok"
 
 
-@pytest.mark.long
 async def test_queues_that_nobody_declared_yet_are_no_failure(parts: dict[str, str]) -> None:
     """They are named, with what will make them; to look creates none."""
     name = f"doctor.{uuid.uuid4().hex}"
@@ -171,7 +169,6 @@ async def test_queue_with_other_arguments_fails_and_is_named(parts: dict[str, st
     assert "QUEUE_NAME" in report.findings["rabbitmq topology"].advice
 
 
-@pytest.mark.long
 async def test_redis_that_may_evict_fails_with_the_command_that_mends_it(
     parts: dict[str, str], valkey: Valkey
 ) -> None:
@@ -196,7 +193,6 @@ async def test_redis_role_that_forgets_at_a_restart_is_warned_of(
     assert report.findings["redis jobs+sessions persistence"].grade == "ok"
 
 
-@pytest.mark.long
 async def test_frozen_redis_gets_its_line_in_time(parts: dict[str, str], valkey: Valkey) -> None:
     """A part that takes the connection and then says nothing does not stop the doctor."""
     os.kill(valkey.process.pid, signal.SIGSTOP)

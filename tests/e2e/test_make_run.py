@@ -95,9 +95,9 @@ def test_ctrl_c_ends_everything(stack: Stack, port: int) -> None:
     assert is_free(port)
 
 
-@pytest.mark.long
 def test_sigterm_to_make_ends_everything(stack: Stack, port: int) -> None:
     """Started once more on the same data, it ends as wholly when only `make` itself is told to."""
+    stack.stop()
     again = Stack(stack.data.parent, make_run(port))
     try:
         again.wait_until_ready()
@@ -114,7 +114,7 @@ def with_parts_of(parts: dict[str, str], **chosen: str) -> dict[str, str]:
     return shared | {"QUEUE_NAME": f"run.{uuid.uuid4().hex}"} | chosen
 
 
-@pytest.mark.parametrize("key", ["sk-somebodys-own-key", pytest.param("", marks=pytest.mark.long)])
+@pytest.mark.parametrize("key", ["sk-somebodys-own-key", ""])
 async def test_other_model_server_is_asked_instead_of_ours(
     parts: dict[str, str], tmp_path: Path, key: str
 ) -> None:

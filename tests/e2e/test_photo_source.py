@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import aiohttp
-import pytest
 
 from tests.e2e.client import Client, browsing
 from tests.e2e.photos import drawn
@@ -35,7 +34,6 @@ async def test_cdn_that_kept_a_404_from_before_the_upload_is_passed_over(
     assert result["photo"]["source"] == "s3"
 
 
-@pytest.mark.long
 async def test_stopped_cdn_is_passed_over(parts: dict[str, str]) -> None:
     """When nobody listens at the CDN's address, the photo comes from S3."""
     nobody = f"http://127.0.0.1:{free_port()}"

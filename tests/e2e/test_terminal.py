@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 from aiohttp import web
 
 from tests.e2e.photos import COFFEE_CUP, drawn
@@ -225,7 +224,6 @@ async def test_broken_stream_goes_on_where_it_was(system: System) -> None:
     assert percents == [0, 10, 25, 45, 90, 100]
 
 
-@pytest.mark.long
 async def test_interrupt_leaves_no_job_running(parts: dict[str, str], tmp_path: Path) -> None:
     """Ctrl-C ends the command with status 130, and every job that it began is cancelled."""
     has_ended = asyncio.Event()

@@ -60,7 +60,6 @@ async def test_consumer_killed_before_its_lease_has_started_nothing(servers: Ser
         await cluster.prove()
 
 
-@pytest.mark.long
 async def test_consumer_killed_during_the_model_call_repeats_it_once(servers: Servers) -> None:
     """The cut call cannot be known to be unpaid, so there is one more, in a second attempt."""
     async with with_short_lease(servers) as cluster:

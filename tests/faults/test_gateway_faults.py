@@ -207,7 +207,6 @@ async def killed_while_submitting(cluster: Cluster, job: TrackedJob) -> None:
     assert "published" not in {name for name, value in (await record_of(cluster, job)).items() if value}
 
 
-@pytest.mark.long
 async def test_gateway_killed_between_stamp_and_publish_is_made_up_for_by_the_repeat(
     servers: Servers,
 ) -> None:

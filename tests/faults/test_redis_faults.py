@@ -45,7 +45,6 @@ def events_of(job: TrackedJob) -> list[str]:
 # --- row 9 --------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
 async def test_redis_killed_under_open_streams_is_made_up_for_within_three_seconds(servers: Servers) -> None:
     """Answers that came while Redis was dead, and those that come after, reach every stream once."""
     async with Cluster.running(servers, gateways=2) as cluster:

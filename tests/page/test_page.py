@@ -228,7 +228,6 @@ def gateway_of(system: System) -> psutil.Process:
     )
 
 
-@pytest.mark.long
 async def test_gateway_restart_in_mid_job_loses_nothing(parts: dict[str, str], visiting: Visiting) -> None:
     """The gateway goes and comes back while a job runs: the page goes on where it was, to the end."""
     model = HeldModel(parts["OPENAI_BASE_URL"])

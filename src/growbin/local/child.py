@@ -27,8 +27,6 @@ if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 
-_given_ports: set[int] = set()
-
 
 class PartFailed(Exception):
     """A part cannot run; the text is for people: which part, why, and what to do."""
@@ -52,13 +50,25 @@ def is_open(port: int) -> bool:
 
 
 def draw_port() -> int:
-    """A free loopback port that stays free while its owner restarts; never given twice by this process."""
+    """A free loopback port (TCP) that stays free while its owner restarts: no process that draws is given
+    it again as long as this one lives."""
     for _ in range(1000):
         port = random.randint(FIRST_PORT, LAST_PORT)  # noqa: S311  # a port, not a secret
-        if port not in _given_ports and is_free(port) and is_free(port + GRPC_OFFSET):
-            _given_ports.add(port)
+        if is_free(port) and is_free(port + GRPC_OFFSET) and _reserve(port):
             return port
     raise PartFailed(f"No free loopback port between {FIRST_PORT} and {LAST_PORT}: end what uses them.")
+
+
+def _reserve(port: int) -> bool:
+    """Nobody here speaks UDP, so who holds the UDP port of the same number holds the TCP port's place. The
+    kernel lets go of it with our process, which is why nothing closes it."""
+    with socket.socket(type=socket.SOCK_DGRAM) as holder:
+        try:
+            holder.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        holder.detach()
+    return True
 
 
 class Child:
