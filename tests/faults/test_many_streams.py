@@ -182,7 +182,8 @@ async def test_rolling_restart_under_two_thousand_streams_is_no_stampede(servers
 async def restart_gently(gateway: Process, client: Client, streams: Sequence[Stream]) -> None:
     """Stop one gateway, look how its clients come back, start it again."""
     before = client.open_at[direct(gateway)]
-    assert before >= 900, f"only {before} streams at {gateway.name}"
+    # Half of all by chance, and one in ten, after its first event, waits out its retry.
+    assert before >= 800, f"only {before} streams at {gateway.name}"
     began = time.monotonic()
     code = await gateway.stop()
     seconds = time.monotonic() - began
