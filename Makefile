@@ -39,7 +39,7 @@ run: setup  ## start everything here and serve http://127.0.0.1:8080
 test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
 	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=2 test-here test-beside; code=$$?; cat $(BESIDE); exit $$code)
 
-# Two runs that mostly wait, each on servers of its own. The second one's output would mix with the first's.
+# Two runs that mostly wait, each on servers of its own; the second one's output is kept apart until the end.
 test-here:
 	@echo "$(TEST_BESIDE) run beside these: their output follows."
 	@$(TEST) $(TEST_BESIDE:%=--ignore=%)
