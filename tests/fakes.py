@@ -526,7 +526,7 @@ class FakeUploadStore(MayBeAway):
         self.objects[key] = StoredUpload(f'"{etag}"', len(data), content_type, data[:64])
 
     async def ticket(
-        self, key: str, content_type: ContentType | None, content_length: int | None, expires_seconds: int
+        self, key: str, content_type: str | None, content_length: int | None, expires_seconds: int
     ) -> Ticket:
         self._answer()
         headers = {"If-None-Match": "*"}

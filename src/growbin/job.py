@@ -10,15 +10,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Locale = Literal["ko", "en"]
 ContentType = Literal["image/jpeg", "image/png", "image/webp"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
+
+# What travels or is stored may have been written by another version: a type or a key that this one would not
+# write is still read.
+MediaType = Annotated[str, StringConstraints(pattern=r"^[\w.+-]+/[\w.+-]+$", max_length=100)]
+UploadKey = Annotated[str, StringConstraints(pattern=r"^incoming/[0-9a-f-]{36}(\.(jpg|png|webp))?$")]
+ETag = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
+Hash = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
+# Milliseconds since 1970, until the year 6429: dates and Lua's numbers go no further.
+Moment = Annotated[int, Field(ge=0, lt=2**47)]
+
+# The id of a log entry, `epoch.seq.nonce`.
+ENTRY_ID = r"[0-9a-f]{1,32}\.[0-9]{1,9}\.[0-9a-z]{1,32}"
 
 
 class Stage(StrEnum):
@@ -120,9 +132,10 @@ class Condition(StrEnum):
 
 
 class Noun(BaseModel):
-    """Base of the nouns that travel: immutable, and strangers' extra fields are an error."""
+    """Base of the nouns that travel or are stored: immutable. A field that a newer version added is
+    ignored; a field that is new here needs a default, since an older version does not write it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 # --- upload and job ---------------------------------------------------------------------------
@@ -150,50 +163,58 @@ class Upload(Noun):
     """The record of a job from its ticket on (`job:{id}`, 24 h)."""
 
     job_id: UUID
-    owner: str  # SHA-256 of the session token, hex
-    key: str
+    owner: Hash  # SHA-256 of the session token, hex
+    key: UploadKey
     image_url: str
-    content_type: ContentType
-    declared_type: ContentType | None = None
+    content_type: MediaType = "image/jpeg"
+    declared_type: MediaType | None = None
     declared_length: int | None = None
-    question: str | None = None
+    question: Annotated[str, StringConstraints(max_length=500)] | None = None
     locale: Locale = "ko"
-    address_hash: str | None = None
-    created_at_ms: int
-    ticket_expires_at_ms: int
+    address_hash: Hash | None = None
+    created_at_ms: Moment
+    ticket_expires_at_ms: Moment
     # Set by upload-complete; fixed once one publish is confirmed.
-    etag: str | None = None
-    length: int | None = None
-    accepted_at_ms: int | None = None
-    deadline_ms: int | None = None
+    etag: ETag | None = None
+    length: Annotated[int, Field(gt=0)] | None = None
+    accepted_at_ms: Moment | None = None
+    deadline_ms: Moment | None = None
     published: bool = False
+
+    @model_validator(mode="after")
+    def _what_was_published_is_whole(self) -> Self:
+        """So that its job event can always be made again."""
+        if self.published and None in (self.etag, self.length, self.accepted_at_ms, self.deadline_ms):
+            raise ValueError("published, but not stamped")
+        return self
 
 
 class Job(Noun):
     """The job event: the `data` of the CloudEvent that is the RabbitMQ body. Holds no URL to read."""
 
     job_id: UUID
-    run: int = Field(default=1, ge=1)
-    key: Annotated[str, StringConstraints(pattern=r"^incoming/[0-9a-f-]{36}\.(jpg|png|webp)$")]
-    etag: str
+    run: int = Field(default=1, ge=1, lt=2**31)
+    key: UploadKey
+    etag: ETag
     length: int = Field(gt=0)
-    content_type: ContentType
+    content_type: MediaType = "image/jpeg"
     question: Annotated[str, StringConstraints(max_length=500)] | None = None
     locale: Locale = "ko"
-    owner: str
-    address_hash: str | None = None
-    accepted_at_ms: int
-    deadline_ms: int = Field(lt=2**53)  # beyond, Lua's numbers and Redis' times go wrong
+    owner: Hash
+    address_hash: Hash | None = None
+    accepted_at_ms: Moment
+    deadline_ms: Moment
 
     @property
     def public_key(self) -> str:
-        """Where the clean copy lies: `{job_id}.{ext}`."""
-        return self.key.removeprefix("incoming/")
+        """Where the clean copy lies: `{job_id}.{ext}`; a JPEG where the upload's key promises no type."""
+        name = self.key.removeprefix("incoming/")
+        return name if "." in name else f"{name}.jpg"
 
     @property
     def public_type(self) -> ContentType:
         """The clean copy's type: its address was promised with the ticket, before the photo was seen."""
-        extension = self.key.rpartition(".")[2]
+        extension = self.public_key.rpartition(".")[2]
         return next(content_type for content_type, known in EXTENSIONS.items() if known == extension)
 
 
@@ -269,8 +290,8 @@ class ModelAnswer(Noun):
     """The raw model answer as it is stored (`job:{id}:answer`): text, unparsed, and what it cost."""
 
     text: str
-    model: str
-    usage: Usage
+    model: str = "unknown"
+    usage: Usage = Usage()
     analyse_ms: int = 0
 
 
@@ -320,6 +341,22 @@ class Timings(Noun):
     total: int
 
 
+class Choice(Noun):
+    """What a person may say it is."""
+
+    label: str
+    category: Category
+    material: Material | None
+
+
+class AskBack(Noun):
+    """Why the answer is in doubt, and what would help."""
+
+    reason: str
+    text: str
+    choices: list[Choice] = []
+
+
 class Result(Noun):
     """What the client gets."""
 
@@ -330,7 +367,7 @@ class Result(Noun):
     items: list[AdvisedItem]
     answer: str | None
     sure: bool
-    ask_back: str | None
+    ask_back: AskBack | str | None  # today a text; clients must take both
     model: str
     usage: Usage
     photo: PhotoReport

@@ -38,12 +38,12 @@ def problem_title(code: str) -> str:
 # --- the shape of data/messages.json; anything unknown in it is an error -----------------------
 
 
-class FailureWords(Noun):
+class FailureWords(Noun, extra="forbid"):
     retryable: bool
     detail: Text
 
 
-class Messages(Noun):
+class Messages(Noun, extra="forbid"):
     """All of `data/messages.json`."""
 
     stages: dict[Stage, Text]

@@ -35,7 +35,7 @@ class UploadStore(Protocol):
     """S3."""
 
     async def ticket(
-        self, key: str, content_type: ContentType | None, content_length: int | None, expires_seconds: int
+        self, key: str, content_type: str | None, content_length: int | None, expires_seconds: int
     ) -> Ticket:
         """Presign a PUT. What is declared is bound into the signature, with `If-None-Match: *`."""
 

@@ -149,7 +149,7 @@ Text = Annotated[dict[Locale, Line], Field(min_length=2)]  # two languages, so b
 Step = Annotated[Text, AfterValidator(_fits_a_phone)]
 
 
-class Rule(Noun):
+class Rule(Noun, extra="forbid"):
     """`source` and `bin` are keys of the lists of that name; `as_of` is null where no date is known."""
 
     title: Text
@@ -161,7 +161,7 @@ class Rule(Noun):
     cautions: list[Text]
 
 
-class Effect(Noun):
+class Effect(Noun, extra="forbid"):
     """When all of `when` is seen on an item under one of `rules`."""
 
     when: Annotated[frozenset[Condition], Field(min_length=1)]
@@ -190,7 +190,7 @@ class Note(Effect):
         return self
 
 
-class AskBack(Noun):
+class AskBack(Noun, extra="forbid"):
     """What to photograph next, if any of these is seen; without any it is the last resort."""
 
     conditions: frozenset[Condition] = frozenset()
@@ -203,7 +203,7 @@ class AskBack(Noun):
         return not (self.conditions or self.materials or self.categories)
 
 
-class Rulebook(Noun):
+class Rulebook(Noun, extra="forbid"):
     """All of `data/rules.json`."""
 
     sources: dict[str, Text]

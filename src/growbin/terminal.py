@@ -377,8 +377,10 @@ def _table(outcomes: Iterable[Outcome]) -> str:
             name = ""
             if following is None or _way(following) != _way(item):  # what goes the same way is told once
                 notes[len(rows) - 1] = _way(item)
-        rest = [f"? {outcome.result['ask_back']}"] if outcome.result["ask_back"] else []
-        rest += [f"> {outcome.result['answer']}"] if outcome.result["answer"] else []
+        ask_back = outcome.result.get("ask_back")
+        asked = ask_back.get("text") if isinstance(ask_back, dict) else ask_back
+        rest = [f"? {asked}"] if asked else []
+        rest += [f"> {outcome.result['answer']}"] if outcome.result.get("answer") else []
         notes[len(rows) - 1].extend(map(_clean, rest))
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, tuple("─" * min(width, RULE_COLUMNS) for width in widths))

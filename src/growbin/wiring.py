@@ -97,7 +97,10 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(hub.close)
         feed = await stack.enter_async_context(
             RedisProgressFeed.open(
-                url=settings.redis_progress_url, on_entry=hub.on_entry, on_loss=hub.on_loss
+                url=settings.redis_progress_url,
+                on_entry=hub.on_entry,
+                on_gap=hub.on_gap,
+                on_loss=hub.on_loss,
             )
         )
         hub.attach(feed)

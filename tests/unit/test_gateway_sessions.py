@@ -34,6 +34,15 @@ async def test_cookie_is_secure_behind_tls(start: Start, node: Node, client: Cli
     assert "max-age" in response.headers["Strict-Transport-Security"]
 
 
+async def test_cookie_of_either_name_is_read(node: Node, client: Client) -> None:
+    """A newer gateway names it `__Host-growbin_session`; this one reads both and writes the old one."""
+    token = (await (await client.post("/api/v1/sessions")).json())["token"]
+    newcomer = await node.client()
+    response = await newcomer.post(ANALYZE, headers={"Cookie": f"__Host-growbin_session={token}"})
+    assert response.headers["Set-Cookie"].startswith(f"growbin_session={token}")
+    assert len(node.sessions.owners) == 1
+
+
 async def test_bearer_token_owns_what_it_made(node: Node, client: Client) -> None:
     """A client without cookies gets a token, and no cookie beside it."""
     made = await client.post("/api/v1/sessions")

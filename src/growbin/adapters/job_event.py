@@ -57,7 +57,8 @@ def decode_event(body: bytes) -> Job:
     if not isinstance(data, dict) or event.get("type") != EVENT_TYPE:
         raise BadEvent("not an upload-completed event of version 1", job_id)
     try:
-        return Job.model_validate(data)
+        # From JSON, pydantic refuses half characters, which no later step could encode.
+        return Job.model_validate_json(json.dumps(data))
     except ValidationError as error:
         fields = ", ".join(str(problem["loc"]) for problem in error.errors())
         raise BadEvent(f"bad fields: {fields}", job_id) from error
@@ -66,7 +67,7 @@ def decode_event(body: bytes) -> Job:
 def read_letter(message: AbstractIncomingMessage) -> Letter:
     """A dead letter as the broker gives it: its job if the body still is one, and why it died."""
     deaths = message.headers.get("x-death")
-    first: Any = deaths[0] if isinstance(deaths, list) and deaths else {}
+    first: Any = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
     reason, parked_at = str(first.get("reason", "unknown")), first.get("time")
     moment = parked_at.isoformat() if isinstance(parked_at, datetime) else None
     try:

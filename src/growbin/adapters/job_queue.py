@@ -115,14 +115,14 @@ class RabbitJobQueue:
         self._exchange = channel.default_exchange
 
     async def publish(self, job: Job) -> None:
-        await self._publish(self._topology.name, job)
+        await self._publish(self._topology.name, job.job_id, encode_event(job))
 
-    async def _publish(self, routing_key: str, job: Job) -> None:
+    async def _publish(self, routing_key: str, job_id: UUID, body: bytes) -> None:
         # Properties are always fresh: a copied x-death makes a message vanish on its next trip.
         message = Message(
-            encode_event(job),
+            body,
             content_type=EVENT_MEDIA_TYPE,
-            message_id=str(job.job_id),
+            message_id=str(job_id),
             delivery_mode=DeliveryMode.PERSISTENT,
             headers={"traceparent": telemetry.traceparent()},
         )
@@ -275,7 +275,7 @@ class RabbitJobQueue:
                     case Ack():
                         await message.ack()
                     case Retry(delay_seconds) if job is not None:
-                        await self._postpone(job, delay_seconds)
+                        await self._postpone(job.job_id, message.body, delay_seconds)
                         await message.ack()
                     case DeadLetter(reason):
                         log.warning("job_dead_lettered", reason=reason)
@@ -285,11 +285,12 @@ class RabbitJobQueue:
         except Unavailable as error:
             log.info("delivery_lost", reason=error.reason)
 
-    async def _postpone(self, job: Job, delay_seconds: float) -> None:
-        """Publish to the delay queue, confirmed, however long the broker takes; then we may ack."""
+    async def _postpone(self, job_id: UUID, body: bytes, delay_seconds: float) -> None:
+        """Publish to the delay queue, confirmed, however long the broker takes; then we may ack. The body
+        goes on as it came: it may hold more than this version knows."""
         while True:
             try:
-                return await self._publish(self._topology.delay(delay_seconds), job)
+                return await self._publish(self._topology.delay(delay_seconds), job_id, body)
             except Unavailable as error:
                 log.warning("retry_publish_failed", reason=error.reason)
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)

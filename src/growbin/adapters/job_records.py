@@ -8,12 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 from uuid import UUID
 
+import structlog
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from growbin.adapters import keys
 from growbin.adapters.redis_connection import ask, open_redis
 from growbin.errors import Rejected, Unavailable
 from growbin.job import ContentType, Upload
+
+log = structlog.get_logger()
 
 RECENT_JOBS = 100
 
@@ -39,8 +43,8 @@ return ARGV[1]
 # Each try stamps anew until one publish is confirmed; from then on the stamps stand.
 ACCEPT = """
 local text = redis.call('GET', KEYS[1])
-if not text then return '' end
-local record = cjson.decode(text)
+local is_json, record = pcall(cjson.decode, text)
+if not is_json or type(record) ~= 'table' then return '' end
 if record.published then return text end
 local clock = redis.call('TIME')
 record.accepted_at_ms = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -54,12 +58,10 @@ return text
 """
 
 MARK_PUBLISHED = """
-local text = redis.call('GET', KEYS[1])
-if not text then return 0 end
-local record = cjson.decode(text)
+local is_json, record = pcall(cjson.decode, redis.call('GET', KEYS[1]))
+if not is_json or type(record) ~= 'table' then return end
 record.published = true
 redis.call('SET', KEYS[1], cjson.encode(record), 'KEEPTTL')
-return 1
 """
 
 # A job keeps its place: to a stream that is open, whatever stands before what it knows is new.
@@ -132,7 +134,9 @@ class RedisJobRecords:
 
     async def _claimed(self, claim: str, upload: Upload) -> Upload | None:
         """The job that a key made before, unless it has gone."""
-        job_id, request_hash = claim.split(" ")
+        job_id, _, request_hash = claim.partition(" ")
+        if not _is_id(job_id):
+            return None
         if request_hash != _request_hash(upload):
             raise Rejected(
                 422,
@@ -150,14 +154,13 @@ class RedisJobRecords:
         )
 
     async def get(self, job_id: UUID) -> Upload | None:
-        text = await ask(self._jobs.get(keys.record(job_id)))
-        return Upload.model_validate_json(text) if text else None
+        return _readable(job_id, await ask(self._jobs.get(keys.record(job_id))))
 
     async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
         text = await ask(
             self._accept(keys=[keys.record(job_id)], args=[etag, length, content_type, self._deadline_ms])
         )
-        return Upload.model_validate_json(text) if text else None
+        return _readable(job_id, text)
 
     async def mark_published(self, job_id: UUID) -> None:
         await ask(self._mark_published(keys=[keys.record(job_id)]))
@@ -167,4 +170,23 @@ class RedisJobRecords:
 
     async def recent(self, owner: str, limit: int) -> Sequence[UUID]:
         found = await ask(self._sessions.lrange(keys.session_jobs(owner), 0, limit - 1))
-        return [UUID(job_id) for job_id in found]
+        return [UUID(job_id) for job_id in found if _is_id(job_id)]
+
+
+def _readable(job_id: UUID, text: str | None) -> Upload | None:
+    """The record, also as another version wrote it; what cannot be read is as if it had gone."""
+    if not text:
+        return None
+    try:
+        upload = Upload.model_validate_json(text)
+    except ValidationError as error:
+        log.warning("record_unreadable", job_id=str(job_id), problems=error.error_count())
+        return None
+    return upload if upload.job_id == job_id else None
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False

@@ -36,16 +36,20 @@ RECONNECT_PAUSE_SECONDS = 0.3
 CONFIRM_TIMEOUT_SECONDS = 1.6
 
 OnEntry = Callable[[UUID, LogEntry], None]
+OnGap = Callable[[UUID], None]
 OnLoss = Callable[[], None]
 
 
 class RedisProgressFeed:
     """Implements ports.ProgressFeed."""
 
-    def __init__(self, pool: ConnectionPool, publisher: Redis, on_entry: OnEntry, on_loss: OnLoss) -> None:
+    def __init__(
+        self, pool: ConnectionPool, publisher: Redis, on_entry: OnEntry, on_gap: OnGap, on_loss: OnLoss
+    ) -> None:
         self._pool = pool
         self._publisher = publisher
         self._on_entry = on_entry
+        self._on_gap = on_gap
         self._on_loss = on_loss
         self._canary = keys.canary(secrets.token_hex(8))
         self._wanted: set[str] = set()
@@ -58,7 +62,10 @@ class RedisProgressFeed:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, *, url: str, on_entry: OnEntry, on_loss: OnLoss) -> AsyncIterator[Self]:
+    async def open(
+        cls, *, url: str, on_entry: OnEntry, on_gap: OnGap, on_loss: OnLoss
+    ) -> AsyncIterator[Self]:
+        """`on_gap` names a job of which an entry came that cannot be read: its log holds the truth."""
         pool = ConnectionPool.from_url(
             url,
             protocol=2,
@@ -66,9 +73,10 @@ class RedisProgressFeed:
             socket_timeout=None,  # silence is normal here; the canary tells it from deafness
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
+            encoding_errors="replace",
         )
         async with open_redis(url) as publisher:
-            feed = cls(pool, publisher, on_entry, on_loss)
+            feed = cls(pool, publisher, on_entry, on_gap, on_loss)
             tasks = [
                 asyncio.create_task(feed._keep(), name="progress-feed"),
                 asyncio.create_task(feed._sing(), name="progress-feed-canary"),
@@ -143,13 +151,21 @@ class RedisProgressFeed:
             while True:
                 kind, channel, payload = await connection.read_response()
                 if kind == "message" and channel != self._canary:
-                    self._on_entry(keys.job_of_events(channel), parse_entry(payload))
+                    self._hand_on(keys.job_of_events(channel), payload)
                 elif kind == "message":
                     patience.reschedule(loop.time() + DEAF_AFTER_SECONDS)
                 elif kind == "subscribe":
                     self._confirm(channel)
                     if unconfirmed and not (unconfirmed := unconfirmed - {channel}):
                         self._on_loss()  # whatever was sent before this moment may be lost
+
+    def _hand_on(self, job_id: UUID, payload: str) -> None:
+        entry = parse_entry(payload)
+        if entry is None:
+            log.warning("progress_entry_unreadable", job_id=str(job_id))
+            self._on_gap(job_id)
+        else:
+            self._on_entry(job_id, entry)
 
     def _confirm(self, channel: str) -> None:
         self._unanswered[channel] -= 1

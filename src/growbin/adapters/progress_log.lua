@@ -14,7 +14,10 @@ local PROGRESS, EVENTS, RESULT, LEASE, ATTEMPTS, ANSWER =
 local HOUR_MS = 3600000
 local WEEK_SECONDS = 7 * 24 * 3600
 local RANK = { awaiting_upload = 0, queued = 1, fetching = 2, analysing = 3, advising = 4 }
+local ENDS = { done = true, failed = true, cancelled = true, expired = true, deleted = true }
 local END_RANK = 5
+local MOST = 999999999
+local LAST_MS = 2 ^ 47
 
 local p = cjson.decode(ARGV[2])
 local clock = redis.call('TIME')
@@ -43,17 +46,52 @@ local function rfc3339(milliseconds)
     math.floor(rest / 3600), math.floor(rest % 3600 / 60), rest % 60, milliseconds % 1000)
 end
 
-local function load(key)
-  local text = redis.call('GET', key)
-  return text and cjson.decode(text) or nil
+local function is_whole(value, lowest, highest)
+  return type(value) == 'number' and value >= lowest and value <= highest and value == math.floor(value)
 end
 
-local snapshot = load(PROGRESS)
-local result = load(RESULT)
+local function decoded(text)
+  local is_json, value = pcall(cjson.decode, text)
+  return is_json and type(value) == 'table' and value or {}
+end
+
+-- The snapshot, also as another version wrote it: fields we do not know are kept, missing new ones get a
+-- default. One without what our rules need counts as lost: a new history begins, and clients get `reset`.
+local function load_snapshot()
+  local s = decoded(redis.call('GET', PROGRESS))
+  local is_readable = (RANK[s.stage] or ENDS[s.stage]) and type(s.id) == 'string'
+    and string.find(s.id, '^%x+%.%d+%.%w+$') and type(s.epoch) == 'string' and type(s.owner) == 'string'
+    and is_whole(s.seq, 1, MOST) and is_whole(s.run, 1, MOST) and is_whole(s.deadline_ms, 0, LAST_MS)
+  if not is_readable then
+    return nil
+  end
+  s.job_id = p.job_id
+  s.attempt = is_whole(s.attempt, 1, MOST) and s.attempt or 1
+  s.progress = is_whole(s.progress, 0, 100) and s.progress or 0
+  for _, text in ipairs({ 'message', 'updated_at', 'image_url' }) do
+    s[text] = type(s[text]) == 'string' and s[text] or ''
+  end
+  s.locale = s.locale == 'en' and 'en' or 'ko'
+  return s
+end
+
+-- An end that cannot be read is an end all the same: nothing follows it, and nothing is written over what a
+-- newer version may be able to read.
+local function load_end()
+  local text = redis.call('GET', RESULT)
+  if not text then
+    return nil
+  end
+  local found = decoded(text)
+  return { stage = ENDS[found.stage] and found.stage or 'unreadable', run = is_whole(found.run, 1, MOST) and found.run or nil }
+end
+
+local snapshot = load_snapshot()
+local result = load_end()
 
 -- A delivery of a newer run than what is stored means that a redrive was lost with this server's
 -- tail: the stored run is history.
-if p.run and result and result.run < p.run and result.stage ~= 'deleted' then
+if p.run and result and result.run and result.run < p.run and result.stage ~= 'deleted' then
   result = nil
 end
 if p.run and snapshot and snapshot.run < p.run then
@@ -63,6 +101,16 @@ end
 
 local function is_over()
   return result ~= nil or (p.run and snapshot and snapshot.run > p.run)
+end
+
+-- A count, 0 where none can be read.
+local function count_of(field)
+  local count = tonumber(redis.call('HGET', ATTEMPTS, field) or 0)
+  return is_whole(count, -MOST, MOST) and count or 0
+end
+
+local function add(field, change)
+  redis.call('HSET', ATTEMPTS, field, whole(count_of(field) + change))
 end
 
 local function keep_for()
@@ -128,7 +176,7 @@ end
 -- Tokens only grow. A stored one behind the caller's means that this server lost what it knew: the
 -- holder, whose paid call may be running, tells it. One ahead means that somebody else has begun.
 local function holds_token()
-  local token = tonumber(redis.call('HGET', ATTEMPTS, 'token') or 0)
+  local token = count_of('token')
   if token >= p.attempt or is_over() then
     return token == p.attempt
   end
@@ -217,7 +265,7 @@ function operations.reopen()
   result, snapshot = nil, nil
   p.run, p.deadline_ms = run, now_ms + p.deadline_in_ms
   open_history()
-  write('queued', p.queued_message, p.queued_progress, (tonumber(redis.call('HGET', ATTEMPTS, 'token') or 0)) + 1, p.nonce)
+  write('queued', p.queued_message, p.queued_progress, count_of('token') + 1, p.nonce)
   return { 'reopened', whole(run), whole(p.deadline_ms) }
 end
 
@@ -226,7 +274,7 @@ function operations.expire()
 end
 
 local function started(token)
-  return { 'started', whole(token), redis.call('HGET', ATTEMPTS, 'starts'), whole(now_ms),
+  return { 'started', whole(token), whole(count_of('starts')), whole(now_ms),
     redis.call('GET', ANSWER) or '' }
 end
 
@@ -237,28 +285,26 @@ function operations.begin()
     return { 'ended' }
   end
   local lease = redis.call('GET', LEASE)
-  local token = tonumber(redis.call('HGET', ATTEMPTS, 'token') or 0)
-  if lease and lease == token .. ':' .. p.nonce then
+  local token = count_of('token')
+  if lease and lease == whole(token) .. ':' .. p.nonce then
     return started(token) -- our own call, its reply lost
   end
   if lease then
     return { 'held' }
   end
   local holder_died = redis.call('HGET', ATTEMPTS, 'open') == '1'
-  local starts = tonumber(redis.call('HGET', ATTEMPTS, 'starts') or 0)
-  local paid = tonumber(redis.call('HGET', ATTEMPTS, 'paid') or 0)
-  local could_only_fail = paid >= p.max_paid_calls and redis.call('EXISTS', ANSWER) == 0
+  local starts = count_of('starts')
+  local could_only_fail = count_of('paid') >= p.max_paid_calls and redis.call('EXISTS', ANSWER) == 0
   if starts >= p.max_starts or could_only_fail then
     return { holder_died and 'crashed' or 'exhausted' }
   end
   if holder_died and starts >= p.suspect_from_starts and not p.alone then
     return { 'suspect' }
   end
-  token = redis.call('HINCRBY', ATTEMPTS, 'token', 1)
-  redis.call('HINCRBY', ATTEMPTS, 'starts', 1)
-  redis.call('HSET', ATTEMPTS, 'open', 1)
+  token = token + 1
+  redis.call('HSET', ATTEMPTS, 'token', whole(token), 'starts', whole(starts + 1), 'open', 1)
   redis.call('EXPIRE', ATTEMPTS, WEEK_SECONDS)
-  redis.call('SET', LEASE, token .. ':' .. p.nonce, 'PX', p.lease_ms)
+  redis.call('SET', LEASE, whole(token) .. ':' .. p.nonce, 'PX', p.lease_ms)
   return started(token)
 end
 
@@ -282,7 +328,7 @@ function operations.release()
   redis.call('DEL', LEASE)
   redis.call('HSET', ATTEMPTS, 'open', 0)
   if p.refund then
-    redis.call('HINCRBY', ATTEMPTS, 'starts', -1)
+    add('starts', -1)
   end
   return 'ours'
 end
@@ -295,10 +341,10 @@ function operations.count_paid_call()
   if redis.call('HGET', ATTEMPTS, 'counted') == mark then
     return 'ours' -- counted before, the reply was lost
   end
-  if p.change > 0 and tonumber(redis.call('HGET', ATTEMPTS, 'paid') or 0) >= p.max_paid_calls then
+  if p.change > 0 and count_of('paid') >= p.max_paid_calls then
     return 'exhausted'
   end
-  redis.call('HINCRBY', ATTEMPTS, 'paid', p.change)
+  add('paid', p.change)
   redis.call('HSET', ATTEMPTS, 'counted', mark)
   return 'ours'
 end
@@ -306,8 +352,6 @@ end
 -- Everything a reader needs: snapshot, result, whether `after_id` is in the log, and what follows it.
 function operations.read()
   expire_if_due()
-  snapshot = redis.call('GET', PROGRESS) or ''
-  local ended = redis.call('GET', RESULT) or ''
   local first = 0
   local known = '1'
   if p.after_id then
@@ -320,7 +364,7 @@ function operations.read()
     end
   end
   local entries = p.with_log and redis.call('LRANGE', EVENTS, first, -1) or redis.call('LRANGE', EVENTS, -1, -1)
-  return { snapshot, ended, known, whole(now_ms), entries }
+  return { snapshot and cjson.encode(snapshot) or '', redis.call('GET', RESULT), known, whole(now_ms), entries }
 end
 
 return operations[ARGV[1]]()

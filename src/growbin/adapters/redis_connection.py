@@ -53,6 +53,7 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
         socket_timeout=CALL_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         decode_responses=True,
+        encoding_errors="replace",  # bytes that are no text make a value unreadable, not the connection
     )
     client = Redis(connection_pool=pool)
     try:

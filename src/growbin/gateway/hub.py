@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from growbin.errors import Unavailable
-from growbin.job import JobState, LogEntry
+from growbin.job import ENTRY_ID, JobState, LogEntry
 from growbin.ports import ProgressFeed, ProgressLog
 
 log = structlog.get_logger()
@@ -26,7 +26,6 @@ REREAD_PAUSE_SECONDS = 0.5
 REREADS_AT_ONCE = 64
 EXPIRY_MARGIN_SECONDS = 0.05
 
-ENTRY_ID = r"[0-9a-f]{1,32}\.[0-9]{1,9}\.[0-9a-z]{1,32}"
 QUEUED = '"stage":"queued"'  # as the script writes it; parsing every event would cost more than sending it
 NOBODYS_ID = "0.0.0"  # in no log: who holds it gets a reset
 
@@ -268,11 +267,16 @@ class Hub:
             if not watch.offer(entry):
                 self._read_again(watch)
 
+    def on_gap(self, job_id: UUID) -> None:
+        """Something about this job came that could not be read: its streams go back to the log."""
+        topic = self._topics.get(job_id)
+        for watch in topic.watches if topic else ():
+            self._read_again(watch)
+
     def on_loss(self) -> None:
         """Whatever was published lately may be lost: every stream goes back to the log."""
-        for topic in self._topics.values():
-            for watch in topic.watches:
-                self._read_again(watch)
+        for job_id in self._topics:
+            self.on_gap(job_id)
 
     # --- reading the log
 

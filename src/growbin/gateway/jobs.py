@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -87,9 +88,12 @@ def links_of(job_id: UUID) -> Links:
     return Links(upload_complete=f"/upload-complete/{job_id}", self=job, events=f"{job}/events")
 
 
-def json_answer(model: BaseModel, status: int = 200) -> web.Response:
-    """`model` as it was made: what was not given stays out, what was given as null stays in."""
-    text = model.model_dump_json(exclude_unset=True)
+def json_answer(answer: BaseModel | dict[str, Any], status: int = 200) -> web.Response:
+    """`answer` as it was made: what was not given stays out, what was given as null stays in."""
+    if isinstance(answer, BaseModel):
+        text = answer.model_dump_json(exclude_unset=True)
+    else:
+        text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
     return web.Response(status=status, text=text, content_type="application/json")
 
 
@@ -297,8 +301,10 @@ async def read_job(request: web.Request) -> web.Response:
     return answer
 
 
-def _view(state: JobState) -> JobView:
-    return JobView.model_validate(json.loads(state.entry.data) | {"image_url": state.image_url})
+def _view(state: JobState) -> dict[str, Any]:
+    """A JobView. The result stands in it as it was written, with what a newer version may have added."""
+    known = json.loads(state.entry.data) | {"image_url": state.image_url}
+    return {name: known[name] for name in JobView.model_fields if name in known}
 
 
 def _preferred_wait_seconds(request: web.Request) -> int:
@@ -332,11 +338,11 @@ async def list_jobs(request: web.Request) -> web.Response:
         recent = recent[recent.index(UUID(cursor)) + 1 :]
     page = recent[:limit]
     states = await asyncio.gather(*(gateway.progress.state(job_id) for job_id in page))
-    return json_answer(
-        JobList(
-            jobs=[_view(state) for state in states if state is not None and not state.is_erased],
-            next_cursor=str(page[-1]) if len(recent) > limit else None,
-        )
+    return json_answer(  # a JobList
+        {
+            "jobs": [_view(state) for state in states if state is not None and not state.is_erased],
+            "next_cursor": str(page[-1]) if len(recent) > limit else None,
+        }
     )
 
 

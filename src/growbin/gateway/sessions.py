@@ -12,6 +12,7 @@ from growbin.gateway.addresses import client_address, is_trusted
 from growbin.gateway.gateway import GATEWAY
 
 COOKIE = "growbin_session"
+COOKIES_READ = ("__Host-growbin_session", COOKIE)  # the first is a newer version's
 SESSION_SECONDS = 7 * 24 * 3600
 LONGEST_TOKEN = 256
 
@@ -39,7 +40,8 @@ async def find_session(request: web.Request) -> Session | None:
     """The caller's live session, if any. A Bearer token goes before the cookie."""
     scheme, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     offered = [(bearer.strip(), False)] if scheme.lower() == "bearer" else []
-    for token, in_cookie in [*offered, (request.cookies.get(COOKIE, ""), True)]:
+    offered += [(request.cookies.get(name, ""), True) for name in COOKIES_READ]
+    for token, in_cookie in offered:
         if token and token.isascii() and len(token) <= LONGEST_TOKEN:
             owner = await request.app[GATEWAY].sessions.owner(token)
             if owner is not None:

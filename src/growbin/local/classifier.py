@@ -39,7 +39,7 @@ class UnreadablePhoto(Exception):
     """The bytes are no JPEG, PNG or WebP picture that can be decoded, or it is far too large."""
 
 
-class HouseholdLabel(Noun):
+class HouseholdLabel(Noun, extra="forbid"):
     """One ImageNet label that a household throws away. `condition` holds only what is true of every
     such thing (a phone has a battery), never what a photo would have to show."""
 

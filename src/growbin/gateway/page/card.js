@@ -158,7 +158,8 @@ export class Card {
     const again = made("button", say("again"), "secondary");
     again.type = "button";
     again.onclick = this.takeAnother;
-    box.append(icon("unsure"), made("p", result.ask_back ?? say("unsure"), "", result.locale), again);
+    const asked = result.ask_back?.text ?? result.ask_back ?? say("unsure");
+    box.append(icon("unsure"), made("p", asked, "", result.locale), again);
     return box;
   }
 }
