@@ -85,14 +85,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         progress = await stack.enter_async_context(open_progress(settings))
         uploads = await stack.enter_async_context(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
         queue = await stack.enter_async_context(open_queue(settings))
-        photo_cache = await stack.enter_async_context(
-            CdnPhotoCache.open(
-                base_url=settings.cdn_base_url,
-                reader_secret=settings.cdn_reader_secret.get_secret_value(),
-                distribution_id=settings.cloudfront_distribution_id,
-                region=settings.aws_region,
-            )
-        )
+        photo_cache = await stack.enter_async_context(open_photo_cache(settings))
         hub = Hub(progress, settings.stream_buffer_events)
         stack.push_async_callback(hub.close)
         feed = await stack.enter_async_context(
@@ -136,6 +129,15 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)
         await hub.drain()
+
+
+def open_photo_cache(settings: Settings) -> AbstractAsyncContextManager[CdnPhotoCache]:
+    return CdnPhotoCache.open(
+        base_url=settings.cdn_base_url,
+        reader_secret=settings.cdn_reader_secret.get_secret_value(),
+        distribution_id=settings.cloudfront_distribution_id,
+        region=settings.aws_region,
+    )
 
 
 def limits_of(settings: Settings) -> GatewayLimits:

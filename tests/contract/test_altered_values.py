@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
@@ -99,7 +100,7 @@ class World:
     tools: Tools
     uploads: FakeUploadStore
     client: TestClient[Any, Any]
-    app: Any
+    app: web.Application
     outside: Outside
     outcomes: Counter[str] = field(default_factory=Counter)
 
@@ -130,22 +131,8 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
             )
         )
         uploads, outside = FakeUploadStore(), Outside()
-        app = build_app(
-            limits=LIMITS,
-            cdn_base_url="http://cdn.test",
-            upload_origin="http://s3.test",
-            allowed_origins=frozenset(),
-            trusted_proxies=(),
-            secure_cookies=False,
-            records=records,
-            sessions=await enter(RedisSessions.open(url=f"{server_url}/3")),
-            progress=progress,
-            uploads=uploads,
-            queue=FakeJobQueue(),
-            letters=FakeDeadLetters(),
-            photo_cache=FakePhotoCache(),
-            hub=hub,
-        )
+        sessions = await enter(RedisSessions.open(url=f"{server_url}/3"))
+        app = _app(records, sessions, progress, uploads, hub)
         client = TestClient(TestServer(app), cookie_jar=aiohttp.DummyCookieJar())
         await client.start_server()
         stack.push_async_callback(client.close)
@@ -172,6 +159,31 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
             app,
             outside,
         )
+
+
+def _app(
+    records: RedisJobRecords,
+    sessions: RedisSessions,
+    progress: RedisProgressLog,
+    uploads: FakeUploadStore,
+    hub: Hub,
+) -> web.Application:
+    return build_app(
+        limits=LIMITS,
+        cdn_base_url="http://cdn.test",
+        upload_origin="http://s3.test",
+        allowed_origins=frozenset(),
+        trusted_proxies=(),
+        secure_cookies=False,
+        records=records,
+        sessions=sessions,
+        progress=progress,
+        uploads=uploads,
+        queue=FakeJobQueue(),
+        letters=FakeDeadLetters(),
+        photo_cache=FakePhotoCache(),
+        hub=hub,
+    )
 
 
 # --- one case ------------------------------------------------------------------------------------

@@ -306,10 +306,7 @@ class RedisProgressLog:
             with_log=with_log or None,
             expired_message=_in_each_locale(Stage.EXPIRED),
         )
-        if result is None:
-            state = _state(snapshot, int(now_ms))
-        else:
-            state = _end_state(job_id, result, int(now_ms))
+        state = _state(snapshot, int(now_ms)) if result is None else _end_state(job_id, result, int(now_ms))
         parsed = [entry for entry in map(parse_entry, entries) if entry is not None]
         return state, is_known == "1", parsed if len(parsed) == len(entries) else None
 
