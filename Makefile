@@ -27,7 +27,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos bench check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos mixed bench check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,12 +51,16 @@ faults: setup faketime  ## kill, freeze and cut everything, one fault at a time,
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
 		$(VENV)/bin/python -m pytest tests/faults $(ARGS)
 	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
+	@$(if $(ARGS),,FUZZ_CASES=10000 $(VENV)/bin/python -m pytest tests/contract/test_altered_values.py)
 
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
 
 chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run
 	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+mixed: setup  ## this version beside an earlier one, rolled forward and back under load: EARLIER=a-commit
+	@EARLIER=$(EARLIER) $(VENV)/bin/python -m pytest tests/faults/test_mixed_versions.py $(ARGS)
 
 bench: setup  ## what a progress stream costs, beside two common designs (a quarter of an hour)
 	@$(VENV)/bin/python -m bench.streams $(ARGS)

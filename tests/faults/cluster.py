@@ -33,7 +33,7 @@ import psutil
 from yarl import URL
 
 from growbin.local.child import PartFailed, draw_port
-from growbin.local.parts import Consumer, Gateway, Nginx, Part, RabbitMQ, SeaweedFS, Valkey
+from growbin.local.parts import Consumer, Gateway, Nginx, Part, Program, RabbitMQ, SeaweedFS, Valkey
 from tests.faults.client import Client
 from tests.faults.inspection import Broker, Inspection, Overheard, Snapshot
 from tests.faults.journal import Journal
@@ -210,6 +210,14 @@ class Process(Target):
     def log(self) -> str:
         """All it has written, over its restarts."""
         return self.part.log.read_text(errors="replace") if self.part.log.exists() else ""
+
+    def run_from(self, sources: Path | None) -> None:
+        """From its next start on it is the version in `sources`; None: this one."""
+        assert isinstance(self.part, Program)
+        if sources is None:
+            self.part._environment.pop("PYTHONPATH", None)
+        else:
+            self.part._environment["PYTHONPATH"] = str(sources)
 
     async def kill(self) -> None:
         """SIGKILL to the process alone, as the kernel would: its children have to notice."""
