@@ -15,7 +15,6 @@ from importlib import resources
 from typing import Any
 
 import openai
-import structlog
 from openai.types.chat import ChatCompletion, ChatCompletionContentPartParam, ChatCompletionMessageParam
 from openai.types.shared_params import ResponseFormatJSONSchema
 from pydantic import BaseModel, ValidationError
@@ -25,8 +24,6 @@ from growbin.analysis import LONGEST_TEXT
 from growbin.capabilities import Capabilities, Effort, capabilities_of
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 from growbin.job import Analysis, CleanPhoto, Locale, ModelAnswer, Usage
-
-log = structlog.get_logger()
 
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_ANSWER_TOKENS = 1500
@@ -112,7 +109,7 @@ class OpenAIAnalyst:
         except ValueError as error:  # a cut JSON body, or bytes that are no text
             raise Unavailable("model", "unreadable answer") from error
         analyse_ms = round((time.perf_counter() - began) * 1000)
-        _count_tokens(completion, analyse_ms)
+        _count_tokens(completion)
         return self._answer(completion, analyse_ms)
 
     def _messages(
@@ -158,24 +155,17 @@ class OpenAIAnalyst:
             raise Unavailable("model", "answer has another shape") from error
 
 
-def _count_tokens(completion: ChatCompletion, analyse_ms: int) -> None:
+def _count_tokens(completion: ChatCompletion) -> None:
     """Whatever becomes of the answer: it is paid for. The stored `Usage` has no place for reasoning, which is
     a part of the output."""
     usage = getattr(completion, "usage", None)
-    tokens = {
-        "input": _number(getattr(usage, "prompt_tokens", None)),
-        "output": _number(getattr(usage, "completion_tokens", None)),
-        "reasoning": _number(
-            getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None)
-        ),
-    }
-    for kind, number in tokens.items():
-        telemetry.model_tokens.labels(kind=kind).inc(number)
-    log.info(
-        "model_answered",
-        analyse_ms=analyse_ms,
-        **{f"{kind}_tokens": number for kind, number in tokens.items()},
-    )
+    details = getattr(usage, "completion_tokens_details", None)
+    for kind, told in (
+        ("input", getattr(usage, "prompt_tokens", None)),
+        ("output", getattr(usage, "completion_tokens", None)),
+        ("reasoning", getattr(details, "reasoning_tokens", None)),
+    ):
+        telemetry.model_tokens.labels(kind=kind).inc(_number(told))
 
 
 def _number(told: Any) -> int:
