@@ -40,6 +40,7 @@ LONGEST_FUNCTION_LINES = 63
 MACHINE_PATHS = re.compile(
     r"(?<![\w.<-])/(wo" + r"rk|ho" + r"me/(?!linuxbrew)\w+|ro" + r"ot|Us" + r"ers/\w+)/"
 )
+MODEL_NAMES = re.compile(r"\b(?:chatgpt|gpt-?\d|o[134](?:-mini)?\b)", re.IGNORECASE)
 REGISTRY_HOSTS = re.compile(
     "pypi" + r"\.org|python" + r"hosted\.org|npm" + r"js\.(org|com)|debian" + r"\.org"
 )
@@ -222,6 +223,7 @@ def test_end_to_end_tests_know_nothing_of_the_inside() -> None:
             *python_files(TESTS / "e2e", TESTS / "stream_conformance"),
             TESTS / "conftest.py",
             TESTS / "processes.py",
+            TESTS / "model_personalities.py",
         ]
         if any(name.split(".")[0] == "growbin" for name in imported_names(path))
     ]
@@ -246,6 +248,20 @@ def test_no_file_names_a_machine(pattern: re.Pattern[str]) -> None:
     assert not [
         f"{place(path)}: {found[0]}" for path, text in tracked_texts() if (found := pattern.search(text))
     ]
+
+
+def test_no_page_promises_a_vendors_model() -> None:
+    """Models go; only the table of settings names the default one."""
+    promised = [
+        f"{place(path)}: {line}"
+        for path, text in tracked_texts()
+        if path.name in ("README.md", "ARCHITECTURE.md", "compose.yaml")
+        or path.is_relative_to(ROOT / "docs")
+        or path.is_relative_to(ROOT / "deploy")
+        for line in text.splitlines()
+        if MODEL_NAMES.search(line) and not line.startswith("| `OPENAI_MODEL` |")
+    ]
+    assert not promised
 
 
 def test_what_was_left_behind_does_not_come_back() -> None:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from growbin.capabilities import Effort
+
 
 class BadSetting(Exception):
     """A setting cannot be used; the text names the variable and says what would be right."""
@@ -72,7 +74,10 @@ class Settings(BaseSettings):
     # --- model
     openai_api_key: SecretStr = Field(SecretStr(""), description="key of the model server")
     openai_base_url: str | None = Field(None, description="any OpenAI-compatible server; OpenAI when unset")
-    openai_model: str = Field("gpt-4o", description="model that sees the photo")
+    openai_model: str = Field("gpt-6-luna", description="model that sees the photo")
+    openai_reasoning_effort: Effort | None = Field(
+        None, description="how long the model thinks, `none` to `max`; unset: the least it allows"
+    )
     model_timeout_seconds: float = Field(60, gt=0, description="longest model call")
     sure_threshold: float = Field(
         0.25, ge=0, le=1, description="confidence below which we say so and ask back"

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from typing import Literal
 
 from growbin.errors import Unavailable
@@ -24,6 +25,7 @@ SLOW_ROUND_TRIP_MS = 50.0
 # S3 refuses a signature that is 15 minutes off.
 SKEW_WARN_SECONDS = 60.0
 SKEW_FAIL_SECONDS = 300.0
+SHUTDOWN_WARN_DAYS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +313,9 @@ class ModelFacts:
 
 
 MODEL_AWAY = "Correct OPENAI_BASE_URL; is the way to the model open?"
+MODEL_CANNOT = (
+    "Choose a model that sees pictures, keeps to a schema, and takes OPENAI_REASONING_EFFORT if set"
+)
 # By the status that a problem begins with.
 MODEL_REFUSES = {
     "401": "Correct OPENAI_API_KEY",
@@ -325,14 +330,31 @@ def judge_model(facts: ModelFacts) -> list[Finding]:
         text = f"{facts.model} answered in {_ms(facts.answer_ms)}, {facts.tokens} tokens"
         return [Finding("ok", "model", text)]
     if facts.is_broken:
-        advice = MODEL_REFUSES.get(
-            facts.problem[:3], "Choose a model that sees pictures and keeps to a schema"
-        )
+        advice = MODEL_REFUSES.get(facts.problem[:3], MODEL_CANNOT)
         return [Finding("fail", "model", f"{facts.model} refused: {facts.problem}", advice)]
     if facts.problem.startswith("429"):
         advice = "Consumers slow down by themselves; ask for a higher rate if it lasts"
         return [Finding("warn", "model", f"{facts.model} asks for patience: {facts.problem}", advice)]
     return [Finding("fail", "model", f"{facts.model}: {facts.problem}", MODEL_AWAY)]
+
+
+def judge_effort(refusal: str) -> list[Finding]:
+    """Why the effort that is set cannot be sent. Consumers do not start with it."""
+    return [Finding("fail", "model", refusal, "Correct OPENAI_REASONING_EFFORT, or unset it")]
+
+
+def judge_shutdown(model: str, shutdown: date | None, today: date) -> list[Finding]:
+    """The day on which the provider takes the model away. Nothing is said where none is known."""
+    if shutdown is None:
+        return []
+    name, days = "model shutdown", (shutdown - today).days
+    advice = "Choose a living model with OPENAI_MODEL, and restart the consumers"
+    if days < 0:
+        return [Finding("fail", name, f"{model} was shut down on {shutdown}, {-days} days ago", advice)]
+    text = f"{model} is shut down on {shutdown}, {days} days from now"
+    if days <= SHUTDOWN_WARN_DAYS:
+        return [Finding("warn", name, text, advice)]
+    return [Finding("ok", name, text)]
 
 
 def judge_clock(name: str, skew_seconds: float) -> Finding:

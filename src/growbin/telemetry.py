@@ -57,6 +57,13 @@ photo_fetch_seconds = Histogram(
     "growbin_photo_fetch_seconds", "Time to read a photo", ("source",), buckets=SHORT
 )
 model_call_seconds = Histogram("growbin_model_call_seconds", "Length of a model call", buckets=LONG)
+model_tokens = Counter(
+    "growbin_model_tokens_total",
+    "Tokens of answered model calls: input, output, and those of the output that were reasoning",
+    ("kind",),
+)
+for _kind in ("input", "output", "reasoning"):
+    model_tokens.labels(kind=_kind)
 
 # --- traces ------------------------------------------------------------------------------------
 

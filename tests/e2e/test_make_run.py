@@ -119,7 +119,7 @@ async def test_other_model_server_is_asked_instead_of_ours(
     parts: dict[str, str], tmp_path: Path, key: str
 ) -> None:
     """With OPENAI_BASE_URL, with or without a key, no model server of ours is started, and the consumer asks
-    the one that is named for gpt-4o."""
+    the one that is named, for the default model."""
     model, port = ScriptedModel(), free_port()
     async with model.serving() as address:
         chosen = with_parts_of(parts, OPENAI_BASE_URL=address, **({"OPENAI_API_KEY": key} if key else {}))
@@ -134,7 +134,7 @@ async def test_other_model_server_is_asked_instead_of_ours(
             await asyncio.to_thread(stack.stop)
     assert result["model"] == "scripted"
     [(asked_for, authorization)] = model.asked
-    assert asked_for == "gpt-4o"
+    assert asked_for == "gpt-6-luna"
     assert authorization == f"Bearer {key or 'none'}"
 
 

@@ -52,6 +52,28 @@ def test_consumer_without_a_model_says_what_to_set() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "effort", "accepted"),
+    [("gpt-6-luna", "minimal", "none, low, medium, high, xhigh, max"), ("gpt-4o", "high", "does not reason")],
+)
+def test_effort_that_the_model_refuses_is_named(model: str, effort: str, accepted: str) -> None:
+    """A consumer that every call would be refused to does not start; one line says what would be right."""
+    chosen = {"OPENAI_API_KEY": "sk-x", "OPENAI_MODEL": model, "OPENAI_REASONING_EFFORT": effort}
+    said = failed_start("consumer", {"PROBE_PORT": "0", **chosen}).strip()
+    assert len(said.splitlines()) == 1
+    assert model in said
+    assert "OPENAI_REASONING_EFFORT" in said
+    assert accepted in said
+
+
+def test_effort_that_is_none_is_a_bad_setting() -> None:
+    """A word that no model knows is named, with those that there are."""
+    said = failed_start("consumer", {"OPENAI_API_KEY": "sk-x", "OPENAI_REASONING_EFFORT": "lots"}).strip()
+    assert len(said.splitlines()) == 1
+    assert "OPENAI_REASONING_EFFORT" in said
+    assert "xhigh" in said
+
+
+@pytest.mark.parametrize(
     ("name", "variable"), [("gateway", "PORT"), ("gateway", "PROBE_PORT"), ("consumer", "PROBE_PORT")]
 )
 def test_port_in_use_is_named(system: System, name: str, variable: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
 import pytest
 
 from growbin.doctor import (
@@ -17,6 +19,7 @@ from growbin.doctor import (
     judge_clock,
     judge_model,
     judge_photos,
+    judge_shutdown,
 )
 
 
@@ -77,6 +80,26 @@ def test_refusal_of_the_model_decides_what_to_do(facts: ModelFacts, grade: str, 
     [finding] = judge_model(facts)
     assert finding.grade == grade
     assert word in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("days", "grade"),
+    [(400, "ok"), (61, "ok"), (60, "warn"), (1, "warn"), (0, "warn"), (-1, "fail"), (-90, "fail")],
+)
+def test_model_that_goes_soon_is_warned_of_and_one_that_is_gone_fails(days: int, grade: str) -> None:
+    """Sixty days are time to choose another; the finding names the day and how far it is."""
+    today = date(2026, 11, 26)
+    [finding] = judge_shutdown("gpt-4o", today + timedelta(days=days), today)
+    assert finding.grade == grade
+    assert "gpt-4o" in finding.text
+    assert str(today + timedelta(days=days)) in finding.text
+    assert f"{abs(days)} days" in finding.text
+    assert ("OPENAI_MODEL" in finding.advice) == (grade != "ok")
+
+
+def test_model_whose_end_is_not_known_gets_no_line() -> None:
+    """Most servers tell nothing."""
+    assert judge_shutdown("m", None, date(2026, 11, 26)) == []
 
 
 async def test_finding_of_many_lines_is_said_in_one() -> None:

@@ -19,43 +19,66 @@ from openai.types.chat import ChatCompletion, ChatCompletionContentPartParam, Ch
 from openai.types.shared_params import ResponseFormatJSONSchema
 from pydantic import BaseModel, ValidationError
 
+from growbin import telemetry
 from growbin.analysis import LONGEST_TEXT
+from growbin.capabilities import Capabilities, Effort, capabilities_of
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 from growbin.job import Analysis, CleanPhoto, Locale, ModelAnswer, Usage
 
+OPENAI_URL = "https://api.openai.com/v1"
 MOST_ANSWER_TOKENS = 1500
+# Reasoning counts against the same cap, and comes before the answer. OpenAI's guide advises to leave at least
+# this many for both; what is not used costs nothing.
+MOST_REASONING_TOKENS = 25_000
 
 
 class OpenAIAnalyst:
     """One call is one POST: this adapter never tries again, because every answer is paid for."""
 
-    def __init__(self, client: openai.AsyncOpenAI, model: str, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        model: str,
+        accepts: Capabilities,
+        effort: Effort | None,
+        timeout_seconds: float,
+    ) -> None:
+        """Raises EffortRefused."""
         self._client = client
         self._model = model
+        self._effort = accepts.effort(model, effort)
+        self._cap_parameter = accepts.cap_parameter
         self._timeout_seconds = timeout_seconds
         self._prompt = resources.files("growbin").joinpath("data/prompt.txt").read_text(encoding="utf-8")
         self._format: ResponseFormatJSONSchema = {
-            "type": "json_schema",
+            "type": accepts.response_format,
             "json_schema": {"name": "analysis", "strict": True, "schema": strict_schema(Analysis)},
         }
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, *, api_key: str, base_url: str | None, model: str, timeout_seconds: float
+        cls,
+        *,
+        api_key: str,
+        base_url: str | None,
+        model: str,
+        effort: Effort | None = None,
+        timeout_seconds: float,
     ) -> AsyncIterator[OpenAIAnalyst]:
-        """OpenAI itself when `base_url` is None. `timeout_seconds` bounds a whole call."""
+        """OpenAI itself when `base_url` is None; the least effort that the model allows when `effort` is
+        None. `timeout_seconds` bounds a whole call. Raises EffortRefused."""
         async with openai.AsyncOpenAI(
             # Left out, both would be taken from the environment. A server of one's own may want no key;
             # the client insists on one.
             api_key=api_key or "none",
-            base_url=base_url or "https://api.openai.com/v1",
+            base_url=base_url or OPENAI_URL,
             max_retries=0,
             timeout=timeout_seconds,
             # A redirect would send the photo once more, to somewhere nobody configured.
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
         ) as client:
-            yield cls(client, model, timeout_seconds)
+            yield cls(client, model, capabilities_of(model), effort, timeout_seconds)
 
     async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
         """The model's raw answer.
@@ -63,6 +86,8 @@ class OpenAIAnalyst:
         Raises Throttled (rate, quota, key: nothing was paid), Unavailable (perhaps paid),
         JobFailed(model_refused | model_answer_invalid).
         """
+        thinks = self._effort not in (None, "none")
+        cap = {self._cap_parameter: MOST_ANSWER_TOKENS + (MOST_REASONING_TOKENS if thinks else 0)}
         began = time.perf_counter()
         try:
             # The client's own time-out is one per read, which a slow drip never meets.
@@ -71,7 +96,9 @@ class OpenAIAnalyst:
                     model=self._model,
                     messages=self._messages(photo, question, locale),
                     response_format=self._format,
-                    max_completion_tokens=MOST_ANSWER_TOKENS,
+                    max_completion_tokens=cap.get("max_completion_tokens", openai.omit),
+                    max_tokens=cap.get("max_tokens", openai.omit),
+                    reasoning_effort=self._effort or openai.omit,
                 )
         except TimeoutError:
             raise Unavailable("model", "timed out") from None
@@ -81,7 +108,9 @@ class OpenAIAnalyst:
             raise Unavailable("model", type(error).__name__) from error
         except ValueError as error:  # a cut JSON body, or bytes that are no text
             raise Unavailable("model", "unreadable answer") from error
-        return self._answer(completion, analyse_ms=round((time.perf_counter() - began) * 1000))
+        analyse_ms = round((time.perf_counter() - began) * 1000)
+        _count_tokens(completion)
+        return self._answer(completion, analyse_ms)
 
     def _messages(
         self, photo: CleanPhoto, question: str | None, locale: Locale
@@ -124,6 +153,27 @@ class OpenAIAnalyst:
             )
         except (AttributeError, IndexError, KeyError, TypeError, ValidationError) as error:
             raise Unavailable("model", "answer has another shape") from error
+
+
+def _count_tokens(completion: ChatCompletion) -> None:
+    """Whatever becomes of the answer: it is paid for. The stored `Usage` has no place for reasoning, which is
+    a part of the output."""
+    usage = getattr(completion, "usage", None)
+    details = getattr(usage, "completion_tokens_details", None)
+    for kind, told in (
+        ("input", getattr(usage, "prompt_tokens", None)),
+        ("output", getattr(usage, "completion_tokens", None)),
+        ("reasoning", getattr(details, "reasoning_tokens", None)),
+    ):
+        telemetry.model_tokens.labels(kind=kind).inc(_number(told))
+
+
+def _number(told: Any) -> int:
+    """What a server tells as a number of tokens, in whatever type; 0 where it is none."""
+    try:
+        return max(0, int(float(told)))
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _storable(text: str) -> str:

@@ -180,7 +180,7 @@ class _Stack:
         outside = (
             ("RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL"),
             ("REDIS_URL",),
-            ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL"),
+            ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "OPENAI_REASONING_EFFORT"),
             ("LOG_FORMAT",),
         )
         settings = {name: os.environ[name] for names in outside for name in names if os.environ.get(name)}

@@ -1,0 +1,70 @@
+"""What each model accepts. It stands in `data/models.json`, a row for a name or the beginning of names."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from growbin.job import Noun
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class EffortRefused(Exception):
+    """The model does not accept the reasoning effort; the text names what it accepts."""
+
+
+class Capabilities(Noun):
+    """`efforts` has the least first; it is empty for a model that does not reason, None when not known."""
+
+    names: tuple[str, ...]
+    efforts: tuple[Effort, ...] | None
+    cap_parameter: Literal["max_completion_tokens", "max_tokens"]
+    response_format: Literal["json_schema"]
+    source: str
+
+    def effort(self, model: str, wanted: Effort | None) -> Effort | None:
+        """The effort to send, None for no field: the wanted one, else the least. Raises EffortRefused."""
+        if self.efforts is None:
+            return wanted
+        if not self.efforts:
+            if wanted in (None, "none"):  # to send it would say the same, and be refused
+                return None
+            raise EffortRefused(
+                f"{model} does not reason: unset OPENAI_REASONING_EFFORT (is {wanted!r}), or set it to none"
+            )
+        if wanted is not None and wanted not in self.efforts:
+            accepted = ", ".join(self.efforts)
+            raise EffortRefused(
+                f"{model} does not accept OPENAI_REASONING_EFFORT={wanted}: it accepts {accepted}"
+            )
+        return wanted or self.efforts[0]
+
+
+def capabilities_of(model: str) -> Capabilities:
+    """The row with the longest name that `model` is or begins with."""
+    # `openai/gpt-4o` and `ft:gpt-4o-2024-08-06:org::id` accept what gpt-4o does.
+    name = model.rpartition("/")[2].removeprefix("ft:")
+    fitting = [
+        (len(known), row)
+        for row in _catalogue().models
+        for known in row.names
+        # gpt-5 is the beginning of gpt-5-mini, but neither of gpt-5.4 nor of gpt-50.
+        if re.match(rf"{re.escape(known)}(?![\w.])", name)
+    ]
+    return max(fitting, key=lambda fit: fit[0])[1] if fitting else _catalogue().unknown
+
+
+# --- the shape of data/models.json; anything unknown in it is an error ---------------------------
+
+
+class _Catalogue(Noun):
+    models: tuple[Capabilities, ...]
+    unknown: Capabilities
+
+
+@cache
+def _catalogue() -> _Catalogue:
+    return _Catalogue.model_validate_json(files("growbin").joinpath("data/models.json").read_bytes())
