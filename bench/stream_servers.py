@@ -26,6 +26,7 @@ from growbin.gateway.app import build_app
 from growbin.gateway.gateway import GatewayLimits
 from growbin.gateway.hub import Hub
 from growbin.wiring import limits_of, serving
+from tests.load_profile import LOAD_PROFILE
 
 HOST = "127.0.0.1"
 PATH = "/api/v1/waste/jobs/{job_id}/events"
@@ -134,7 +135,7 @@ DESIGNS = {"growbin": growbin, "shared": shared, "per_client": per_client}
 
 
 async def serve(design: str, redis_url: str, port: int) -> None:
-    settings = Settings(max_streams=100_000, max_streams_per_address=100_000, max_streams_per_session=100_000)
+    settings = Settings.model_validate({name.lower(): value for name, value in LOAD_PROFILE.items()})
     async with AsyncExitStack() as stack:
         app = await DESIGNS[design](stack, redis_url, limits_of(settings))
         await stack.enter_async_context(serving(app, HOST, port, "PORT"))

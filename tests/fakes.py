@@ -213,7 +213,7 @@ class FakeProgressLog(MayBeAway):
         clock: Clock,
         image_base_url: str = "https://cdn.test",
         *,
-        lease_seconds: float = 15,
+        lease_seconds: float = 5,
         max_starts: int = 4,
         max_paid_calls: int = 3,
     ) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.load_profile import LOAD_PROFILE
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
 TESTS = ROOT / "tests"
@@ -222,12 +224,47 @@ def test_end_to_end_tests_know_nothing_of_the_inside() -> None:
         for path in [
             *python_files(TESTS / "e2e", TESTS / "stream_conformance"),
             TESTS / "conftest.py",
+            TESTS / "load_profile.py",
             TESTS / "processes.py",
             TESTS / "model_personalities.py",
         ]
         if any(name.split(".")[0] == "growbin" for name in imported_names(path))
     ]
     assert not inside
+
+
+def values_given(path: Path) -> Iterator[tuple[str, ast.expr]]:
+    """What a file gives by name: in a dictionary, as an argument, or into a dictionary."""
+    for node in ast.walk(syntax(path)):
+        if isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            yield from ((str(key.value), value) for key, value in pairs if isinstance(key, ast.Constant))
+        elif isinstance(node, ast.keyword) and node.arg:
+            yield node.arg, node.value
+        elif isinstance(node, ast.Assign):
+            slices = [target.slice for target in node.targets if isinstance(target, ast.Subscript)]
+            yield from ((str(it.value), node.value) for it in slices if isinstance(it, ast.Constant))
+
+
+def test_limits_are_raised_in_the_load_profile_alone() -> None:
+    """Elsewhere a test or benchmark may lower a limit to see the refusal, and keeps the default otherwise."""
+    defaults = {
+        field.target.id: int(ast.literal_eval(field.value.args[0]))
+        for field in settings_fields()
+        if isinstance(field.target, ast.Name) and isinstance(field.value, ast.Call)
+        if field.target.id.upper() in LOAD_PROFILE
+    }
+    assert all(int(LOAD_PROFILE[name.upper()]) > default for name, default in defaults.items())
+    assert len(defaults) == len(LOAD_PROFILE)
+    raised = [
+        f"{place(path, value)} {name}"
+        for path in python_files(TESTS, ROOT / "bench")
+        if path.name != "load_profile.py"
+        for name, value in values_given(path)
+        if name.lower() in defaults
+        if not isinstance(value, ast.Constant) or int(value.value) > defaults[name.lower()]  # type: ignore[arg-type]  # a number or one as text
+    ]
+    assert not raised
 
 
 def test_each_test_states_behaviour_in_a_sentence() -> None:

@@ -90,16 +90,16 @@ class Settings(BaseSettings):
     ticket_seconds: int = Field(300, gt=0, description="life of an upload URL")
     upload_wait_seconds: int = Field(600, gt=0, description="a job without upload expires after this")
     job_deadline_seconds: int = Field(300, gt=0, description="from upload-complete to the end at the latest")
-    lease_seconds: float = Field(15, gt=0, description="life of a consumer's lease without renewal")
+    lease_seconds: float = Field(5, gt=0, description="life of a consumer's lease without renewal")
     lease_renew_seconds: float = Field(
-        1.5, gt=0, description="between renewals; also how soon a cancel is seen"
+        1, gt=0, description="between renewals; also how soon a cancel is seen"
     )
     max_starts: int = Field(4, ge=1, description="starts of one job")
     max_paid_calls: int = Field(3, ge=1, description="paid model calls of one job")
     consumer_concurrency: int = Field(32, ge=1, description="jobs at once in one consumer (= prefetch)")
     backlog_limit: int = Field(10_000, ge=1, description="waiting jobs above which uploads get 503")
     max_streams_per_session: int = Field(4, ge=1, description="open streams of one session")
-    max_streams_per_address: int = Field(50, ge=1, description="open streams of one client address")
+    max_streams_per_address: int = Field(200, ge=1, description="open streams of one client address")
     max_streams: int = Field(12_000, ge=1, description="open streams of one gateway")
     stream_heartbeat_seconds: float = Field(15, gt=0, description="between stream comments")
     stream_write_timeout_seconds: float = Field(20, gt=0, description="a slower reader is cut")

@@ -92,7 +92,7 @@ class BrokerFacts:
 
 @dataclass(frozen=True, slots=True)
 class TopologyFacts:
-    """Of `declared` queues and exchanges: those that are `missing`, and why others are `different`."""
+    """Of `declared` queues and exchanges: those that are `missing`, and in what others are `different`."""
 
     declared: int
     missing: list[str]
@@ -118,14 +118,17 @@ def judge_broker(name: str, facts: BrokerFacts) -> list[Finding]:
 
 def judge_topology(facts: TopologyFacts) -> list[Finding]:
     name = "rabbitmq topology"
+    seen, advice = list(facts.different), []
     if facts.different:
-        advice = (
-            "Drain and delete these queues, or set another QUEUE_NAME; gateways and consumers cannot work"
+        advice.append(
+            "What differs is used as it is, and may be kept unless it is a dead-letter argument: without it "
+            "retries or dead letters are lost. To change it drain and delete the queue at a quiet time"
         )
-        return [Finding("fail", name, "; ".join(facts.different), advice)]
     if facts.missing:
-        text = f"missing: {', '.join(facts.missing)}"
-        return [Finding("warn", name, text, "Start a gateway or a consumer: it declares them")]
+        seen.append(f"missing: {', '.join(facts.missing)}")
+        advice.append("Start a gateway or a consumer: it declares what is missing")
+    if seen:
+        return [Finding("warn", name, "; ".join(seen), ". ".join(advice))]
     return [
         Finding("ok", name, f"all {facts.declared} queues and exchanges are there, with the right arguments")
     ]

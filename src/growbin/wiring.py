@@ -278,8 +278,9 @@ def _checks(settings: Settings) -> list[doctor.Check]:
         return doctor.judge_broker(name, await checkup.use_broker(url))
 
     async def topology() -> list[doctor.Finding]:
-        urls, queue_name = settings.rabbitmq_urls, settings.queue_name
-        return doctor.judge_topology(await checkup.compare_topology(urls, queue_name, settings.backlog_limit))
+        return doctor.judge_topology(
+            await checkup.compare_topology(settings.rabbitmq_urls, settings.queue_name)
+        )
 
     async def alarms() -> list[doctor.Finding]:
         return doctor.judge_alarms(await checkup.read_alarms(settings.rabbitmq_management_url or ""))
@@ -369,16 +370,13 @@ def open_queue(settings: Settings) -> AbstractAsyncContextManager[RabbitJobQueue
     return RabbitJobQueue.open(
         urls=settings.rabbitmq_urls,
         queue_name=settings.queue_name,
-        backlog_limit=settings.backlog_limit,
         publish_timeout_seconds=settings.publish_timeout_seconds,
         management_url=settings.rabbitmq_management_url,
     )
 
 
 def open_letters(settings: Settings) -> RabbitDeadLetters:
-    return RabbitDeadLetters(
-        urls=settings.rabbitmq_urls, queue_name=settings.queue_name, backlog_limit=settings.backlog_limit
-    )
+    return RabbitDeadLetters(urls=settings.rabbitmq_urls, queue_name=settings.queue_name)
 
 
 @asynccontextmanager

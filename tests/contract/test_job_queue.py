@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import quote
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aio_pika
 import aiohttp
 import pytest
 import pytest_asyncio
+from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from structlog.testing import capture_logs
 from yarl import URL
 
 from growbin.adapters.broker_link import BrokerLink
+from growbin.adapters.checkup import compare_topology
 from growbin.adapters.dead_letters import RabbitDeadLetters
 from growbin.adapters.job_event import BadEvent, decode_event, encode_event
 from growbin.adapters.job_queue import RabbitJobQueue
-from growbin.adapters.topology import Topology
+from growbin.adapters.topology import Arguments, Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
 from growbin.ports import Handler, Letter, Obituary
@@ -46,7 +50,7 @@ class Broker:
     """One queue name of our own on the run's broker."""
 
     def __init__(self, parts: dict[str, str], channel: AbstractChannel) -> None:
-        self.topology = Topology(f"test-{uuid4().hex[:12]}", 100)
+        self.topology = Topology(f"test-{uuid4().hex[:12]}")
         self.parts = parts
         self.channel = channel
         self.obituaries: asyncio.Queue[Obituary] = asyncio.Queue()
@@ -57,7 +61,6 @@ class Broker:
         async with RabbitJobQueue.open(
             urls=[self.parts["RABBITMQ_URL"]],
             queue_name=self.topology.name,
-            backlog_limit=100,
             management_url=self.parts["RABBITMQ_MANAGEMENT_URL"],
         ) as queue:
             yield queue
@@ -81,6 +84,9 @@ class Broker:
                 while not is_subscribed():
                     await asyncio.sleep(0.02)
             yield queue
+
+    def letters(self) -> RabbitDeadLetters:
+        return RabbitDeadLetters(urls=[self.parts["RABBITMQ_URL"]], queue_name=self.topology.name)
 
     async def parked(self) -> int:
         """Parked letters, taken out one by one."""
@@ -295,6 +301,90 @@ async def failing(error: BaseException) -> None:
     await future
 
 
+def of_an_earlier_limit(topology: Topology) -> dict[str, Arguments]:
+    """As a BACKLOG_LIMIT of 50 once made it; the other queues are still missing."""
+    wanted = dict(topology.queues())
+    return {topology.name: wanted[topology.name] | {"x-queue-type": "quorum", "x-max-length": 500}}
+
+
+def with_other_times(topology: Topology) -> dict[str, Arguments]:
+    wanted = {name: arguments | {"x-queue-type": "quorum"} for name, arguments in topology.queues()}
+    return {
+        topology.delay(1): wanted[topology.delay(1)] | {"x-message-ttl": 1_500},
+        topology.parked: wanted[topology.parked] | {"x-message-ttl": 3_600_000},
+    }
+
+
+def of_another_type(topology: Topology) -> dict[str, Arguments]:
+    """All of them classic, with what such queues know."""
+    known = {"x-dead-letter-exchange", "x-dead-letter-routing-key", "x-message-ttl"}
+    return {
+        name: {key: value for key, value in arguments.items() if key in known} | {"x-queue-type": "classic"}
+        for name, arguments in topology.queues()
+    }
+
+
+@pytest.mark.parametrize("others", [of_an_earlier_limit, with_other_times, of_another_type])
+async def test_queues_with_other_arguments_are_used_as_they_are_and_told_once(
+    broker: Broker, others: Callable[[Topology], dict[str, Arguments]]
+) -> None:
+    """Jobs are taken, handled, retried and buried over them; each is warned of once, in the broker's words,
+    however many connections find it so, and what was missing is made."""
+    found = others(broker.topology)
+    for name, arguments in found.items():
+        await broker.channel.declare_queue(name, durable=True, arguments=arguments)
+    deliveries: Counter[UUID] = Counter()
+
+    async def handle(delivered: Job) -> Verdict:
+        deliveries[delivered.job_id] += 1
+        return Retry(1) if deliveries[delivered.job_id] == 1 else DeadLetter("internal")
+
+    events = [job(), job()]
+    with capture_logs() as logs:
+        for event in events:
+            async with broker.consuming(handle) as queue:
+                await queue.publish(event)
+                assert (await asyncio.wait_for(broker.obituaries.get(), 10)).job == event
+        assert {letter.job_id for letter in await broker.letters().list()} == {it.job_id for it in events}
+    assert deliveries == {event.job_id: 2 for event in events}
+    told = [(line["queue"], line["reason"]) for line in logs if line["event"] == "queue_differs"]
+    assert sorted(name for name, _ in told) == sorted(found)
+    assert all("inequivalent arg" in reason and name in reason for name, reason in told)
+
+
+async def test_dead_exchange_of_another_type_still_leads_to_people_and_obituaries(broker: Broker) -> None:
+    """It is warned of like a queue, and what it needs to pass letters on is bound to it."""
+    await broker.channel.declare_exchange(broker.topology.dead_exchange, ExchangeType.DIRECT, durable=True)
+
+    async def handle(_: Job) -> Verdict:
+        return DeadLetter("internal")
+
+    event = job()
+    with capture_logs() as logs:
+        async with broker.consuming(handle) as queue:
+            await queue.publish(event)
+            assert (await asyncio.wait_for(broker.obituaries.get(), 10)).job == event
+    assert await broker.parked() == 1
+    told = [line["queue"] for line in logs if line["event"] == "queue_differs"]
+    assert told == [broker.topology.dead_exchange]
+
+
+async def test_comparing_names_all_that_differs_and_all_that_is_missing(broker: Broker) -> None:
+    """Several of each, the exchange too; and nothing is made by looking."""
+    topology = broker.topology
+    await broker.channel.declare_exchange(topology.dead_exchange, ExchangeType.TOPIC, durable=True)
+    differing = {**of_an_earlier_limit(topology), **with_other_times(topology)}
+    for name, arguments in differing.items():
+        await broker.channel.declare_queue(name, durable=True, arguments=arguments)
+    for _ in range(2):
+        facts = await compare_topology([broker.parts["RABBITMQ_URL"]], topology.name)
+        assert facts.declared == 8
+        assert set(facts.missing) == {name for name, _ in topology.queues()} - set(differing)
+        assert len(facts.different) == 4
+        for name in (topology.dead_exchange, *differing):
+            assert any(f"'{name}'" in sentence for sentence in facts.different)
+
+
 async def test_concurrency_is_followed_down_to_nothing_and_up_again(broker: Broker) -> None:
     """At concurrency 0 only obituaries are read; when it grows the waiting job is taken."""
     wanted = 0
@@ -317,10 +407,8 @@ async def test_concurrency_is_followed_down_to_nothing_and_up_again(broker: Brok
 
 async def test_listed_letters_stay_and_walked_ones_go(broker: Broker) -> None:
     """Listing the parked letters many times loses none; a walk removes just those it is told to."""
-    letters = RabbitDeadLetters(
-        urls=[broker.parts["RABBITMQ_URL"]], queue_name=broker.topology.name, backlog_limit=100
-    )
-    await broker.topology.declare(broker.channel)
+    letters = broker.letters()
+    assert await letters.list() == []
     events = [job() for _ in range(3)]
     for event in events:
         await broker.channel.default_exchange.publish(
@@ -419,9 +507,7 @@ async def test_depth_is_what_waits(broker: Broker) -> None:
 
 async def test_publish_without_a_broker_is_unavailable_within_two_seconds() -> None:
     """No confirm, no promise: without a broker publishing fails soon and says which part is away."""
-    async with RabbitJobQueue.open(
-        urls=["amqp://guest:guest@127.0.0.1:1/"], queue_name="nowhere", backlog_limit=10
-    ) as queue:
+    async with RabbitJobQueue.open(urls=["amqp://guest:guest@127.0.0.1:1/"], queue_name="nowhere") as queue:
         begin = time.monotonic()
         with pytest.raises(Unavailable, match="rabbitmq"):
             await queue.publish(job())

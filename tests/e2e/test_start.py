@@ -5,10 +5,18 @@ from __future__ import annotations
 import socket
 import subprocess
 
+import psutil
 import pytest
 
 from tests.e2e.system import System
-from tests.processes import command, environment
+from tests.processes import INHERITED, command, environment
+
+# Where the parts are, and the keys to them.
+PLACES = {
+    *("PORT", "PROBE_PORT", "QUEUE_NAME", "RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL", "REDIS_URL"),
+    *("S3_ENDPOINT_URL", "S3_BUCKET_NAME", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    *("CDN_BASE_URL", "CDN_READER_SECRET", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL"),
+}
 
 
 def failed_start(name: str, settings: dict[str, str]) -> str:
@@ -49,6 +57,17 @@ def test_consumer_without_a_model_says_what_to_set() -> None:
     said = failed_start("consumer", {"PROBE_PORT": "0"}).strip()
     assert len(said.splitlines()) == 1
     assert "set OPENAI_API_KEY, or OPENAI_BASE_URL" in said
+
+
+def test_shared_system_has_the_default_limits(system: System) -> None:
+    """Gateway and consumer are told where their parts are, and nothing else: what the end-to-end tests see is
+    what anybody gets."""
+    told: dict[str, set[str]] = {}
+    for process in psutil.Process().children():
+        variables = process.environ()
+        if variables.get("QUEUE_NAME") == system.settings["QUEUE_NAME"]:
+            told[process.cmdline()[-1]] = variables.keys() - set(INHERITED) - PLACES
+    assert told == {"gateway": set(), "consumer": set()}
 
 
 @pytest.mark.parametrize(

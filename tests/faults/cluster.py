@@ -41,6 +41,7 @@ from tests.faults.model import MODEL_NAME, Model
 from tests.faults.oracle import Ledger, TrackedJob
 from tests.faults.photos import CANARIES, photo_for
 from tests.faults.proxy import Proxy
+from tests.load_profile import LOAD_PROFILE
 from tests.processes import environment
 
 # RabbitMQ killed within about a second of a quorum queue's declaration forgets the queue.
@@ -51,10 +52,7 @@ READERS = 20
 START_SECONDS = 120.0
 START_PAUSE_SECONDS = 2.0
 SHORTENED = {
-    "LEASE_SECONDS": "4",
-    "LEASE_RENEW_SECONDS": "1",
     "STREAM_HEARTBEAT_SECONDS": str(STREAM_HEARTBEAT_SECONDS),
-    "MAX_STREAMS_PER_ADDRESS": "10000",  # every client here has one address
     "JOB_DEADLINE_SECONDS": "120",
     "LOG_LEVEL": "info",
 }
@@ -274,7 +272,7 @@ class Cluster:
         self.model = model
         self.model.canaries = {canary.encode() for canary in CANARIES}
         self.queue_name = f"faults.{uuid.uuid4().hex[:12]}"
-        self.settings = {**SHORTENED, **settings}
+        self.settings = {**LOAD_PROFILE, **SHORTENED, **settings}
         self.folder = servers.folder / self.queue_name
         self.broker = (
             ForeignBrokerTarget("rabbitmq", servers.rabbitmq, self.journal, lambda: self.links("amqp"))
@@ -300,7 +298,7 @@ class Cluster:
     async def running(
         cls, servers: Servers, *, gateways: int = 1, consumers: int = 1, **settings: str
     ) -> AsyncIterator[Self]:
-        """`settings` are environment variables of every process, over SHORTENED."""
+        """`settings` are environment variables of every process, over LOAD_PROFILE and SHORTENED."""
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(Model())
             cluster = cls(servers, model, gateways, consumers, settings)

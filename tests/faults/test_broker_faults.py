@@ -155,7 +155,6 @@ async def test_broker_killed_under_200_publishes_a_second_keeps_what_it_confirme
         opened = RabbitJobQueue.open(
             urls=[str(URL(servers.rabbitmq.url).with_port(gateway.links["amqp"].port))],
             queue_name=cluster.queue_name,
-            backlog_limit=10_000,
         )
         async with opened as queue, asyncio.TaskGroup() as group:
             await queue.publish(first := a_job())

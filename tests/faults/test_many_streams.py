@@ -22,7 +22,6 @@ from tests.faults.steps import PATIENCE_SECONDS, eventually, uploaded
 
 HEARTBEAT_SECONDS = 15.0  # the default: thousands of streams at the short one would be mostly heartbeats
 SETTINGS = {
-    "MAX_STREAMS_PER_SESSION": "100",
     "STREAM_HEARTBEAT_SECONDS": f"{HEARTBEAT_SECONDS:g}",
     "JOB_DEADLINE_SECONDS": "280",
 }

@@ -249,9 +249,7 @@ async def test_cancel_before_the_answer_wins(servers: Servers) -> None:
 async def test_cancel_hangs_up_a_running_call_on_any_consumer(servers: Servers) -> None:
     """Asked at whichever gateway, with the lease renewed as by default, the model sees its caller leave
     within 2 s; what the call may have cost stays recorded."""
-    async with Cluster.running(
-        servers, gateways=2, consumers=2, LEASE_SECONDS="15", LEASE_RENEW_SECONDS="1.5"
-    ) as cluster:
+    async with Cluster.running(servers, gateways=2, consumers=2) as cluster:
         begun = await asyncio.gather(*(begin(cluster, f"job-{number}") for number in range(4)))
         assert {call.consumer for call in cluster.model.calls} == {"consumer-1", "consumer-2"}
         for job, _ in begun:

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from tests.e2e import conftest as end_to_end
 from tests.e2e.system import System, logs, running_system
+from tests.load_profile import LOAD_PROFILE
 from tests.stream_conformance.scripted_model import ScriptedModel
 from tests.stream_conformance.visitor import Visitor, visiting
 
@@ -22,7 +23,6 @@ from tests.stream_conformance.visitor import Visitor, visiting
 pytest_runtest_makereport = end_to_end.pytest_runtest_makereport
 
 GIVEN_URL = os.environ.get("GROWBIN_URL", "").rstrip("/")
-STREAMS = 60
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,9 @@ async def model() -> ScriptedModel:
 @pytest_asyncio.fixture(scope="session")
 async def own_system(parts: dict[str, str], model: ScriptedModel) -> AsyncIterator[System]:
     """Short waits, and room for many readers."""
-    settings = {
+    settings = LOAD_PROFILE | {
         "STREAM_HEARTBEAT_SECONDS": "1",
         "STREAM_WRITE_TIMEOUT_SECONDS": "2",
-        "MAX_STREAMS_PER_SESSION": str(STREAMS),
-        "MAX_STREAMS_PER_ADDRESS": "500",
     }
     async with (
         model.serving() as model_url,
@@ -77,7 +75,7 @@ def service(request: pytest.FixtureRequest) -> Service:
     if GIVEN_URL:
         return Service(GIVEN_URL, heartbeat_seconds=15, streams=4)
     system: System = request.getfixturevalue("own_system")
-    return Service(system.base_url, heartbeat_seconds=1, streams=STREAMS)
+    return Service(system.base_url, heartbeat_seconds=1, streams=int(LOAD_PROFILE["MAX_STREAMS_PER_SESSION"]))
 
 
 @pytest_asyncio.fixture

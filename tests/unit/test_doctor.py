@@ -12,6 +12,7 @@ from growbin.doctor import (
     Finding,
     ModelFacts,
     PhotoFacts,
+    TopologyFacts,
     Transfer,
     examine,
     judge_alarms,
@@ -20,6 +21,7 @@ from growbin.doctor import (
     judge_model,
     judge_photos,
     judge_shutdown,
+    judge_topology,
 )
 
 
@@ -46,6 +48,27 @@ def test_alarm_fails_and_names_its_node() -> None:
     [finding] = judge_alarms(["rabbit@a: memory"])
     assert finding.grade == "fail"
     assert "rabbit@a" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("missing", "different", "grade", "advised"),
+    [
+        ([], [], "ok", []),
+        (["a"], [], "warn", ["Start a gateway"]),
+        ([], ["b is 1, not 2", "c is 3, not 4"], "warn", ["drain and delete"]),
+        (["a"], ["b is 1, not 2"], "warn", ["Start a gateway", "drain and delete"]),
+    ],
+)
+def test_queues_that_differ_or_are_missing_are_warned_of(
+    missing: list[str], different: list[str], grade: str, advised: list[str]
+) -> None:
+    """growbin works with what differs and makes what is missing: neither is a failure, both are named."""
+    [finding] = judge_topology(TopologyFacts(8, missing, different))
+    assert finding.grade == grade
+    assert all(told in finding.text for told in (*missing, *different))
+    assert [
+        advice for advice in ("Start a gateway", "drain and delete") if advice in finding.advice
+    ] == advised
 
 
 def test_open_bucket_fails() -> None:

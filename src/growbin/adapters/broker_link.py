@@ -16,7 +16,7 @@ from typing import Any, Self
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelPreconditionFailed
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from yarl import URL
 
 from growbin.errors import Unavailable
@@ -97,11 +97,6 @@ class BrokerLink:
                     link=self._name,
                     node=URL(url).authority.rpartition("@")[2],
                     reason=error.reason,
-                    hint=(
-                        "a queue exists with other arguments: drain and delete it, or set another QUEUE_NAME"
-                        if isinstance(error.__cause__, ChannelPreconditionFailed)
-                        else None
-                    ),
                 )
             except Exception:
                 log.exception("broker_link_hit_a_bug", link=self._name)  # without it nothing would go on

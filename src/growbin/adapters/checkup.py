@@ -28,7 +28,7 @@ from growbin.adapters import keys
 from growbin.adapters.analyst import OPENAI_URL, OpenAIAnalyst
 from growbin.adapters.photo_source import READER_HEADER
 from growbin.adapters.redis_connection import ask, open_redis
-from growbin.adapters.topology import Topology
+from growbin.adapters.topology import Topology, refusal
 from growbin.adapters.upload_store import S3UploadStore
 from growbin.capabilities import Effort
 from growbin.doctor import BrokerFacts, ModelFacts, PhotoFacts, RedisFacts, TopologyFacts, Transfer
@@ -67,35 +67,23 @@ async def use_broker(url: str) -> BrokerFacts:
         return BrokerFacts(str(version), connect_ms, _since_ms(began))
 
 
-async def compare_topology(urls: list[str], queue_name: str, backlog_limit: int) -> TopologyFacts:
+async def compare_topology(urls: list[str], queue_name: str) -> TopologyFacts:
     """Ask for everything that growbin declares, on the first node that answers; create nothing."""
-    topology = Topology(queue_name, backlog_limit)
+    topology = Topology(queue_name)
     missing: list[str] = []
     different: list[str] = []
     async with _connected(await _first_that_answers(urls), TOPOLOGY_SECONDS) as connection:
-        wanted = list(topology.queues())
-        for name, arguments in wanted:
+        for name in topology.names():
             channel = await connection.channel()
             try:
-                await channel.declare_queue(name, passive=True)
+                await topology.find_one(name, channel)
                 # It exists: to declare it anew creates nothing, and compares the arguments.
-                await channel.declare_queue(
-                    name, durable=True, arguments=arguments | {"x-queue-type": "quorum"}
-                )
+                await topology.declare_one(name, channel)
             except ChannelNotFoundEntity:
                 missing.append(name)
             except ChannelPreconditionFailed as error:
-                different.append(_inequality(error))
-        channel = await connection.channel()
-        with suppress(ChannelNotFoundEntity):
-            await channel.get_exchange(topology.dead_exchange, ensure=True)
-            return TopologyFacts(len(wanted) + 1, missing, different)
-        return TopologyFacts(len(wanted) + 1, [*missing, topology.dead_exchange], different)
-
-
-def _inequality(error: ChannelPreconditionFailed) -> str:
-    """The broker's sentence names the queue, the argument, and both values."""
-    return str(error).removeprefix("PRECONDITION_FAILED - ")
+                different.append(refusal(error))
+    return TopologyFacts(len(topology.names()), missing, different)
 
 
 async def read_alarms(management_url: str) -> list[str]:

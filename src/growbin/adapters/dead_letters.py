@@ -24,9 +24,9 @@ CLOSE_TIMEOUT_SECONDS = 0.5
 class RabbitDeadLetters:
     """Implements ports.DeadLetters; every method may raise Unavailable."""
 
-    def __init__(self, *, urls: list[str], queue_name: str, backlog_limit: int) -> None:
+    def __init__(self, *, urls: list[str], queue_name: str) -> None:
         self._urls = urls
-        self._topology = Topology(queue_name, backlog_limit)
+        self._topology = Topology(queue_name)
         self._lock = asyncio.Lock()
 
     async def list(self) -> Sequence[Letter]:
@@ -45,8 +45,8 @@ class RabbitDeadLetters:
         with losses_told():
             async with self._turn(), self._connected() as connection:
                 async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
+                    await self._topology.declare(connection)
                     channel = await connection.channel()
-                    await self._topology.declare(channel)
                     parked = await channel.get_queue(self._topology.parked, ensure=False)
                 while message := await parked.get(fail=False, timeout=STEP_TIMEOUT_SECONDS):
                     if await act(read_letter(message)):

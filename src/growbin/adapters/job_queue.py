@@ -93,11 +93,10 @@ class RabbitJobQueue:
         *,
         urls: list[str],
         queue_name: str,
-        backlog_limit: int,
         publish_timeout_seconds: float = 1.3,
         management_url: str | None = None,
     ) -> AsyncIterator[Self]:
-        queue = cls(urls, Topology(queue_name, backlog_limit), publish_timeout_seconds, management_url)
+        queue = cls(urls, Topology(queue_name), publish_timeout_seconds, management_url)
         # Publishing has a connection of its own: an alarm blocks publishers, never consumers.
         async with BrokerLink.open(urls, "publisher", queue._set_up_publisher) as queue._publisher:
             yield queue
@@ -109,8 +108,8 @@ class RabbitJobQueue:
     # --- publishing
 
     async def _set_up_publisher(self, connection: AbstractConnection) -> None:
+        await self._topology.declare(connection)
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        await self._topology.declare(channel)
         await self._publisher.watch(channel)
         self._exchange = channel.default_exchange
 
@@ -187,7 +186,7 @@ class RabbitJobQueue:
                 subscription.channel = await connection.channel()
                 subscription.forget()
                 await link.watch(subscription.channel)
-            await self._topology.declare(jobs.channel)
+            await self._topology.declare(connection)
             if not is_stopping:
                 await jobs.take(concurrency())
                 await obituaries.take(OBITUARIES_AT_ONCE)

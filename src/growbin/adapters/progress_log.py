@@ -98,7 +98,7 @@ class RedisProgressLog:
         *,
         url: str,
         image_base_url: str,
-        lease_seconds: float = 15,
+        lease_seconds: float = 5,
         max_starts: int = 4,
         max_paid_calls: int = 3,
     ) -> AsyncIterator[Self]:

@@ -12,6 +12,8 @@
 
 All are durable quorum queues. Dead-lettering is at-least-once, which needs `reject-publish`. The
 delivery limit of the main queue is only a backstop: attempts are counted in Redis.
+
+No argument depends on a setting. A queue that was declared with others keeps and is used with them.
 """
 
 from __future__ import annotations
@@ -20,22 +22,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from aio_pika import ExchangeType
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import ChannelPreconditionFailed
+
+log = structlog.get_logger()
 
 DELAY_STEPS_SECONDS = (1, 5, 15, 60)
 DELIVERY_LIMIT = 20
 NEVER_BY_DELIVERIES = 1_000_000  # 4.x would default to 20; -1 drops at the first redelivery on 3.10
 PARKED_MS = 7 * 24 * 3600 * 1000
-BACKLOG_BACKSTOP_FACTOR = 10
+BACKSTOP_JOBS = 100_000
 
 Arguments = dict[str, Any]
+
+_told: set[str] = set()  # what this process has warned of: connections come and go, the queue stays as it is
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
     name: str
-    backlog_limit: int
 
     @property
     def dead_exchange(self) -> str:
@@ -62,7 +69,7 @@ class Topology:
             | {
                 "x-dead-letter-exchange": self.dead_exchange,
                 "x-delivery-limit": DELIVERY_LIMIT,
-                "x-max-length": self.backlog_limit * BACKLOG_BACKSTOP_FACTOR,
+                "x-max-length": BACKSTOP_JOBS,
             },
         )
         for step in DELAY_STEPS_SECONDS:
@@ -78,12 +85,42 @@ class Topology:
         yield self.parked, {"x-message-ttl": PARKED_MS, "x-delivery-limit": NEVER_BY_DELIVERIES}
         yield self.obituaries, {"x-delivery-limit": NEVER_BY_DELIVERIES}
 
-    async def declare(self, channel: AbstractChannel) -> None:
-        """Idempotent; a queue that exists with other arguments raises ChannelPreconditionFailed."""
-        dead = await channel.declare_exchange(self.dead_exchange, ExchangeType.FANOUT, durable=True)
-        for name, arguments in self.queues():
-            queue = await channel.declare_queue(
-                name, durable=True, arguments=arguments | {"x-queue-type": "quorum"}
-            )
-            if name in (self.parked, self.obituaries):
-                await queue.bind(dead)
+    def names(self) -> list[str]:
+        return [self.dead_exchange, *(name for name, _ in self.queues())]
+
+    async def declare(self, connection: AbstractConnection) -> None:
+        """Make what is missing. What is there with other arguments is told once, and used as it is."""
+        channel = await connection.channel()
+        for name in self.names():
+            try:
+                await self.declare_one(name, channel)
+            except ChannelPreconditionFailed as error:
+                channel = await connection.channel()  # the refusal closed the other one
+                if name not in _told:
+                    _told.add(name)
+                    log.warning("queue_differs", queue=name, reason=refusal(error))
+        for name in (self.parked, self.obituaries):
+            queue = await channel.get_queue(name, ensure=False)
+            # The key that dead letters have: it makes an exchange of another type pass them on, too.
+            await queue.bind(self.dead_exchange, routing_key=self.name)
+        await channel.close()
+
+    async def declare_one(self, name: str, channel: AbstractChannel) -> None:
+        """Raises ChannelPreconditionFailed, and the channel is closed, when it has other arguments."""
+        if name == self.dead_exchange:
+            await channel.declare_exchange(name, ExchangeType.FANOUT, durable=True)
+        else:
+            arguments = dict(self.queues())[name]
+            await channel.declare_queue(name, durable=True, arguments=arguments | {"x-queue-type": "quorum"})
+
+    async def find_one(self, name: str, channel: AbstractChannel) -> None:
+        """Raises ChannelNotFoundEntity when it does not exist; makes nothing."""
+        if name == self.dead_exchange:
+            await channel.get_exchange(name, ensure=True)
+        else:
+            await channel.declare_queue(name, passive=True)
+
+
+def refusal(error: ChannelPreconditionFailed) -> str:
+    """The broker's sentence names the queue, the argument, and both values."""
+    return str(error).removeprefix("PRECONDITION_FAILED - ")
