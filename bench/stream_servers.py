@@ -23,9 +23,10 @@ from growbin.adapters.progress_log import RedisProgressLog
 from growbin.adapters.sessions import RedisSessions
 from growbin.config import Settings
 from growbin.gateway.app import build_app
-from growbin.gateway.gateway import GatewayLimits
+from growbin.gateway.context import GatewayLimits
 from growbin.gateway.hub import Hub
-from growbin.wiring import limits_of, serving
+from growbin.wiring.gateway import limits_of
+from growbin.wiring.parts import serving
 from tests.load_profile import LOAD_PROFILE
 
 HOST = "127.0.0.1"

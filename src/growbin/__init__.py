@@ -2,14 +2,16 @@
 
 The map, in reading order:
 
-    job.py        the nouns: Upload, Job, Stage, ProgressEvent, Analysis, Advice, Failure
-    consumer.py   handle_job: one job from delivery to verdict (the story)
-    ports.py      the outside world on one screen
-    wiring.py     opens the adapters, builds the gateway, runs the consumer
-    gateway/      the way in over HTTP: tickets, jobs, sessions, the progress stream
-    adapters/     one module for each outside system (RabbitMQ, Redis, S3, CDN, model)
-    rules.py      category -> bin, steps, cautions (reads data/), pure
-    photo.py      what a photo may be and how it is cleaned (runs in a child process)
-    local/        the local parts that `make run` and `make test` start
-    config.py     every setting, with its default; errors.py: named by what we do next
+    job.py           the nouns: Upload, Job, Stage, ProgressEvent, Analysis, Advice, Failure
+    consumer/        handle_job: one job from delivery to verdict (the story)
+    ports.py         the outside world on one screen
+    wiring/          ties each program together: opens the adapters, runs it
+    gateway/         the way in over HTTP: tickets, jobs, sessions, the progress stream
+    adapters/        one module for each outside system (RabbitMQ, Redis, S3, CDN, model)
+    rules.py         category -> bin, steps, cautions (reads data/), pure
+    photo.py         what a photo may be and how it is cleaned (runs in a child process)
+    commands/        analyze, dead-letters, doctor
+    embedded_model/  the default model, behind an OpenAI-compatible endpoint
+    local/           the local parts that `make run` and `make test` start
+    config.py        every setting, with its default; errors.py: named by what we do next
 """

@@ -85,12 +85,15 @@ def _serve(process: str) -> int:
     except BadSetting as error:
         print(f"growbin {process}: {error}", file=sys.stderr)
         return 2
-    from growbin import wiring
+    from growbin.wiring.parts import CannotStart, run_until_stopped
 
-    run = wiring.run_gateway if process == "gateway" else wiring.run_consumer
+    if process == "gateway":
+        from growbin.wiring.gateway import run_gateway as serve
+    else:
+        from growbin.wiring.consumer import run_consumer as serve
     try:
-        return wiring.run_until_stopped(run, settings)
-    except wiring.CannotStart as error:
+        return run_until_stopped(serve, settings)
+    except CannotStart as error:
         print(f"growbin {process}: {error}", file=sys.stderr)
         return 1
 
@@ -103,9 +106,9 @@ def _dead_letters(given: argparse.Namespace) -> int:
     except BadSetting as error:
         print(f"growbin dead-letters: {error}", file=sys.stderr)
         return 2
-    from growbin import wiring
+    from growbin.wiring.dead_letters import run_dead_letters
 
-    return wiring.run_dead_letters(settings, given.action, given.job, given.reason, print)
+    return run_dead_letters(settings, given.action, given.job, given.reason, print)
 
 
 def _doctor(given: argparse.Namespace) -> int:
@@ -116,13 +119,13 @@ def _doctor(given: argparse.Namespace) -> int:
     except BadSetting as error:
         print(f"growbin doctor: {error}", file=sys.stderr)
         return 2
-    from growbin import wiring
+    from growbin.wiring.doctor import run_doctor
 
-    return wiring.run_doctor(settings, print, as_json=given.json)
+    return run_doctor(settings, print, as_json=given.json)
 
 
 def _analyze(given: argparse.Namespace) -> int:
-    from growbin.terminal import main as analyze
+    from growbin.commands.analyze import main as analyze
 
     return analyze(given.photos, given.server, given.question, given.locale, as_json=given.json)
 
@@ -134,6 +137,6 @@ def _stack(given: argparse.Namespace) -> int:
 
 
 def _model_server(given: argparse.Namespace) -> int:
-    from growbin.local.model_server import main as serve
+    from growbin.embedded_model.server import main as serve
 
     return serve(given.host, given.port, given.cache)

@@ -33,9 +33,9 @@ from growbin.adapters.progress_feed import RedisProgressFeed
 from growbin.adapters.progress_log import RedisProgressLog
 from growbin.adapters.redis_connection import open_redis
 from growbin.adapters.sessions import RedisSessions
-from growbin.consumer import Tools, bury, handle_job
+from growbin.consumer.handle_job import Tools, bury, handle_job
 from growbin.gateway.app import build_app
-from growbin.gateway.gateway import GATEWAY
+from growbin.gateway.context import GATEWAY
 from growbin.gateway.hub import Hub
 from growbin.job import (
     Ack,

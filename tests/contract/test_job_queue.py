@@ -21,9 +21,9 @@ from yarl import URL
 
 from growbin.adapters.broker_link import BrokerLink
 from growbin.adapters.checkup import compare_topology
-from growbin.adapters.dead_letters import RabbitDeadLetters
 from growbin.adapters.job_event import BadEvent, decode_event, encode_event
 from growbin.adapters.job_queue import RabbitJobQueue
+from growbin.adapters.letters import RabbitDeadLetters
 from growbin.adapters.topology import Arguments, Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict

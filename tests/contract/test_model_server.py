@@ -19,10 +19,10 @@ from aiohttp.test_utils import TestServer
 from openai.types.chat import ParsedChatCompletion
 from PIL import Image
 
+from growbin.embedded_model.build import ensure_model
+from growbin.embedded_model.classifier import Classifier
+from growbin.embedded_model.server import BODY_MAX_BYTES, EXCUSES, MODEL_ID, build_app
 from growbin.job import Analysis, Category, Condition, Finding
-from growbin.local.classifier import Classifier
-from growbin.local.model_build import ensure_model
-from growbin.local.model_server import BODY_MAX_BYTES, EXCUSES, MODEL_ID, build_app
 
 KEY = "local-key"
 COFFEE_CUP = (Path(__file__).parents[2] / "examples" / "coffee-cup.jpg").read_bytes()
@@ -177,8 +177,8 @@ async def test_models_are_listed(client: openai.AsyncOpenAI) -> None:
 async def test_process_serves_and_stops_cleanly(model: Path) -> None:
     """The server answers /healthz without a key, and SIGTERM ends it with exit code 0."""
     program = (
-        "import sys; from pathlib import Path; from growbin.telemetry import configure_logs;"
-        "from growbin.local.model_server import main; configure_logs('info', 'json');"
+        "import sys; from pathlib import Path; from growbin.telemetry.logs import configure_logs;"
+        "from growbin.embedded_model.server import main; configure_logs('info', 'json');"
         "sys.exit(main('127.0.0.1', 0, Path(sys.argv[1]), 'key'))"
     )
     process = await asyncio.create_subprocess_exec(

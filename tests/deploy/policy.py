@@ -10,10 +10,10 @@ from typing import Any
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr, ValidationError
 
-from growbin import telemetry
 from growbin.adapters.job_queue import HAND_BACK_SECONDS
 from growbin.config import Settings
-from growbin.wiring import GATEWAY_SHUTDOWN_SECONDS
+from growbin.telemetry import metrics
+from growbin.wiring.parts import GATEWAY_SHUTDOWN_SECONDS
 from tests.deploy.manifests import ROOT, Document, Manifests, Pod, growbin_containers, name_of
 
 Rule = Callable[[Manifests], Iterator[str]]
@@ -337,7 +337,7 @@ def metrics_are_measured(manifests: Manifests) -> Iterator[str]:
     """Alerts and autoscalers read metrics, and labels, that growbin really has."""
     measured = {
         next(iter(metric.describe())).name: metric._labelnames
-        for metric in vars(telemetry).values()
+        for metric in vars(metrics).values()
         if isinstance(metric, MetricWrapperBase)
     }
     texts = [

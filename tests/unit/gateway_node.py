@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 
 from growbin.gateway.app import build_app
-from growbin.gateway.gateway import GatewayLimits
+from growbin.gateway.context import GatewayLimits
 from growbin.gateway.hub import Hub
 from growbin.job import Job
 from tests.fakes import (

@@ -11,8 +11,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from growbin.job import Category, Material
-from growbin.local.classifier import (
+from growbin.embedded_model.build import MODEL_FILE, ensure_model, read_torch_weights
+from growbin.embedded_model.classifier import (
     Classifier,
     Sighting,
     UnreadablePhoto,
@@ -20,7 +20,7 @@ from growbin.local.classifier import (
     prepare,
     sightings,
 )
-from growbin.local.model_build import MODEL_FILE, ensure_model, read_torch_weights
+from growbin.job import Category, Material
 
 COFFEE_CUP = Path(__file__).parents[2] / "examples" / "coffee-cup.jpg"
 LABELS = household_labels()

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from growbin.consumer import Tools, bury, handle_job
+from growbin.consumer.handle_job import Tools, bury, handle_job
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import (
     Ack,

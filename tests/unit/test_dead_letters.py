@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from growbin.dead_letters import Choice, Office, change_letters, list_letters, show_letters
+from growbin.commands.dead_letters import Choice, Office, change_letters, list_letters, show_letters
 from growbin.job import Failure, Job
 from growbin.ports import Letter
 from tests.fakes import Clock, FakeDeadLetters, FakeJobQueue, FakeProgressLog, FakeUploadStore

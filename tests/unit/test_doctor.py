@@ -6,14 +6,9 @@ from datetime import date, timedelta
 
 import pytest
 
-from growbin.doctor import (
-    BrokerFacts,
+from growbin.commands.doctor import (
     Check,
     Finding,
-    ModelFacts,
-    PhotoFacts,
-    TopologyFacts,
-    Transfer,
     examine,
     judge_alarms,
     judge_broker,
@@ -23,6 +18,7 @@ from growbin.doctor import (
     judge_shutdown,
     judge_topology,
 )
+from growbin.measurements import BrokerFacts, ModelFacts, PhotoFacts, TopologyFacts, Transfer
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+from growbin.consumer.pacing import SoloGate, Throttle
 from growbin.errors import Throttled
-from growbin.pacing import SoloGate, Throttle
 
 
 async def test_refusal_halves_the_places_and_answers_bring_them_back() -> None:

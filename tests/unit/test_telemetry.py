@@ -10,7 +10,8 @@ import pytest
 import structlog
 from aiohttp import ClientConnectionResetError
 
-from growbin.telemetry import REDACTED, bind_request, configure_logs, redact, traceparent
+from growbin.telemetry.logs import REDACTED, configure_logs, redact
+from growbin.telemetry.traces import bind_request, traceparent
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,11 @@ from openai.types.chat import ChatCompletion, ChatCompletionContentPartParam, Ch
 from openai.types.shared_params import ResponseFormatJSONSchema
 from pydantic import BaseModel, ValidationError
 
-from growbin import telemetry
 from growbin.analysis import LONGEST_TEXT
 from growbin.capabilities import Capabilities, Effort, capabilities_of
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 from growbin.job import Analysis, CleanPhoto, Locale, ModelAnswer, Usage
+from growbin.telemetry import metrics
 
 OPENAI_URL = "https://api.openai.com/v1"
 MOST_ANSWER_TOKENS = 1500
@@ -165,7 +165,7 @@ def _count_tokens(completion: ChatCompletion) -> None:
         ("output", getattr(usage, "completion_tokens", None)),
         ("reasoning", getattr(details, "reasoning_tokens", None)),
     ):
-        telemetry.model_tokens.labels(kind=kind).inc(_number(told))
+        metrics.model_tokens.labels(kind=kind).inc(_number(told))
 
 
 def _number(told: Any) -> int:

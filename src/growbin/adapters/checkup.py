@@ -31,9 +31,9 @@ from growbin.adapters.redis_connection import ask, open_redis
 from growbin.adapters.topology import Topology, refusal
 from growbin.adapters.upload_store import S3UploadStore
 from growbin.capabilities import Effort
-from growbin.doctor import BrokerFacts, ModelFacts, PhotoFacts, RedisFacts, TopologyFacts, Transfer
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto
+from growbin.measurements import BrokerFacts, ModelFacts, PhotoFacts, RedisFacts, TopologyFacts, Transfer
 
 CONNECT_SECONDS = 4.0
 ROUND_TRIP_SECONDS = 4.0

@@ -17,13 +17,13 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, 
 from aio_pika.exceptions import PublishError
 from yarl import URL
 
-from growbin import telemetry
 from growbin.adapters.broker_link import BrokerLink, losses_told
 from growbin.adapters.job_event import EVENT_MEDIA_TYPE, BadEvent, decode_event, encode_event, read_letter
 from growbin.adapters.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, Backlog, DeadLetter, HandBack, Job, Retry, Verdict
 from growbin.ports import Handler, Obituary, Undertaker
+from growbin.telemetry import traces
 
 log = structlog.get_logger()
 
@@ -123,7 +123,7 @@ class RabbitJobQueue:
             content_type=EVENT_MEDIA_TYPE,
             message_id=str(job_id),
             delivery_mode=DeliveryMode.PERSISTENT,
-            headers={"traceparent": telemetry.traceparent()},
+            headers={"traceparent": traces.traceparent()},
         )
         try:
             with losses_told():

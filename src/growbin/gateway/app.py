@@ -15,10 +15,9 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from growbin import telemetry
 from growbin.gateway import openapi
+from growbin.gateway.context import GATEWAY, Gateway, GatewayLimits, StreamSlots
 from growbin.gateway.events import stream_job, stream_session
-from growbin.gateway.gateway import GATEWAY, Gateway, GatewayLimits, StreamSlots
 from growbin.gateway.hub import Hub
 from growbin.gateway.jobs import (
     CancelAsked,
@@ -39,6 +38,7 @@ from growbin.gateway.sessions import SessionAnswer, create_session
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
 from growbin.job import ProgressEvent
 from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
+from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
@@ -202,14 +202,14 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     offered = request.headers.get("X-Request-ID", "")
     request[REQUEST_ID] = offered if re.fullmatch(r"[\w.-]{8,64}", offered, re.ASCII) else uuid.uuid4().hex
     structlog.contextvars.clear_contextvars()  # the connection's last request
-    telemetry.bind_request(request[REQUEST_ID], request.headers.get("traceparent"))
+    traces.bind_request(request[REQUEST_ID], request.headers.get("traceparent"))
     begin = time.perf_counter()
     response = await handler(request)
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
     if isinstance(response, web.Response):
         seconds = time.perf_counter() - begin
-        telemetry.request_seconds.labels(request.method, route, response.status).observe(seconds)
+        metrics.request_seconds.labels(request.method, route, response.status).observe(seconds)
     log.debug("request_answered", method=request.method, route=route, status=response.status)
     return response
 

@@ -13,15 +13,15 @@ from uuid import UUID
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
 
-from growbin import telemetry
 from growbin.gateway import sse
-from growbin.gateway.gateway import GATEWAY, GatewayLimits
+from growbin.gateway.context import GATEWAY, GatewayLimits
 from growbin.gateway.hub import ReaderTooSlow, Watch
 from growbin.gateway.jobs import find_job
 from growbin.gateway.live_stream import LiveStream
 from growbin.gateway.problems import not_found
 from growbin.gateway.session_watch import SessionWatch
 from growbin.gateway.sessions import address_of, find_session
+from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -105,7 +105,7 @@ async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -
         log.exception("stream_broken")
         _cut(request)
     finally:
-        telemetry.streams_closed.labels(end=end).inc()
+        metrics.streams_closed.labels(end=end).inc()
     return response
 
 

@@ -17,9 +17,8 @@ import structlog
 from aiohttp import hdrs, web
 from pydantic import BaseModel
 
-from growbin import telemetry
 from growbin.errors import Rejected, Unavailable
-from growbin.gateway.gateway import GATEWAY, Gateway
+from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.problems import bad_request, not_found
 from growbin.gateway.sessions import Session, address_of, find_session
 from growbin.job import (
@@ -36,6 +35,7 @@ from growbin.job import (
 )
 from growbin.photo import sniff
 from growbin.ports import Letter
+from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -173,12 +173,12 @@ async def complete_upload(request: web.Request) -> web.Response:
         async with gateway.submissions.setdefault(job_id, asyncio.Lock()):
             stage = await submit_job(gateway, await find_job(request))
     except Rejected as error:
-        telemetry.uploads.labels(outcome=error.code).inc()
+        metrics.uploads.labels(outcome=error.code).inc()
         raise
     except Unavailable:
-        telemetry.uploads.labels(outcome="unavailable").inc()
+        metrics.uploads.labels(outcome="unavailable").inc()
         raise
-    telemetry.uploads.labels(outcome="accepted").inc()
+    metrics.uploads.labels(outcome="accepted").inc()
     links = links_of(job_id)
     answer = json_answer(Submitted(job_id=job_id, stage=stage, links=links), status=202)
     answer.headers.update({hdrs.LOCATION: links.self, hdrs.RETRY_AFTER: "1"})

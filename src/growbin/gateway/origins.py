@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from growbin.errors import Rejected
-from growbin.gateway.gateway import GATEWAY
+from growbin.gateway.context import GATEWAY
 
 READING = ("GET", "HEAD", "OPTIONS")
 PREFLIGHT = {

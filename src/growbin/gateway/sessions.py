@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from growbin.errors import Unavailable
 from growbin.gateway.addresses import client_address, is_trusted
-from growbin.gateway.gateway import GATEWAY
+from growbin.gateway.context import GATEWAY
 
 COOKIE = "growbin_session"
 COOKIES_READ = ("__Host-growbin_session", COOKIE)  # the first is a newer version's

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from growbin.errors import Rejected
 from growbin.gateway.addresses import address_hash
-from growbin.gateway.gateway import GATEWAY, Gateway
+from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.jobs import (
     Links,
     json_answer,

@@ -27,9 +27,9 @@ import aioboto3
 import aiohttp
 import redis.asyncio
 
+from growbin.embedded_model.server import MODEL_ID
 from growbin.local.bucket import CONFIG, furnish
 from growbin.local.child import GRPC_OFFSET, Child, PartFailed, draw_port, is_free, is_open
-from growbin.local.model_server import MODEL_ID
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

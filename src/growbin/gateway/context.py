@@ -10,12 +10,12 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
-from growbin import telemetry
 from growbin.errors import Rejected
 from growbin.gateway.addresses import Network
 from growbin.gateway.hub import Hub
 from growbin.gateway.live_stream import Pulse
 from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
+from growbin.telemetry import metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class StreamSlots:
 
     def change(self, owner: str, address: str, by: int) -> None:
         self._open += by
-        telemetry.open_streams.inc(by)
+        metrics.open_streams.inc(by)
         for counter, key in ((self._by_owner, owner), (self._by_address, address)):
             counter[key] += by
             if not counter[key]:

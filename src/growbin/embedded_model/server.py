@@ -29,9 +29,9 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from growbin.embedded_model.build import ModelBuildFailed, ensure_model
+from growbin.embedded_model.classifier import Classifier, Sighting, UnreadablePhoto
 from growbin.job import Analysis, Category, Condition, Finding, Locale
-from growbin.local.classifier import Classifier, Sighting, UnreadablePhoto
-from growbin.local.model_build import ModelBuildFailed, ensure_model
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""Logs and metrics: how they are set up, and every metric, declared once.
+"""Logs: how they are set up.
 
 A log line is an event `noun_verbed` with fields; `request_id`, `trace_id` and `job_id` join it by
 themselves from the context. No secret leaves: fields are redacted by name, texts by pattern.
@@ -8,86 +8,15 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 import sys
-from contextvars import ContextVar
 from typing import Literal
 
 import structlog
 from aiohttp import ClientConnectionResetError
 from aiohttp.http_exceptions import HttpProcessingError
-from prometheus_client import Counter, Gauge, Histogram
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 LogFormat = Literal["json", "console"]
-
-# --- metrics -----------------------------------------------------------------------------------
-
-SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
-
-request_seconds = Histogram(
-    "growbin_request_seconds",
-    "Time to answer a request; progress streams are not counted",
-    ("method", "route", "status"),
-    buckets=SHORT,
-)
-uploads = Counter(
-    "growbin_uploads_total", "Answers of upload-complete: `accepted` or a problem's code", ("outcome",)
-)
-open_streams = Gauge("growbin_open_streams", "Progress streams and waiting reads open now")
-streams_closed = Counter(
-    "growbin_streams_closed_total",
-    "Progress streams by how they ended: ended, drained, slow, gone, broken",
-    ("end",),
-)
-
-jobs_ended = Counter(
-    "growbin_jobs_ended_total", "Jobs this consumer ended, by terminal stage or failure code", ("outcome",)
-)
-queue_wait_seconds = Histogram(
-    "growbin_queue_wait_seconds", "From upload-complete to a job's start", buckets=LONG
-)
-photos_fetched = Counter(
-    "growbin_photos_fetched_total",
-    "Photos read, by source (cdn, s3) and the CDN's cache (hit, miss, none)",
-    ("source", "cache"),
-)
-photo_fetch_seconds = Histogram(
-    "growbin_photo_fetch_seconds", "Time to read a photo", ("source",), buckets=SHORT
-)
-model_call_seconds = Histogram("growbin_model_call_seconds", "Length of a model call", buckets=LONG)
-model_tokens = Counter(
-    "growbin_model_tokens_total",
-    "Tokens of answered model calls: input, output, and those of the output that were reasoning",
-    ("kind",),
-)
-for _kind in ("input", "output", "reasoning"):
-    model_tokens.labels(kind=_kind)
-
-# --- traces ------------------------------------------------------------------------------------
-
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_trace: ContextVar[tuple[str, str]] = ContextVar("trace")  # trace id, flags
-
-
-def bind_request(request_id: str, traceparent: str | None) -> None:
-    """Join the caller's W3C trace, or begin one; every log line from here on names it."""
-    joins = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
-    trace_id, flags = (
-        (traceparent[3:35], traceparent[-2:]) if joins and traceparent else (secrets.token_hex(16), "00")
-    )
-    _trace.set((trace_id, flags))
-    structlog.contextvars.bind_contextvars(request_id=request_id, trace_id=trace_id)
-
-
-def traceparent() -> str:
-    """The header value for what we send on: the same trace, a new span."""
-    trace_id, flags = _trace.get((secrets.token_hex(16), "00"))
-    return f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
-
-
-# --- logs --------------------------------------------------------------------------------------
 
 REDACTED = "[redacted]"
 

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import structlog
 
-from growbin import telemetry
 from growbin.analysis import parse_answer
+from growbin.consumer.pacing import Closing, SoloGate, Throttle
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import (
     Ack,
@@ -33,7 +33,6 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure_detail, is_retryable
-from growbin.pacing import Closing, SoloGate, Throttle
 from growbin.ports import (
     Analyst,
     Held,
@@ -45,6 +44,7 @@ from growbin.ports import (
     UploadStore,
 )
 from growbin.rules import Advised, advise_all
+from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -183,11 +183,11 @@ class Attempt:
         self._go_on(await self._patiently(lambda: self._tools.progress.finish(self._job, self.number, end)))
         self.is_done = isinstance(end, Result)
         outcome = "done" if isinstance(end, Result) else end.code
-        telemetry.jobs_ended.labels(outcome=outcome).inc()
+        metrics.jobs_ended.labels(outcome=outcome).inc()
         if isinstance(end, Result):
-            telemetry.queue_wait_seconds.observe(end.timings_ms.queue / 1000)
-            telemetry.photos_fetched.labels(source=end.photo.source, cache=end.photo.cache or "none").inc()
-            telemetry.photo_fetch_seconds.labels(source=end.photo.source).observe(end.timings_ms.fetch / 1000)
+            metrics.queue_wait_seconds.observe(end.timings_ms.queue / 1000)
+            metrics.photos_fetched.labels(source=end.photo.source, cache=end.photo.cache or "none").inc()
+            metrics.photo_fetch_seconds.labels(source=end.photo.source).observe(end.timings_ms.fetch / 1000)
         log.info("job_ended", outcome=outcome, attempt=self.number)
 
     async def fail(self, code: str) -> None:
@@ -215,7 +215,7 @@ class Attempt:
         if not await self._patiently(lambda: progress.count_paid_call(job, self.number, call_id)):
             raise JobFailed("temporarily_unavailable", "paid calls used up")
         try:
-            with telemetry.model_call_seconds.time():
+            with metrics.model_call_seconds.time():
                 answer = await self._tools.analyst.ask(photo, job.question, job.locale)
         except Throttled as refusal:
             # Nothing was paid and no attempt is burned: everybody slows down, and we ask again.

@@ -17,8 +17,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from growbin.embedded_model.build import SIDE_PIXELS
 from growbin.job import Category, Condition, Locale, Material, Noun
-from growbin.local.model_build import SIDE_PIXELS
 
 if TYPE_CHECKING:
     import numpy

@@ -9,11 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Literal
 
 from growbin.errors import Unavailable
+from growbin.measurements import (
+    BrokerFacts,
+    ModelFacts,
+    PhotoFacts,
+    RedisFacts,
+    TopologyFacts,
+    Transfer,
+    in_ms,
+)
 
 Grade = Literal["ok", "warn", "fail"]
 Say = Callable[[str], None]
@@ -81,32 +90,14 @@ async def _examine(check: Check) -> Sequence[Finding]:
 # --- RabbitMQ ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerFacts:
-    """One node. The round trip is publish, confirm and get, through a queue that is gone afterwards."""
-
-    version: str
-    connect_ms: float
-    round_trip_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class TopologyFacts:
-    """Of `declared` queues and exchanges: those that are `missing`, and in what others are `different`."""
-
-    declared: int
-    missing: list[str]
-    different: list[str]
-
-
 BROKER_AWAY = "Start it, or correct RABBITMQ_URL (address, user, password, vhost)"
 MANAGEMENT_AWAY = "Correct RABBITMQ_MANAGEMENT_URL: without it the number of waiting jobs is not limited"
 
 
 def judge_broker(name: str, facts: BrokerFacts) -> list[Finding]:
     numbers = (
-        f"version {facts.version}, connected in {_ms(facts.connect_ms)}, "
-        f"confirmed round trip {_ms(facts.round_trip_ms)}"
+        f"version {facts.version}, connected in {in_ms(facts.connect_ms)}, "
+        f"confirmed round trip {in_ms(facts.round_trip_ms)}"
     )
     digits = [int(part) for part in facts.version.split(".")[:2] if part.isdecimal()]
     if len(digits) == 2 and tuple(digits) < OLDEST_RABBITMQ:
@@ -146,17 +137,6 @@ def judge_alarms(alarms: Sequence[str]) -> list[Finding]:
 # --- Redis -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RedisFacts:
-    """One server. `appends` and `eviction_policy` are None where it does not tell."""
-
-    version: str
-    round_trip_ms: float
-    appends: bool | None
-    eviction_policy: str | None
-    skew_seconds: float
-
-
 REDIS_AWAY = (
     "Start it, or correct REDIS_URL (or the role's own REDIS_..._URL); gateways are not ready without it"
 )
@@ -164,7 +144,7 @@ REDIS_AWAY = (
 
 def judge_redis(name: str, facts: RedisFacts) -> list[Finding]:
     """Reachable, keeps what it was told, and forgets nothing on its own."""
-    round_trip = f"version {facts.version}, written and read in {_ms(facts.round_trip_ms)}"
+    round_trip = f"version {facts.version}, written and read in {in_ms(facts.round_trip_ms)}"
     slow = facts.round_trip_ms > SLOW_ROUND_TRIP_MS
     return [
         Finding("warn", name, round_trip, "Slow: look at its load and the way to it")
@@ -202,38 +182,6 @@ def _judge_eviction(name: str, policy: str | None) -> Finding:
 
 
 # --- S3 and CDN --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """One HTTP exchange on a connection of its own. `phases_ms`: `dns` (unless the address is a number),
-    `connect`, `first byte`, `total`, each from the phase's own start but the last two from the beginning.
-    `problem` is S3's error code, or why there is no answer (`status` 0)."""
-
-    status: int
-    phases_ms: dict[str, float] = field(default_factory=dict)
-    cache: str | None = None
-    skew_seconds: float | None = None
-    problem: str = ""
-    is_whole: bool = False  # the body is the one that was written
-
-    @property
-    def text(self) -> str:
-        phases = ", ".join(f"{phase} {_ms(spent)}" for phase, spent in self.phases_ms.items())
-        return " ".join(filter(None, (str(self.status or "no answer"), self.problem, phases)))
-
-
-@dataclass(frozen=True, slots=True)
-class PhotoFacts:
-    """A small object written to `incoming/`, read back, and removed. None: not tried, as the write failed
-    (or the CDN is switched off)."""
-
-    write: Transfer
-    read: Transfer | None = None
-    read_unsigned: Transfer | None = None
-    cdn_first: Transfer | None = None
-    cdn_second: Transfer | None = None
-    cdn_without_secret: Transfer | None = None
 
 
 STORE_AWAY = "Correct S3_ENDPOINT_URL, S3_BUCKET_NAME, AWS_REGION; is the way to S3 open?"
@@ -304,17 +252,6 @@ def _judge_closed(name: str, transfer: Transfer, advice: str) -> Finding:
 # --- model and clock ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """One tiny paid call. `is_broken`: only a person can mend it (key, quota, name of the model)."""
-
-    model: str
-    answer_ms: float = 0
-    tokens: int = 0
-    problem: str = ""
-    is_broken: bool = False
-
-
 MODEL_AWAY = "Correct OPENAI_BASE_URL; is the way to the model open?"
 MODEL_CANNOT = (
     "Choose a model that sees pictures, keeps to a schema, and takes OPENAI_REASONING_EFFORT if set"
@@ -330,7 +267,7 @@ MODEL_REFUSES = {
 
 def judge_model(facts: ModelFacts) -> list[Finding]:
     if not facts.problem:
-        text = f"{facts.model} answered in {_ms(facts.answer_ms)}, {facts.tokens} tokens"
+        text = f"{facts.model} answered in {in_ms(facts.answer_ms)}, {facts.tokens} tokens"
         return [Finding("ok", "model", text)]
     if facts.is_broken:
         advice = MODEL_REFUSES.get(facts.problem[:3], MODEL_CANNOT)
@@ -370,7 +307,3 @@ def judge_clock(name: str, skew_seconds: float) -> Finding:
     if abs(skew_seconds) > SKEW_WARN_SECONDS:
         return Finding("warn", name, text, advice)
     return Finding("ok", name, text)
-
-
-def _ms(milliseconds: float) -> str:
-    return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"

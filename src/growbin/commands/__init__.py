@@ -1,0 +1,1 @@
+"""What people type: photos from a terminal, dead letters, a check of every part."""

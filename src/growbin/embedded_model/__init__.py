@@ -1,0 +1,1 @@
+"""The default model: a classifier behind an OpenAI-compatible endpoint."""

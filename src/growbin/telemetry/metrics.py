@@ -1,0 +1,47 @@
+"""Every metric, declared once."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
+
+request_seconds = Histogram(
+    "growbin_request_seconds",
+    "Time to answer a request; progress streams are not counted",
+    ("method", "route", "status"),
+    buckets=SHORT,
+)
+uploads = Counter(
+    "growbin_uploads_total", "Answers of upload-complete: `accepted` or a problem's code", ("outcome",)
+)
+open_streams = Gauge("growbin_open_streams", "Progress streams and waiting reads open now")
+streams_closed = Counter(
+    "growbin_streams_closed_total",
+    "Progress streams by how they ended: ended, drained, slow, gone, broken",
+    ("end",),
+)
+
+jobs_ended = Counter(
+    "growbin_jobs_ended_total", "Jobs this consumer ended, by terminal stage or failure code", ("outcome",)
+)
+queue_wait_seconds = Histogram(
+    "growbin_queue_wait_seconds", "From upload-complete to a job's start", buckets=LONG
+)
+photos_fetched = Counter(
+    "growbin_photos_fetched_total",
+    "Photos read, by source (cdn, s3) and the CDN's cache (hit, miss, none)",
+    ("source", "cache"),
+)
+photo_fetch_seconds = Histogram(
+    "growbin_photo_fetch_seconds", "Time to read a photo", ("source",), buckets=SHORT
+)
+model_call_seconds = Histogram("growbin_model_call_seconds", "Length of a model call", buckets=LONG)
+model_tokens = Counter(
+    "growbin_model_tokens_total",
+    "Tokens of answered model calls: input, output, and those of the output that were reasoning",
+    ("kind",),
+)
+for _kind in ("input", "output", "reasoning"):
+    model_tokens.labels(kind=_kind)

@@ -1,0 +1,1 @@
+"""Ties each program together: reads the settings, opens the adapters, runs it."""

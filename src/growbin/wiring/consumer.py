@@ -1,0 +1,99 @@
+"""The consumer: its ports opened, jobs handled until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+
+import structlog
+
+from growbin.adapters.analyst import OpenAIAnalyst
+from growbin.adapters.photo_cleaner import ChildPhotoCleaner
+from growbin.adapters.photo_source import CdnPhotoSource
+from growbin.capabilities import EffortRefused, capabilities_of
+from growbin.config import Settings
+from growbin.consumer.handle_job import Tools, bury, handle_job
+from growbin.consumer.pacing import Throttle
+from growbin.probes import build_probes
+from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, serving
+
+log = structlog.get_logger()
+
+
+async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
+    """Jobs until `stop` is set; then running ones finish within their grace. Raises CannotStart."""
+    async with AsyncExitStack() as stack:
+        progress = await stack.enter_async_context(open_progress(settings))
+        uploads = await stack.enter_async_context(open_uploads(settings))
+        photos = await stack.enter_async_context(
+            CdnPhotoSource.open(
+                base_url=settings.cdn_base_url,
+                reader_secret=settings.cdn_reader_secret.get_secret_value(),
+                enabled=settings.cdn_enabled,
+                read_from_store=uploads.read,
+                max_bytes=settings.photo_max_bytes,
+            )
+        )
+        cleaner = await stack.enter_async_context(
+            ChildPhotoCleaner.open(max_pixels=settings.photo_max_pixels, max_side=settings.photo_model_side)
+        )
+        analyst = await stack.enter_async_context(open_analyst(settings))
+        queue = await stack.enter_async_context(open_queue(settings))
+        tools = Tools(
+            progress=progress,
+            uploads=uploads,
+            photos=photos,
+            cleaner=cleaner,
+            analyst=analyst,
+            image_base_url=settings.cdn_base_url,
+            cache_seconds=settings.cdn_cache_ttl,
+            sure_threshold=settings.sure_threshold,
+            lease_renew_seconds=settings.lease_renew_seconds,
+            throttle=Throttle(settings.consumer_concurrency),
+        )
+        consuming = queue.consuming(
+            partial(handle_job, tools=tools),
+            partial(bury, tools=tools),
+            concurrency=tools.throttle.concurrency,
+            grace_seconds=settings.consumer_grace_seconds,
+        )
+        async with consuming as is_subscribed:
+
+            async def subscribed() -> bool:
+                return is_subscribed() and not stop.is_set()
+
+            probes = build_probes(
+                required={
+                    "rabbitmq": queue.is_connected,
+                    "subscribed": subscribed,
+                    "redis": progress.is_writable,
+                }
+            )
+            await stack.enter_async_context(
+                serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT")
+            )
+            log.info("consumer_started", concurrency=settings.consumer_concurrency)
+            await stop.wait()
+            log.info("consumer_stopping")
+            await tools.close()
+
+
+def open_analyst(settings: Settings) -> AbstractAsyncContextManager[OpenAIAnalyst]:
+    """Raises CannotStart when there is no model to ask, or it does not accept the effort."""
+    key = settings.openai_api_key.get_secret_value()
+    if not key and settings.openai_base_url is None:
+        raise CannotStart(
+            "there is no model: set OPENAI_API_KEY, or OPENAI_BASE_URL to a server of your own."
+        )
+    try:
+        capabilities_of(settings.openai_model).effort(settings.openai_model, settings.openai_reasoning_effort)
+    except EffortRefused as error:
+        raise CannotStart(f"{error}.") from None
+    return OpenAIAnalyst.open(
+        api_key=key,
+        base_url=settings.openai_base_url,
+        model=settings.openai_model,
+        effort=settings.openai_reasoning_effort,
+        timeout_seconds=settings.model_timeout_seconds,
+    )

@@ -1,0 +1,98 @@
+"""`growbin doctor`: which parts are tried, with which settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from urllib.parse import urlsplit
+
+import structlog
+
+from growbin.adapters import checkup
+from growbin.capabilities import EffortRefused
+from growbin.commands import doctor
+from growbin.config import Settings
+from growbin.wiring.parts import open_uploads
+
+log = structlog.get_logger()
+
+DOCTOR_MODEL_SECONDS = 20.0
+ROLES = ("jobs", "progress", "sessions")
+
+
+def run_doctor(settings: Settings, say: Callable[[str], None], *, as_json: bool) -> int:
+    """`growbin doctor`; returns the exit status."""
+    logging.disable()  # what fails is said as a finding
+    return asyncio.run(doctor.examine(_checks(settings), say, as_json=as_json))
+
+
+def _checks(settings: Settings) -> list[doctor.Check]:
+    async def broker(name: str, url: str) -> list[doctor.Finding]:
+        return doctor.judge_broker(name, await checkup.use_broker(url))
+
+    async def topology() -> list[doctor.Finding]:
+        return doctor.judge_topology(
+            await checkup.compare_topology(settings.rabbitmq_urls, settings.queue_name)
+        )
+
+    async def alarms() -> list[doctor.Finding]:
+        return doctor.judge_alarms(await checkup.read_alarms(settings.rabbitmq_management_url or ""))
+
+    async def redis(name: str, url: str) -> list[doctor.Finding]:
+        return doctor.judge_redis(name, await checkup.use_redis(url))
+
+    async def photos() -> list[doctor.Finding]:
+        async with open_uploads(settings) as uploads:
+            cdn = settings.cdn_base_url if settings.cdn_enabled else None
+            secret = settings.cdn_reader_secret.get_secret_value()
+            return doctor.judge_photos(
+                await checkup.use_photos(uploads, cdn_base_url=cdn, reader_secret=secret)
+            )
+
+    async def model() -> list[doctor.Finding]:
+        name, base_url = settings.openai_model, settings.openai_base_url
+        key = settings.openai_api_key.get_secret_value()
+        try:
+            facts = await checkup.use_model(
+                api_key=key,
+                base_url=base_url,
+                model=name,
+                effort=settings.openai_reasoning_effort,
+                timeout_seconds=min(settings.model_timeout_seconds, DOCTOR_MODEL_SECONDS),
+            )
+            answers = doctor.judge_model(facts)
+        except EffortRefused as error:
+            answers = doctor.judge_effort(str(error))
+        lives_until = await checkup.read_shutdown_date(api_key=key, base_url=base_url, model=name)
+        return answers + doctor.judge_shutdown(name, lives_until, datetime.now(UTC).date())
+
+    checks = []
+    for url in settings.rabbitmq_urls:
+        name = f"rabbitmq {_server(url)}"
+        checks.append(doctor.Check(name, partial(broker, name, url), doctor.BROKER_AWAY))
+    checks.append(doctor.Check("rabbitmq topology", topology, doctor.BROKER_AWAY))
+    if settings.rabbitmq_management_url:
+        checks.append(doctor.Check("rabbitmq alarms", alarms, doctor.MANAGEMENT_AWAY))
+    for url, roles in _redis_servers(settings).items():
+        name = "redis" if len(roles) == len(ROLES) else f"redis {'+'.join(roles)}"
+        checks.append(doctor.Check(name, partial(redis, name, url), doctor.REDIS_AWAY))
+    checks.append(doctor.Check("photos", photos, doctor.STORE_AWAY))
+    checks.append(doctor.Check("model", model, doctor.MODEL_AWAY))
+    return checks
+
+
+def _server(url: str) -> str:
+    """Host and port, without user and password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _redis_servers(settings: Settings) -> dict[str, list[str]]:
+    """One URL for each server, with the roles that it has."""
+    servers: dict[str, tuple[str, list[str]]] = {}
+    for role in ROLES:
+        url: str = getattr(settings, f"redis_{role}_url")
+        servers.setdefault(_server(url), (url, []))[1].append(role)
+    return dict(servers.values())
