@@ -24,8 +24,9 @@ DEPLOY_VENV := .venv-deploy
 DEPLOY_INSTALLED := $(DEPLOY_VENV)/.installed-$(VERSION)
 
 BROWSER := $(PYTHON) -m tests.browser
-TEST := $(VENV)/bin/python -m pytest -m "not long" --ignore=tests/deploy
-TEST_BESIDE := tests/faults tests/page tests/stream_conformance
+TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy
+# Half of the time that the tests take, and all that needs a browser or node.
+TEST_BESIDE := tests/faults tests/page tests/stream_conformance/test_clients.py tests/contract
 BESIDE := $(VENV)/test-beside.log
 
 # What npm installs for tests.
@@ -41,7 +42,7 @@ help:  ## print this list
 run: $(RUNNABLE) rabbitmq curl  ## start everything here and serve http://127.0.0.1:8080
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
-test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
+test: setup $(if $(ARGS),chromium node)  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
 	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=2 test-here test-beside; code=$$?; cat $(BESIDE); exit $$code)
 
 # Two runs that mostly wait, each on servers of its own; the second one's output is kept apart until the end.
@@ -49,7 +50,10 @@ test-here:
 	@echo "$(TEST_BESIDE) run beside these: their output follows."
 	@$(TEST) $(TEST_BESIDE:%=--ignore=%)
 
+# The browser is installed meanwhile, and node after it: two apt-gets would get in each other's way.
 test-beside:
+	@$(QUIETLY) chromium
+	@$(QUIETLY) node
 	@$(TEST) $(TEST_BESIDE) >$(BESIDE) 2>&1
 
 faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too

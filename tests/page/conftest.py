@@ -18,6 +18,7 @@ from playwright.async_api import (
     Locator,
     Page,
     async_playwright,
+    expect,
 )
 
 from tests.browser import FLAGS, browser_path
@@ -25,6 +26,7 @@ from tests.e2e.photos import COFFEE_CUP
 from tests.e2e.system import CountedModel, System, running_system
 
 LONGEST_STEP_MS = 20_000
+expect.set_options(timeout=LONGEST_STEP_MS)  # its own 5 s are what the page waits before it asks again
 
 
 def file(content: bytes) -> FilePayload:
@@ -124,7 +126,7 @@ def visiting(browser: Browser) -> Visiting:
 
         def note_console(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning"):
-                visit.errors.append(message.text)
+                visit.errors.append(f"{message.text} {message.location.get('url', '')}".rstrip())
 
         page.on("console", note_console)
         page.on("pageerror", lambda error: visit.errors.append(str(error)))
