@@ -9,9 +9,13 @@ KILLS ?= 10
 # Empty when PYTHON is missing or older than 3.11. Each other interpreter has a venv of its own.
 VERSION := $(shell $(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) and sys.stdout.write("%d.%d" % v[:2])' 2>/dev/null)
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
+# Two stages: what `make run` needs, and what every other task needs besides.
+RUNNABLE := $(VENV)/.runnable-$(VERSION)
 INSTALLED := $(VENV)/.installed-$(VERSION)
 PIP := $(VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check
 COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+# The other locks have the versions of the one for all, so that each may be installed over another.
+COMPILE_PART := $(COMPILE) --constraint requirements/dev.txt
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo)
 QUIETLY := $(MAKE) --no-print-directory
 
@@ -19,8 +23,10 @@ QUIETLY := $(MAKE) --no-print-directory
 DEPLOY_VENV := .venv-deploy
 DEPLOY_INSTALLED := $(DEPLOY_VENV)/.installed-$(VERSION)
 
-TEST := $(VENV)/bin/python -m pytest -m "not long" --ignore=tests/deploy
-TEST_BESIDE := tests/faults tests/page tests/stream_conformance
+BROWSER := $(PYTHON) -m tests.browser
+TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy
+# Half of the time that the tests take, and all that needs a browser or node.
+TEST_BESIDE := tests/faults tests/page tests/stream_conformance/test_clients.py tests/contract
 BESIDE := $(VENV)/test-beside.log
 
 # What npm installs for tests.
@@ -33,10 +39,10 @@ help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.13 chooses the interpreter, PORT=9000 the address of run, ARGS='-k cdn' the tests."
 
-run: setup  ## start everything here and serve http://127.0.0.1:8080
+run: $(RUNNABLE) rabbitmq curl  ## start everything here and serve http://127.0.0.1:8080
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
-test: setup chromium node  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
+test: setup $(if $(ARGS),chromium node)  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
 	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=2 test-here test-beside; code=$$?; cat $(BESIDE); exit $$code)
 
 # Two runs that mostly wait, each on servers of its own; the second one's output is kept apart until the end.
@@ -44,7 +50,10 @@ test-here:
 	@echo "$(TEST_BESIDE) run beside these: their output follows."
 	@$(TEST) $(TEST_BESIDE:%=--ignore=%)
 
+# The browser is installed meanwhile, and node after it: two apt-gets would get in each other's way.
 test-beside:
+	@$(QUIETLY) chromium
+	@$(QUIETLY) node
 	@$(TEST) $(TEST_BESIDE) >$(BESIDE) 2>&1
 
 faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
@@ -82,26 +91,33 @@ format: setup  ## format the code and apply safe fixes
 	@$(VENV)/bin/ruff format --quiet .
 
 lock: setup  ## compile requirements/; ARGS=--upgrade takes new versions
-	@$(COMPILE) $(ARGS) pyproject.toml --output-file requirements/run.txt
-	@$(COMPILE) $(ARGS) --extra model pyproject.toml --output-file requirements/model.txt
-	@$(COMPILE) $(ARGS) --all-extras pyproject.toml --output-file requirements/dev.txt
-	@$(COMPILE) $(ARGS) requirements/build.in --output-file requirements/build.txt
+	@$(COMPILE) $(ARGS) --all-extras pyproject.toml requirements/build.in --output-file requirements/dev.txt
+	@$(COMPILE_PART) --extra local pyproject.toml requirements/build.in --output-file requirements/local.txt
+	@$(COMPILE_PART) --extra model pyproject.toml --output-file requirements/model.txt
+	@$(COMPILE_PART) pyproject.toml --output-file requirements/run.txt
+	@$(COMPILE_PART) requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) $(ARGS) requirements/deploy.in --output-file requirements/deploy.txt
 
 clean:  ## remove all that make has made: venvs, data, caches
 	@rm -rf .venv .venv-* var $(CLIENTS)/node_modules $(SCHEMAS)/node_modules .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup: $(INSTALLED) rabbitmq curl  ## install what is missing (every task does it first)
+setup: $(INSTALLED) rabbitmq curl  ## install what is missing (every task does it first; run needs less)
 
-$(INSTALLED): pyproject.toml requirements/dev.txt
+$(RUNNABLE): pyproject.toml requirements/local.txt
 	@$(if $(VERSION),,$(error growbin needs Python 3.11 or newer and "$(PYTHON)" is not: choose one, as in make PYTHON=python3.13))
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(QUIETLY) debian-packages PACKAGES=python$(VERSION)-venv
 	@test "$$($(VENV)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = $(VERSION) \
 		|| $(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing the locked packages into $(VENV): some minutes the first time."
-	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@echo "Installing the locked packages that growbin runs with into $(VENV)."
+	@$(PIP) install --require-hashes --requirement requirements/local.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Only what is missing is added.
+$(INSTALLED): requirements/dev.txt | $(RUNNABLE)
+	@echo "Installing the locked packages of the tests and checks into $(VENV)."
+	@$(PIP) install --require-hashes --requirement requirements/dev.txt
 	@touch $@
 
 # Only the program is wanted: growbin starts a private broker, so the packaged one stays off.
@@ -116,10 +132,11 @@ rabbitmq:
 curl:
 	@command -v curl >/dev/null || $(QUIETLY) debian-packages PACKAGES=curl
 
-# The page is tested in a real browser, with Korean glyphs.
+# The page is tested in a real browser, with Korean glyphs. Ubuntu's package is an empty one that asks for a snap.
 chromium:
-	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	@$(BROWSER) >/dev/null 2>&1 || ! command -v apt-get >/dev/null || grep -qx ID=ubuntu /etc/os-release \
 		|| $(QUIETLY) debian-packages PACKAGES="chromium fonts-noto-cjk"
+	@$(BROWSER) >/dev/null
 
 # Some rows give a process a wrong clock.
 faketime:

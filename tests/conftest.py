@@ -12,15 +12,18 @@ from tests.processes import Stack, command
 
 
 @pytest.fixture(scope="session")
-def parts() -> Iterator[dict[str, str]]:
-    """The environment that leads growbin to RabbitMQ, Valkey, SeaweedFS, nginx and the model server.
-
-    They are shared by the whole run: take fresh names (queues, jobs, keys), never flush.
-    """
+def parts_stack() -> Iterator[Stack]:
+    """Every part, shared by the whole run: take fresh names (queues, jobs, keys), never flush."""
     with tempfile.TemporaryDirectory(prefix="growbin-parts-") as folder:
-        stack = Stack(Path(folder), command("stack", "--parts-only"))
+        running = Stack(Path(folder), command("stack", "--parts-only"))
         try:
-            stack.wait_until_ready()
-            yield stack.settings
+            running.wait_until_ready()
+            yield running
         finally:
-            stack.stop()
+            running.stop_in_a_hurry()  # its data is thrown away
+
+
+@pytest.fixture(scope="session")
+def parts(parts_stack: Stack) -> dict[str, str]:
+    """The environment that leads growbin to RabbitMQ, Valkey, SeaweedFS, nginx and the model server."""
+    return parts_stack.settings

@@ -73,6 +73,11 @@ class Stack:
         self.process.send_signal(signal.SIGTERM)
         self.wait_until_gone()
 
+    def stop_in_a_hurry(self) -> None:
+        """The second signal lets it wait for nothing: RabbitMQ alone takes seconds to end cleanly."""
+        self.process.send_signal(signal.SIGINT)
+        self.stop()  # another number, for two equal signals may become one
+
     def wait_until_gone(self) -> None:
         """It was asked to end. Nothing of it may be left, and what is left is killed."""
         with contextlib.suppress(subprocess.TimeoutExpired):

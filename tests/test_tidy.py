@@ -307,6 +307,19 @@ def test_what_was_left_behind_does_not_come_back() -> None:
     assert not re.findall(r"^(?:imagehash|celery|kombu)==", locked, re.MULTILINE)
 
 
+def test_locks_agree_and_the_one_to_run_with_holds_no_tools() -> None:
+    """One may be installed over another: all have the same versions. `make run` needs no linter."""
+
+    def locked(name: str) -> set[str]:
+        text = (ROOT / "requirements" / f"{name}.txt").read_text()
+        return set(re.findall(r"^\S+==\S+", text, re.MULTILINE))
+
+    everything = locked("dev")
+    assert all(locked(name) < everything for name in ("build", "local", "model", "run"))
+    names = {package.partition("==")[0] for package in locked("local")}
+    assert names.isdisjoint({"mypy", "playwright", "pytest", "ruff", "uv"})
+
+
 def test_each_mutant_still_fits_the_code() -> None:
     """A patch that no longer applies would prove nothing, and only the long run would say so."""
     patches = sorted((TESTS / "faults" / "mutants").glob("*.patch"))

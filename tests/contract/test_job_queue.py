@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import aio_pika
 import aiohttp
+import psutil
 import pytest
 import pytest_asyncio
 from aio_pika import ExchangeType
@@ -476,18 +477,19 @@ async def test_closed_connection_does_not_start_a_running_job_again(broker: Brok
 
 
 async def _close_our_connections(parts: dict[str, str]) -> None:
-    """Force-close growbin's connections through the broker's management."""
+    """Force-close growbin's connections of this process, through the broker's management."""
     base = URL(parts["RABBITMQ_MANAGEMENT_URL"])
     headers = {"Authorization": aiohttp.encode_basic_auth(base.user or "", base.password or "")}
     async with aiohttp.ClientSession(headers=headers) as session:
         async with asyncio.timeout(15):
             closed = 0
             while closed < 2:
+                ours = {item.laddr.port for item in psutil.Process().net_connections("tcp") if item.laddr}
                 async with session.get(base.with_user(None) / "api/connections") as answer:
                     connections = await answer.json()
                 for connection in connections:
                     name = (connection.get("client_properties") or {}).get("connection_name", "")
-                    if str(name).startswith("growbin-"):
+                    if str(name).startswith("growbin-") and connection.get("peer_port") in ours:
                         path = f"/api/connections/{quote(connection['name'])}"
                         url = URL(f"{base.with_user(None)}{path}", encoded=True)
                         async with session.delete(url) as answer:

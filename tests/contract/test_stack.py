@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,14 +47,9 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack of our own, for what the shared one must not suffer."""
-    running = Stack(tmp_path_factory.mktemp("stack"), command("stack", "--parts-only"))
-    try:
-        running.wait_until_ready()
-        yield running
-    finally:
-        running.stop()
+def stack(parts_stack: Stack) -> Stack:
+    """The one that all tests share: nothing here hurts it."""
+    return parts_stack
 
 
 @asynccontextmanager

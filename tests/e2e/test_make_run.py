@@ -25,9 +25,22 @@ ROOT = Path(__file__).parents[2]
 
 def make_run(port: int) -> list[str]:
     """`make run` with the interpreter of this test; `--old-file` says that its venv is set up."""
-    installed = f"{sys.prefix}/.installed-{sys.version_info.major}.{sys.version_info.minor}"
+    runnable = f"{sys.prefix}/.runnable-{sys.version_info.major}.{sys.version_info.minor}"
     choice = [f"PYTHON={sys.executable}", f"VENV={sys.prefix}", f"PORT={port}"]
-    return ["make", "--directory", str(ROOT), "--old-file", installed, "run", *choice]
+    return ["make", "--directory", str(ROOT), "--old-file", runnable, "run", *choice]
+
+
+def test_run_installs_less_than_the_tests_need(tmp_path: Path) -> None:
+    """Who only wants to try it waits for the packages that growbin runs with, not for linters."""
+    choice = [f"PYTHON={sys.executable}", f"VENV={tmp_path}"]
+    plans = {
+        task: subprocess.run(
+            ["make", "--directory", str(ROOT), "--dry-run", task, *choice], capture_output=True, text=True
+        ).stdout
+        for task in ("run", "setup")
+    }
+    installed = {task: set(re.findall(r"requirements/(\w+)\.txt", plan)) for task, plan in plans.items()}
+    assert installed == {"run": {"local"}, "setup": {"local", "dev"}}
 
 
 @pytest.fixture(scope="module")

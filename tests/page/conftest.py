@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -19,22 +18,15 @@ from playwright.async_api import (
     Locator,
     Page,
     async_playwright,
+    expect,
 )
 
+from tests.browser import FLAGS, browser_path
 from tests.e2e.photos import COFFEE_CUP
 from tests.e2e.system import CountedModel, System, running_system
 
-# Debian's names, Google's, and where macOS keeps it.
-BROWSERS = (
-    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-)
-# Root may not use the sandbox, and a test needs no letters home.
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 LONGEST_STEP_MS = 20_000
+expect.set_options(timeout=LONGEST_STEP_MS)  # its own 5 s are what the page waits before it asks again
 
 
 def file(content: bytes) -> FilePayload:
@@ -114,10 +106,8 @@ async def system(parts: dict[str, str], model: HeldModel) -> AsyncIterator[Syste
 
 @pytest_asyncio.fixture(scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert path, f"no browser to look at the page with; install one of {', '.join(BROWSERS[:3])}"
     async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=path, args=FLAGS)
+        running = await playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
         yield running
         await running.close()
 
@@ -136,7 +126,7 @@ def visiting(browser: Browser) -> Visiting:
 
         def note_console(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning"):
-                visit.errors.append(message.text)
+                visit.errors.append(f"{message.text} {message.location.get('url', '')}".rstrip())
 
         page.on("console", note_console)
         page.on("pageerror", lambda error: visit.errors.append(str(error)))

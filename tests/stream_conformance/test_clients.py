@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 from playwright.async_api import async_playwright
 
+from tests.browser import FLAGS, browser_path
 from tests.e2e.photos import drawn
-from tests.page.conftest import BROWSERS, FLAGS
 from tests.stream_conformance.conftest import Service
 from tests.stream_conformance.proxy import Proxy
 from tests.stream_conformance.scripted_model import ScriptedModel
@@ -133,14 +132,12 @@ async def test_chromium_hears_all_through_a_cut_and_stops_at_204(
     word = new_word()
     gate = model.hold(word)
     proxy = Proxy(service.base_url)
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert path, f"no browser; install one of {', '.join(BROWSERS[:3])}"
     async with (
         proxy.serving() as at,
         visiting(service.base_url) as uploader,
         async_playwright() as playwright,
     ):
-        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
         page = await browser.new_page()
         await page.goto(at)
         ticket = await page.evaluate(BROWSER_SESSION % json.dumps(word))
