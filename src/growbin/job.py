@@ -25,7 +25,7 @@ EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "
 MediaType = Annotated[str, StringConstraints(pattern=r"^[\w.+-]+/[\w.+-]+$", max_length=100)]
 UploadKey = Annotated[str, StringConstraints(pattern=r"^incoming/[0-9a-f-]{36}(\.(jpg|png|webp))?$")]
 ETag = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
-Hash = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
+Owner = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 of the session token, hex
 # Milliseconds since 1970, until the year 6429: dates and Lua's numbers go no further.
 Moment = Annotated[int, Field(ge=0, lt=2**47)]
 
@@ -163,7 +163,7 @@ class Upload(Noun):
     """The record of a job from its ticket on (`job:{id}`, 24 h)."""
 
     job_id: UUID
-    owner: Hash  # SHA-256 of the session token, hex
+    owner: Owner
     key: UploadKey
     image_url: str
     content_type: MediaType = "image/jpeg"
@@ -171,7 +171,7 @@ class Upload(Noun):
     declared_length: int | None = None
     question: Annotated[str, StringConstraints(max_length=500)] | None = None
     locale: Locale = "ko"
-    address_hash: Hash | None = None
+    address_hash: Annotated[str, StringConstraints(max_length=200)] | None = None
     created_at_ms: Moment
     ticket_expires_at_ms: Moment
     # Set by upload-complete; fixed once one publish is confirmed.
@@ -200,8 +200,8 @@ class Job(Noun):
     content_type: MediaType = "image/jpeg"
     question: Annotated[str, StringConstraints(max_length=500)] | None = None
     locale: Locale = "ko"
-    owner: Hash
-    address_hash: Hash | None = None
+    owner: Owner
+    address_hash: Annotated[str, StringConstraints(max_length=200)] | None = None
     accepted_at_ms: Moment
     deadline_ms: Moment
 

@@ -105,7 +105,7 @@ def test_record_that_was_published_without_its_stamps_is_none() -> None:
     with pytest.raises(ValueError, match="not stamped"):
         Upload(
             job_id=JOB_ID,
-            owner="a",
+            owner="a" * 64,
             key=f"incoming/{JOB_ID}",
             image_url="",
             created_at_ms=1,
