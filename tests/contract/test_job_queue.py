@@ -19,12 +19,12 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from structlog.testing import capture_logs
 from yarl import URL
 
-from growbin.adapters.broker_link import BrokerLink
 from growbin.adapters.checkup import compare_topology
-from growbin.adapters.job_event import BadEvent, decode_event, encode_event
-from growbin.adapters.job_queue import RabbitJobQueue
-from growbin.adapters.letters import RabbitDeadLetters
-from growbin.adapters.topology import Arguments, Topology
+from growbin.adapters.rabbitmq.broker_link import BrokerLink
+from growbin.adapters.rabbitmq.job_event import BadEvent, decode_event, encode_event
+from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
+from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
+from growbin.adapters.rabbitmq.topology import Arguments, Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
 from growbin.ports import Handler, Letter, Obituary

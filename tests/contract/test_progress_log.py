@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from growbin.adapters import keys
-from growbin.adapters.progress_log import RedisProgressLog
-from growbin.adapters.redis_connection import open_redis
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import open_redis
+from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.errors import Rejected
 from growbin.job import Backlog, Failure, Job, LogEntry, ModelAnswer, Stage, Upload, Usage
 from growbin.ports import ProgressLog, Started

@@ -200,7 +200,7 @@ def test_a_function_that_asks_for_more_than_cloudfront_has_fails(code: str) -> N
 
 def test_function_and_consumer_mean_the_same_header() -> None:
     """CloudFront shows header names in small letters; the consumer's constant is the one that is checked."""
-    source = (ROOT / "src/growbin/adapters/photo_source.py").read_text()
+    source = (ROOT / "src/growbin/adapters/photos/photo_source.py").read_text()
     (header,) = re.findall(r'^READER_HEADER = "(.*)"$', source, re.MULTILINE)
     assert f"headers['{header.lower()}']" in (TERRAFORM / "functions/incoming-photo.js.tftpl").read_text()
 

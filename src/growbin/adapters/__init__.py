@@ -1,1 +1,1 @@
-"""One module for each outside system. Each class has `open(...)`, and turns vendor errors into ours."""
+"""One folder or module for each outside system. Each turns its vendor's errors into ours."""

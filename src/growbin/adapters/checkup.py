@@ -24,12 +24,12 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, Ch
 from PIL import Image
 from yarl import URL
 
-from growbin.adapters import keys
-from growbin.adapters.analyst import OPENAI_URL, OpenAIAnalyst
-from growbin.adapters.photo_source import READER_HEADER
-from growbin.adapters.redis_connection import ask, open_redis
-from growbin.adapters.topology import Topology, refusal
-from growbin.adapters.upload_store import S3UploadStore
+from growbin.adapters.model.analyst import OPENAI_URL, OpenAIAnalyst
+from growbin.adapters.photos.photo_source import READER_HEADER
+from growbin.adapters.photos.upload_store import S3UploadStore
+from growbin.adapters.rabbitmq.topology import Topology, refusal
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import ask, open_redis
 from growbin.capabilities import Effort
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto

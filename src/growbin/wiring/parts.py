@@ -11,10 +11,10 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from growbin.adapters.job_queue import RabbitJobQueue
-from growbin.adapters.letters import RabbitDeadLetters
-from growbin.adapters.progress_log import RedisProgressLog
-from growbin.adapters.upload_store import S3UploadStore
+from growbin.adapters.photos.upload_store import S3UploadStore
+from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
+from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
+from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.config import Settings
 from growbin.telemetry import logs
 

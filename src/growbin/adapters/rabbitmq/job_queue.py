@@ -17,9 +17,15 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, 
 from aio_pika.exceptions import PublishError
 from yarl import URL
 
-from growbin.adapters.broker_link import BrokerLink, losses_told
-from growbin.adapters.job_event import EVENT_MEDIA_TYPE, BadEvent, decode_event, encode_event, read_letter
-from growbin.adapters.topology import Topology
+from growbin.adapters.rabbitmq.broker_link import BrokerLink, losses_told
+from growbin.adapters.rabbitmq.job_event import (
+    EVENT_MEDIA_TYPE,
+    BadEvent,
+    decode_event,
+    encode_event,
+    read_letter,
+)
+from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, Backlog, DeadLetter, HandBack, Job, Retry, Verdict
 from growbin.ports import Handler, Obituary, Undertaker

@@ -10,9 +10,9 @@ import aio_pika
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
-from growbin.adapters.broker_link import losses_told
-from growbin.adapters.job_event import read_letter
-from growbin.adapters.topology import Topology
+from growbin.adapters.rabbitmq.broker_link import losses_told
+from growbin.adapters.rabbitmq.job_event import read_letter
+from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
 from growbin.ports import Letter
 

@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, model
 from pydantic_core import from_json
 from redis.asyncio import Redis
 
-from growbin.adapters import keys
-from growbin.adapters.redis_connection import ask, open_redis
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import ask, open_redis
 from growbin.errors import Rejected
 from growbin.job import (
     ENTRY_ID,
@@ -88,7 +88,7 @@ class RedisProgressLog:
         self._redis = redis
         self._image_base_url = image_base_url
         self._limits = limits
-        source = files("growbin.adapters").joinpath("progress_log.lua").read_text("utf-8")
+        source = files("growbin.adapters.redis").joinpath("progress_log.lua").read_text("utf-8")
         self._script = redis.register_script(source)
 
     @classmethod
