@@ -19,8 +19,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from structlog.testing import capture_logs
 from yarl import URL
 
-from growbin.adapters.checkup import compare_topology
 from growbin.adapters.rabbitmq.broker_link import BrokerLink
+from growbin.adapters.rabbitmq.checkup import compare_topology
 from growbin.adapters.rabbitmq.job_event import BadEvent, decode_event, encode_event
 from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
