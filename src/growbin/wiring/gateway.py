@@ -62,7 +62,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             progress=progress,
             uploads=uploads,
             queue=queue,
-            letters=open_letters(settings),
+            letters=await stack.enter_async_context(open_letters(settings)),
             photo_cache=photo_cache,
             hub=hub,
             upload_origin=settings.upload_origin,

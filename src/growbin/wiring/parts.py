@@ -96,5 +96,5 @@ def open_queue(settings: Settings) -> AbstractAsyncContextManager[RabbitJobQueue
     )
 
 
-def open_letters(settings: Settings) -> RabbitDeadLetters:
-    return RabbitDeadLetters(urls=settings.rabbitmq_urls, queue_name=settings.queue_name)
+def open_letters(settings: Settings) -> AbstractAsyncContextManager[RabbitDeadLetters]:
+    return RabbitDeadLetters.open(urls=settings.rabbitmq_urls, queue_name=settings.queue_name)
