@@ -14,9 +14,10 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from growbin.adapters.photos.photo_source import READER_HEADER, cache_of
+from growbin.adapters.photos.photo_source import cache_of
 from growbin.adapters.photos.upload_store import S3UploadStore
 from growbin.errors import Unavailable
+from growbin.job import READER_HEADER
 from growbin.measurements import PhotoFacts, Transfer, since_ms
 
 TRANSFER_SECONDS = 4.0

@@ -11,11 +11,10 @@ import aiohttp
 import structlog
 
 from growbin.errors import JobFailed
-from growbin.job import FetchedPhoto
+from growbin.job import READER_HEADER, FetchedPhoto
 
 log = structlog.get_logger()
 
-READER_HEADER = "X-Growbin-Reader"
 CHUNK_BYTES = 64 * 1024
 
 # (key, etag, length) -> the bytes; raises JobFailed(photo_missing | photo_changed) or Unavailable.

@@ -23,6 +23,7 @@ from growbin.errors import Rejected
 from growbin.job import (
     ENTRY_ID,
     STAGE_PROGRESS,
+    TERMINAL_STAGES,
     Backlog,
     Failure,
     Job,
@@ -51,7 +52,9 @@ def _in_each_locale(stage: Stage) -> dict[str, str]:
     return {locale: stage_message(stage, locale) for locale in LOCALES}
 
 
-_ENTRY = re.compile(rf"({ENTRY_ID}) (progress|done|failed|cancelled|expired) (\{{.*\}})", re.DOTALL)
+_ENTRY = re.compile(
+    rf"({ENTRY_ID}) ({'|'.join(['progress', *sorted(TERMINAL_STAGES)])}) (\{{.*\}})", re.DOTALL
+)
 
 
 def parse_entry(text: str) -> LogEntry | None:
@@ -72,6 +75,17 @@ def parse_kept_answer(text: str) -> ModelAnswer:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# What the script is told with each call, so that it stands once.
+_CONSTANTS = _json(
+    {
+        "ranks": {stage: stage.rank for stage in Stage if not stage.is_terminal},
+        "ends": sorted(TERMINAL_STAGES),
+        "log_seconds": keys.LOG_SECONDS,
+        "result_seconds": keys.RESULT_SECONDS,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +129,8 @@ class RedisProgressLog:
         named = (keys.progress, keys.events, keys.result, keys.lease, keys.attempts, keys.answer)
         given = {name: value for name, value in parameters.items() if value is not None}
         given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
-        return await ask(self._script(keys=[key(job_id) for key in named], args=[operation, _json(given)]))
+        args = [operation, _json(given), _CONSTANTS]
+        return await ask(self._script(keys=[key(job_id) for key in named], args=args))
 
     def _about(self, job: Job) -> dict[str, object]:
         """What the script needs to write a history from nothing, should it have been lost."""
@@ -328,7 +343,7 @@ class EndEvent(BaseModel):
 
     job_id: UUID
     seq: int
-    stage: Literal["done", "failed", "cancelled", "expired"]
+    stage: Stage
     progress: int
     message: str
     attempt: int
@@ -338,8 +353,10 @@ class EndEvent(BaseModel):
 
     @model_validator(mode="after")
     def _says_what_it_ended_with(self) -> Self:
-        if (self.stage == "done") != (self.result is not None) or (
-            self.stage == "failed" and not self.failure
+        if not self.stage.is_terminal:
+            raise ValueError("not an end")
+        if (self.stage == Stage.DONE) != (self.result is not None) or (
+            self.stage == Stage.FAILED and not self.failure
         ):
             raise ValueError("result and failure do not fit the stage")
         return self
