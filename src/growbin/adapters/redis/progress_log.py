@@ -36,7 +36,7 @@ from growbin.job import (
     Upload,
     Usage,
 )
-from growbin.messages import stage_message
+from growbin.messages import failure_of, stage_message
 from growbin.ports import Beginning, Held, History, Started
 
 log = structlog.get_logger()
@@ -52,9 +52,8 @@ def _in_each_locale(stage: Stage) -> dict[str, str]:
     return {locale: stage_message(stage, locale) for locale in LOCALES}
 
 
-_ENTRY = re.compile(
-    rf"({ENTRY_ID}) ({'|'.join(['progress', *sorted(TERMINAL_STAGES)])}) (\{{.*\}})", re.DOTALL
-)
+_EVENTS = "|".join(["progress", *sorted(TERMINAL_STAGES)])
+_ENTRY = re.compile(rf"({ENTRY_ID}) ({_EVENTS}) (\{{.*\}})", re.DOTALL)
 
 
 def parse_entry(text: str) -> LogEntry | None:
@@ -75,6 +74,11 @@ def parse_kept_answer(text: str) -> ModelAnswer:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _failure(failure: Failure) -> str:
+    """The tail of a `failed` event."""
+    return f'"failure":{failure.model_dump_json()}'
 
 
 # What the script is told with each call, so that it stands once.
@@ -240,7 +244,7 @@ class RedisProgressLog:
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         if isinstance(end, Result):
             return await self._append(job, attempt, Stage.DONE, f'"result":{end.model_dump_json()}')
-        return await self._append(job, attempt, Stage.FAILED, f'"failure":{end.model_dump_json()}')
+        return await self._append(job, attempt, Stage.FAILED, _failure(end))
 
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
         about = self._about(job)
@@ -262,14 +266,14 @@ class RedisProgressLog:
             update={"run": run, "deadline_ms": deadline_ms, "accepted_at_ms": accepted_at_ms}
         )
 
-    async def fail_unreadable(self, job_id: UUID, failure: Failure) -> None:
+    async def fail_unreadable(self, job_id: UUID, code: str) -> None:
         await self._run(
             "append",
             job_id,
             stage=Stage.FAILED,
             message=_in_each_locale(Stage.FAILED),
             progress=STAGE_PROGRESS[Stage.FAILED],
-            tail=f'"failure":{failure.model_dump_json()}',
+            tail={locale: _failure(failure_of(code, locale)) for locale in LOCALES},
         )
 
     async def _append(self, job: Job, attempt: int | None, stage: Stage, tail: str | None = None) -> Held:
