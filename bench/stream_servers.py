@@ -16,11 +16,11 @@ from typing import Any, cast
 from aiohttp import web
 from redis.asyncio import Redis
 
-from growbin.adapters import keys
-from growbin.adapters.job_records import RedisJobRecords
-from growbin.adapters.progress_feed import RedisProgressFeed
-from growbin.adapters.progress_log import RedisProgressLog
-from growbin.adapters.sessions import RedisSessions
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.job_records import RedisJobRecords
+from growbin.adapters.redis.progress_feed import RedisProgressFeed
+from growbin.adapters.redis.progress_log import RedisProgressLog
+from growbin.adapters.redis.sessions import RedisSessions
 from growbin.config import Settings
 from growbin.gateway.app import build_app
 from growbin.gateway.context import GatewayLimits

@@ -27,10 +27,10 @@ import psutil
 from redis.asyncio import Redis
 
 from bench.stream_servers import DESIGNS, HOST
-from growbin.adapters import keys
-from growbin.adapters.job_records import RedisJobRecords
-from growbin.adapters.progress_log import RedisProgressLog
-from growbin.adapters.sessions import RedisSessions
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.job_records import RedisJobRecords
+from growbin.adapters.redis.progress_log import RedisProgressLog
+from growbin.adapters.redis.sessions import RedisSessions
 from growbin.job import Upload
 from growbin.local.child import draw_port
 from growbin.local.parts import Valkey

@@ -40,7 +40,7 @@ from growbin.job import (
     Verdict,
     rfc3339,
 )
-from growbin.messages import stage_message
+from growbin.messages import failure_of, stage_message
 from growbin.ports import Beginning, Handler, Held, History, Letter, Obituary, Started, Undertaker
 
 RECENT_JOBS = 100
@@ -356,11 +356,12 @@ class FakeProgressLog(MayBeAway):
         self._write(kept, Stage.QUEUED, attempt=kept.attempts.token + 1)
         return again
 
-    async def fail_unreadable(self, job_id: UUID, failure: Failure) -> None:
+    async def fail_unreadable(self, job_id: UUID, code: str) -> None:
         self._answer()
         kept = self._of(job_id)
         if kept.end is None and kept.snapshot is not None:
-            self._write(kept, Stage.FAILED, kept.snapshot.attempt, failure=failure.model_dump(mode="json"))
+            failure = failure_of(code, kept.snapshot.locale).model_dump(mode="json")
+            self._write(kept, Stage.FAILED, kept.snapshot.attempt, failure=failure)
 
     # --- read, and expired by whoever looks
 

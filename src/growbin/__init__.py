@@ -7,7 +7,7 @@ The map, in reading order:
     ports.py         the outside world on one screen
     wiring/          ties each program together: opens the adapters, runs it
     gateway/         the way in over HTTP: tickets, jobs, sessions, the progress stream
-    adapters/        one module for each outside system (RabbitMQ, Redis, S3, CDN, model)
+    adapters/        one folder or module for each outside system (RabbitMQ, Redis, photos, model)
     rules.py         category -> bin, steps, cautions (reads data/), pure
     photo.py         what a photo may be and how it is cleaned (runs in a child process)
     commands/        analyze, dead-letters, doctor

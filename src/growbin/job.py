@@ -237,6 +237,9 @@ class Backlog:
 
 # --- the photo ---------------------------------------------------------------------------------
 
+# Opens `incoming/`, where raw photos lie, at the CDN: with the secret that the consumer has.
+READER_HEADER = "X-Growbin-Reader"
+
 
 @dataclass(frozen=True, slots=True)
 class FetchedPhoto:
@@ -418,7 +421,7 @@ class LogEntry:
 
     @property
     def ends(self) -> bool:
-        return self.event in ("done", "failed", "cancelled", "expired")
+        return self.event in TERMINAL_STAGES
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 
 def in_ms(milliseconds: float) -> str:
     return f"{milliseconds:.1f} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
+
+
+def since_ms(began: float) -> float:
+    """`began` is a moment of time.perf_counter()."""
+    return (time.perf_counter() - began) * 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from growbin.job import Locale, Noun, Stage
+from growbin.job import Failure, Locale, Noun, Stage
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Text = Annotated[dict[Locale, Line], Field(min_length=2)]  # two languages, so both
@@ -27,6 +27,11 @@ def failure_detail(code: str, locale: Locale) -> str:
 def is_retryable(code: str) -> bool:
     """Whether sending the same photo once more may succeed."""
     return _failure(code).retryable
+
+
+def failure_of(code: str, locale: Locale) -> Failure:
+    """A failure as the person waiting reads it."""
+    return Failure(code=code, detail=failure_detail(code, locale), retryable=is_retryable(code))
 
 
 def problem_title(code: str) -> str:

@@ -167,8 +167,8 @@ class ProgressLog(Protocol):
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
         """Begin a new run of a failed job and return its event. Raises Rejected(not_failed)."""
 
-    async def fail_unreadable(self, job_id: UUID, failure: Failure) -> None:
-        """End a known job of which a dead letter gave only the id."""
+    async def fail_unreadable(self, job_id: UUID, code: str) -> None:
+        """End a known job of which a dead letter gave only the id, in the language of its client."""
 
     async def cancel(self, job_id: UUID) -> bool:
         """True when this call ended the job."""

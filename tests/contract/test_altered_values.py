@@ -26,13 +26,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
-from growbin.adapters import keys
-from growbin.adapters.job_event import BadEvent, decode_event, encode_event
-from growbin.adapters.job_records import RedisJobRecords
-from growbin.adapters.progress_feed import RedisProgressFeed
-from growbin.adapters.progress_log import RedisProgressLog
-from growbin.adapters.redis_connection import open_redis
-from growbin.adapters.sessions import RedisSessions
+from growbin.adapters.rabbitmq.job_event import BadEvent, decode_event, encode_event
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import open_redis
+from growbin.adapters.redis.job_records import RedisJobRecords
+from growbin.adapters.redis.progress_feed import RedisProgressFeed
+from growbin.adapters.redis.progress_log import RedisProgressLog
+from growbin.adapters.redis.sessions import RedisSessions
 from growbin.consumer.handle_job import Tools, bury, handle_job
 from growbin.gateway.app import build_app
 from growbin.gateway.context import GATEWAY

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
@@ -20,12 +20,12 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from structlog.testing import capture_logs
 from yarl import URL
 
-from growbin.adapters.broker_link import BrokerLink
-from growbin.adapters.checkup import compare_topology
-from growbin.adapters.job_event import BadEvent, decode_event, encode_event
-from growbin.adapters.job_queue import RabbitJobQueue
-from growbin.adapters.letters import RabbitDeadLetters
-from growbin.adapters.topology import Arguments, Topology
+from growbin.adapters.rabbitmq.broker_link import BrokerLink
+from growbin.adapters.rabbitmq.checkup import compare_topology
+from growbin.adapters.rabbitmq.job_event import BadEvent, decode_event, encode_event
+from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
+from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
+from growbin.adapters.rabbitmq.topology import Arguments, Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
 from growbin.ports import Handler, Letter, Obituary
@@ -86,8 +86,13 @@ class Broker:
                     await asyncio.sleep(0.02)
             yield queue
 
-    def letters(self) -> RabbitDeadLetters:
-        return RabbitDeadLetters(urls=[self.parts["RABBITMQ_URL"]], queue_name=self.topology.name)
+    @property
+    def urls(self) -> list[str]:
+        """Two nodes, of which the first is down."""
+        return ["amqp://guest:guest@127.0.0.1:1/", self.parts["RABBITMQ_URL"]]
+
+    def letters(self) -> AbstractAsyncContextManager[RabbitDeadLetters]:
+        return RabbitDeadLetters.open(urls=self.urls, queue_name=self.topology.name)
 
     async def parked(self) -> int:
         """Parked letters, taken out one by one."""
@@ -346,7 +351,8 @@ async def test_queues_with_other_arguments_are_used_as_they_are_and_told_once(
             async with broker.consuming(handle) as queue:
                 await queue.publish(event)
                 assert (await asyncio.wait_for(broker.obituaries.get(), 10)).job == event
-        assert {letter.job_id for letter in await broker.letters().list()} == {it.job_id for it in events}
+        async with broker.letters() as letters:
+            assert {letter.job_id for letter in await letters.list()} == {it.job_id for it in events}
     assert deliveries == {event.job_id: 2 for event in events}
     told = [(line["queue"], line["reason"]) for line in logs if line["event"] == "queue_differs"]
     assert sorted(name for name, _ in told) == sorted(found)
@@ -371,14 +377,14 @@ async def test_dead_exchange_of_another_type_still_leads_to_people_and_obituarie
 
 
 async def test_comparing_names_all_that_differs_and_all_that_is_missing(broker: Broker) -> None:
-    """Several of each, the exchange too; and nothing is made by looking."""
+    """Several of each, the exchange too, at the first node that answers; and nothing is made by looking."""
     topology = broker.topology
     await broker.channel.declare_exchange(topology.dead_exchange, ExchangeType.TOPIC, durable=True)
     differing = {**of_an_earlier_limit(topology), **with_other_times(topology)}
     for name, arguments in differing.items():
         await broker.channel.declare_queue(name, durable=True, arguments=arguments)
     for _ in range(2):
-        facts = await compare_topology([broker.parts["RABBITMQ_URL"]], topology.name)
+        facts = await compare_topology(broker.urls, topology.name)
         assert facts.declared == 8
         assert set(facts.missing) == {name for name, _ in topology.queues()} - set(differing)
         assert len(facts.different) == 4
@@ -407,22 +413,23 @@ async def test_concurrency_is_followed_down_to_nothing_and_up_again(broker: Brok
 
 
 async def test_listed_letters_stay_and_walked_ones_go(broker: Broker) -> None:
-    """Listing the parked letters many times loses none; a walk removes just those it is told to."""
-    letters = broker.letters()
-    assert await letters.list() == []
-    events = [job() for _ in range(3)]
-    for event in events:
-        await broker.channel.default_exchange.publish(
-            aio_pika.Message(encode_event(event)), broker.topology.parked
-        )
-    for _ in range(25):
-        assert {letter.job_id for letter in await letters.list()} == {event.job_id for event in events}
+    """Listing the parked letters many times loses none; a walk removes just those it is told to,
+    at the first node that answers."""
+    async with broker.letters() as letters:
+        assert await letters.list() == []
+        events = [job() for _ in range(3)]
+        for event in events:
+            await broker.channel.default_exchange.publish(
+                aio_pika.Message(encode_event(event)), broker.topology.parked
+            )
+        for _ in range(25):
+            assert {letter.job_id for letter in await letters.list()} == {event.job_id for event in events}
 
-    async def remove_first(letter: Letter) -> bool:
-        return letter.job == events[0]
+        async def remove_first(letter: Letter) -> bool:
+            return letter.job == events[0]
 
-    await letters.walk(remove_first)
-    assert {letter.job for letter in await letters.list()} == set(events[1:])
+        await letters.walk(remove_first)
+        assert {letter.job for letter in await letters.list()} == set(events[1:])
 
 
 async def test_duplicate_while_running_shares_the_running_task(broker: Broker) -> None:

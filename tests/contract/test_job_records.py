@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from growbin.adapters import keys
-from growbin.adapters.job_records import RedisJobRecords
-from growbin.adapters.redis_connection import open_redis
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import open_redis
+from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.errors import Rejected
 from growbin.job import Upload
 from growbin.ports import JobRecords

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID, uuid4
 
-from growbin.adapters import keys
-from growbin.adapters.progress_feed import RedisProgressFeed
-from growbin.adapters.redis_connection import open_redis
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import open_redis
+from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.job import LogEntry
 
 HEARD_SECONDS = 5

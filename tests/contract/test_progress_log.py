@@ -10,11 +10,24 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from growbin.adapters import keys
-from growbin.adapters.progress_log import RedisProgressLog
-from growbin.adapters.redis_connection import open_redis
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import open_redis
+from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.errors import Rejected
-from growbin.job import Backlog, Failure, Job, LogEntry, ModelAnswer, Stage, Upload, Usage
+from growbin.job import (
+    Backlog,
+    Failure,
+    Job,
+    Locale,
+    LogEntry,
+    ModelAnswer,
+    ProgressEvent,
+    Result,
+    Stage,
+    Upload,
+    Usage,
+)
+from growbin.messages import failure_detail, is_retryable, stage_message
 from growbin.ports import ProgressLog, Started
 from tests.fakes import Clock, FakeProgressLog
 
@@ -56,6 +69,38 @@ def job_of(record: Upload, *, run: int = 1, deadline_in_ms: int = 300_000) -> Jo
     return Job.model_validate(fields | {"run": run, "deadline_ms": record.created_at_ms + deadline_in_ms})
 
 
+def result_of(job: Job) -> Result:
+    item = {
+        "name": '투명 페트병 "500 ml" / clear',
+        "category": "recyclable",
+        "material": "clear_pet",
+        "confidence": 0.9,
+        "recyclable": True,
+        "condition": ["has_label"],
+        "bin": "투명 페트병",
+        "steps": ["라벨을 떼요"],
+        "cautions": [],
+        "rule": {"id": "clear_pet", "title": "투명 페트병", "source": "rules", "as_of": None},
+    }
+    return Result.model_validate(
+        {
+            "job_id": job.job_id,
+            "image_url": f"http://cdn.test/{job.public_key}",
+            "locale": job.locale,
+            "waste_type": "투명 페트병",
+            "items": [item],
+            "answer": None,
+            "sure": True,
+            "ask_back": None,
+            "model": "test",
+            "usage": {},
+            "photo": {"source": "s3", "cache": None, "bytes": 1000},
+            "timings_ms": dict.fromkeys(("queue", "fetch", "prepare", "analyse", "total"), 1),
+            "analysed_at": "2026-01-01T00:00:00.000Z",
+        }
+    )
+
+
 async def begun(progress: ProgressLog, job: Job) -> Started:
     start = await progress.begin(job, alone=False)
     assert isinstance(start, Started)
@@ -63,8 +108,12 @@ async def begun(progress: ProgressLog, job: Job) -> Started:
 
 
 async def log_of(progress: ProgressLog, job: Job) -> list[LogEntry]:
+    """All that was written: each is a ProgressEvent, byte for byte."""
     history = await progress.history(job.job_id, None)
     assert history is not None
+    for entry in history.entries:
+        event = ProgressEvent.model_validate_json(entry.data)
+        assert entry.data == event.model_dump_json(exclude_unset=True)
     return history.entries
 
 
@@ -114,6 +163,18 @@ async def test_queued_event_tells_its_place(progress: ProgressLog) -> None:
     await progress.queue_job(job, Backlog(waiting=6, per_second=2))
     [queued] = await log_of(progress, job)
     assert json.loads(queued.data)["position"] == 7
+
+
+async def test_result_is_handed_on_as_it_was_made(progress: ProgressLog) -> None:
+    """The last event of a job that is done holds its result, whatever signs its texts are written in."""
+    record = upload()
+    job = job_of(record)
+    await progress.open_job(record, job.deadline_ms)
+    await progress.queue_job(job, Backlog(waiting=6, per_second=2))
+    start = await begun(progress, job)
+    assert await progress.finish(job, start.attempt, result_of(job)) == "ours"
+    ended = ProgressEvent.model_validate_json((await log_of(progress, job))[-1].data)
+    assert (ended.stage, ended.result) == (Stage.DONE, result_of(job))
 
 
 async def test_held_job_is_not_begun_twice(progress: ProgressLog) -> None:
@@ -300,9 +361,26 @@ async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:
     """Nothing is known of a job that nobody opened, and nothing is written by looking or cancelling."""
     job_id = uuid4()
     assert not await progress.cancel(job_id)
-    await progress.fail_unreadable(job_id, FAILURE)
+    await progress.fail_unreadable(job_id, "bad_event")
     assert await progress.state(job_id) is None
     assert await progress.history(job_id, "ab.1.cd") is None
+
+
+@pytest.mark.parametrize("locale", ["ko", "en"])
+async def test_job_of_an_unreadable_event_fails_in_its_own_language(
+    progress: ProgressLog, locale: Locale
+) -> None:
+    """The dead letter tells only the id; which language its client reads is known from the ticket."""
+    record = upload().model_copy(update={"locale": locale})
+    await progress.open_job(record, record.created_at_ms + 300_000)
+    await progress.fail_unreadable(record.job_id, "bad_event")
+    ended = json.loads((await log_of(progress, job_of(record)))[-1].data)
+    assert ended["message"] == stage_message(Stage.FAILED, locale)
+    assert ended["failure"] == {
+        "code": "bad_event",
+        "detail": failure_detail("bad_event", locale),
+        "retryable": is_retryable("bad_event"),
+    }
 
 
 async def test_history_continues_after_a_known_id(progress: ProgressLog) -> None:

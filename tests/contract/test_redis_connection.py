@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from growbin.adapters.redis_connection import ask, open_redis
+from growbin.adapters.redis.connection import ask, open_redis
 
 
 async def test_cancelled_call_is_cancelled_wherever_it_is(parts: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from growbin.adapters.upload_store import S3UploadStore
+from growbin.adapters.photos.upload_store import S3UploadStore
 from growbin.errors import JobFailed, Unavailable
 from growbin.job import CleanPhoto, ContentType, StoredUpload
 

@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr, ValidationError
 
-from growbin.adapters.job_queue import HAND_BACK_SECONDS
+from growbin.adapters.rabbitmq.job_queue import HAND_BACK_SECONDS
 from growbin.config import Settings
 from growbin.telemetry import metrics
 from growbin.wiring.parts import GATEWAY_SHUTDOWN_SECONDS

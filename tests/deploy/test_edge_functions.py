@@ -14,7 +14,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.deploy.terraform_tools import ROOT, TERRAFORM, node, readme_values, terraform
+from growbin.job import READER_HEADER
+from tests.deploy.terraform_tools import TERRAFORM, node, readme_values, terraform
 
 RUNNER = Path(__file__).with_name("run_edge_function.js")
 SECRETS = ("a" * 64, "the one that replaces it")
@@ -200,9 +201,9 @@ def test_a_function_that_asks_for_more_than_cloudfront_has_fails(code: str) -> N
 
 def test_function_and_consumer_mean_the_same_header() -> None:
     """CloudFront shows header names in small letters; the consumer's constant is the one that is checked."""
-    source = (ROOT / "src/growbin/adapters/photo_source.py").read_text()
-    (header,) = re.findall(r'^READER_HEADER = "(.*)"$', source, re.MULTILINE)
-    assert f"headers['{header.lower()}']" in (TERRAFORM / "functions/incoming-photo.js.tftpl").read_text()
+    assert (
+        f"headers['{READER_HEADER.lower()}']" in (TERRAFORM / "functions/incoming-photo.js.tftpl").read_text()
+    )
 
 
 def test_no_secret_stands_in_a_function(functions: dict[str, str]) -> None:

@@ -302,7 +302,7 @@ MISTAKES = {
     ),
 }
 
-ADAPTERS = ROOT / "src" / "growbin" / "adapters"
+ADAPTERS = ROOT / "src" / "growbin" / "adapters" / "photos"
 GOOD_DIGEST = "0123456789abcdef" * 4
 EMPTY_DIGEST = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 

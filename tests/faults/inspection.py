@@ -19,7 +19,7 @@ import redis.asyncio
 from aio_pika.abc import HeadersType
 from yarl import URL
 
-from growbin.adapters.job_event import encode_event
+from growbin.adapters.rabbitmq.job_event import encode_event
 from growbin.job import Job, Upload
 from growbin.local.parts import RabbitMQ
 from tests.faults.oracle import Ledger, TrackedJob

@@ -17,7 +17,7 @@ import pytest
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
 from yarl import URL
 
-from growbin.adapters.job_queue import RabbitJobQueue
+from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.local.child import is_open

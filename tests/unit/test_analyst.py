@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from growbin.adapters.analyst import OpenAIAnalyst, strict_schema
+from growbin.adapters.model.analyst import OpenAIAnalyst, strict_schema
 from growbin.analysis import parse_answer
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 from growbin.job import Analysis, Category, CleanPhoto, Condition, Locale, Material, Usage

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aio_pika.exceptions import AMQPConnectionError
 
-from growbin.adapters.broker_link import losses_told
+from growbin.adapters.rabbitmq.connection import losses_told
 from growbin.errors import Unavailable
 
 

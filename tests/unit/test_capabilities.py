@@ -13,7 +13,7 @@ import openai
 import pytest
 from prometheus_client import REGISTRY
 
-from growbin.adapters.analyst import MOST_ANSWER_TOKENS, MOST_REASONING_TOKENS, OpenAIAnalyst
+from growbin.adapters.model.analyst import MOST_ANSWER_TOKENS, MOST_REASONING_TOKENS, OpenAIAnalyst
 from growbin.analysis import parse_answer
 from growbin.capabilities import Effort, EffortRefused, capabilities_of
 from growbin.errors import JobFailed

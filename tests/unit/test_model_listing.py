@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from growbin.adapters.checkup import TRANSFER_SECONDS, read_shutdown_date
+from growbin.adapters.model.checkup import LISTING_SECONDS, read_shutdown_date
 
 DAY = date(2027, 1, 14)
 
@@ -112,4 +112,4 @@ async def test_server_that_is_away_or_silent_tells_nothing_in_time() -> None:
         began = time.monotonic()
         assert await read_shutdown_date(api_key="", base_url=f"http://{host}:{port}", model="m") is None
     assert connected.is_set()
-    assert time.monotonic() - began < TRANSFER_SECONDS + 2
+    assert time.monotonic() - began < LISTING_SECONDS + 2

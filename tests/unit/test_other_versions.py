@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from growbin.adapters.job_event import BadEvent, decode_event, encode_event
-from growbin.adapters.progress_log import parse_entry, parse_kept_answer
+from growbin.adapters.rabbitmq.job_event import BadEvent, decode_event, encode_event
+from growbin.adapters.redis.progress_log import parse_entry, parse_kept_answer
 from growbin.analysis import parse_answer
 from growbin.errors import JobFailed
 from growbin.job import Job, LogEntry, ModelAnswer, Result, Upload, Usage

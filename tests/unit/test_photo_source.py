@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from growbin.adapters.photo_source import CdnPhotoSource
+from growbin.adapters.photos.photo_source import CdnPhotoSource
 from growbin.errors import JobFailed, Unavailable
 
 KEY = "incoming/11111111-2222-4333-8444-555555555555.jpg"

@@ -14,6 +14,7 @@ from datetime import date
 from typing import Literal
 
 from growbin.errors import Unavailable
+from growbin.job import READER_HEADER
 from growbin.measurements import (
     BrokerFacts,
     ModelFacts,
@@ -210,7 +211,7 @@ def judge_photos(facts: PhotoFacts) -> list[Finding]:
     if facts.cdn_second is not None:
         found.append(_judge_cache("cdn second read", facts.cdn_second))
     if facts.cdn_without_secret is not None:
-        advice = "Let the CDN serve incoming/ only with the header X-Growbin-Reader: raw photos are public"
+        advice = f"Let the CDN serve incoming/ only with the header {READER_HEADER}: raw photos are public"
         found.append(_judge_closed("cdn without secret", facts.cdn_without_secret, advice))
     return found
 

@@ -389,8 +389,7 @@ async def bury(obituary: Obituary, tools: Tools) -> None:
     log.warning("obituary_read", job_id=str(obituary.job_id), reason=obituary.reason)
     if job is None:
         if obituary.job_id is not None:
-            unread = Failure(code="bad_event", detail=failure_detail("bad_event", "en"), retryable=True)
-            await tools.progress.fail_unreadable(obituary.job_id, unread)
+            await tools.progress.fail_unreadable(obituary.job_id, "bad_event")
         return
     while not await tools.progress.expire_if_due(job):
         if not await tools.progress.lease_lives(job.job_id):

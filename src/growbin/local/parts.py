@@ -28,6 +28,7 @@ import aiohttp
 import redis.asyncio
 
 from growbin.embedded_model.server import MODEL_ID
+from growbin.job import READER_HEADER
 from growbin.local.bucket import CONFIG, furnish
 from growbin.local.child import GRPC_OFFSET, Child, PartFailed, draw_port, is_free, is_open
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 BUCKET = "growbin-photos"
 REGION = "ap-northeast-2"
-READER_HEADER = "X-Growbin-Reader"
 CHECK_SECONDS = 10
 
 

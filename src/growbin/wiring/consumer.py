@@ -8,9 +8,9 @@ from functools import partial
 
 import structlog
 
-from growbin.adapters.analyst import OpenAIAnalyst
+from growbin.adapters.model.analyst import OpenAIAnalyst
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
-from growbin.adapters.photo_source import CdnPhotoSource
+from growbin.adapters.photos.photo_source import CdnPhotoSource
 from growbin.capabilities import EffortRefused, capabilities_of
 from growbin.config import Settings
 from growbin.consumer.handle_job import Tools, bury, handle_job

@@ -29,7 +29,7 @@ def run_dead_letters(
     async def run() -> int:
         async with AsyncExitStack() as stack:
             office = dead_letters.Office(
-                letters=open_letters(settings),
+                letters=await stack.enter_async_context(open_letters(settings)),
                 progress=await stack.enter_async_context(open_progress(settings)),
                 uploads=await stack.enter_async_context(open_uploads(settings)),
                 queue=await stack.enter_async_context(open_queue(settings)),

@@ -11,7 +11,10 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from growbin.adapters import checkup
+from growbin.adapters.model.checkup import read_shutdown_date, use_model
+from growbin.adapters.photos.checkup import use_photos
+from growbin.adapters.rabbitmq.checkup import compare_topology, read_alarms, use_broker
+from growbin.adapters.redis.checkup import use_redis
 from growbin.capabilities import EffortRefused
 from growbin.commands import doctor
 from growbin.config import Settings
@@ -31,32 +34,28 @@ def run_doctor(settings: Settings, say: Callable[[str], None], *, as_json: bool)
 
 def _checks(settings: Settings) -> list[doctor.Check]:
     async def broker(name: str, url: str) -> list[doctor.Finding]:
-        return doctor.judge_broker(name, await checkup.use_broker(url))
+        return doctor.judge_broker(name, await use_broker(url))
 
     async def topology() -> list[doctor.Finding]:
-        return doctor.judge_topology(
-            await checkup.compare_topology(settings.rabbitmq_urls, settings.queue_name)
-        )
+        return doctor.judge_topology(await compare_topology(settings.rabbitmq_urls, settings.queue_name))
 
     async def alarms() -> list[doctor.Finding]:
-        return doctor.judge_alarms(await checkup.read_alarms(settings.rabbitmq_management_url or ""))
+        return doctor.judge_alarms(await read_alarms(settings.rabbitmq_management_url or ""))
 
     async def redis(name: str, url: str) -> list[doctor.Finding]:
-        return doctor.judge_redis(name, await checkup.use_redis(url))
+        return doctor.judge_redis(name, await use_redis(url))
 
     async def photos() -> list[doctor.Finding]:
         async with open_uploads(settings) as uploads:
             cdn = settings.cdn_base_url if settings.cdn_enabled else None
             secret = settings.cdn_reader_secret.get_secret_value()
-            return doctor.judge_photos(
-                await checkup.use_photos(uploads, cdn_base_url=cdn, reader_secret=secret)
-            )
+            return doctor.judge_photos(await use_photos(uploads, cdn_base_url=cdn, reader_secret=secret))
 
     async def model() -> list[doctor.Finding]:
         name, base_url = settings.openai_model, settings.openai_base_url
         key = settings.openai_api_key.get_secret_value()
         try:
-            facts = await checkup.use_model(
+            facts = await use_model(
                 api_key=key,
                 base_url=base_url,
                 model=name,
@@ -66,7 +65,7 @@ def _checks(settings: Settings) -> list[doctor.Check]:
             answers = doctor.judge_model(facts)
         except EffortRefused as error:
             answers = doctor.judge_effort(str(error))
-        lives_until = await checkup.read_shutdown_date(api_key=key, base_url=base_url, model=name)
+        lives_until = await read_shutdown_date(api_key=key, base_url=base_url, model=name)
         return answers + doctor.judge_shutdown(name, lives_until, datetime.now(UTC).date())
 
     checks = []

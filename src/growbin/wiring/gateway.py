@@ -8,10 +8,10 @@ from dataclasses import fields
 
 import structlog
 
-from growbin.adapters.job_records import RedisJobRecords
-from growbin.adapters.photo_cache import CdnPhotoCache
-from growbin.adapters.progress_feed import RedisProgressFeed
-from growbin.adapters.sessions import RedisSessions
+from growbin.adapters.photos.photo_cache import CdnPhotoCache
+from growbin.adapters.redis.job_records import RedisJobRecords
+from growbin.adapters.redis.progress_feed import RedisProgressFeed
+from growbin.adapters.redis.sessions import RedisSessions
 from growbin.config import Settings
 from growbin.gateway.app import build_app
 from growbin.gateway.context import GatewayLimits
@@ -62,7 +62,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             progress=progress,
             uploads=uploads,
             queue=queue,
-            letters=open_letters(settings),
+            letters=await stack.enter_async_context(open_letters(settings)),
             photo_cache=photo_cache,
             hub=hub,
             upload_origin=settings.upload_origin,

@@ -11,10 +11,10 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from growbin.adapters.job_queue import RabbitJobQueue
-from growbin.adapters.letters import RabbitDeadLetters
-from growbin.adapters.progress_log import RedisProgressLog
-from growbin.adapters.upload_store import S3UploadStore
+from growbin.adapters.photos.upload_store import S3UploadStore
+from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
+from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
+from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.config import Settings
 from growbin.telemetry import logs
 
@@ -96,5 +96,5 @@ def open_queue(settings: Settings) -> AbstractAsyncContextManager[RabbitJobQueue
     )
 
 
-def open_letters(settings: Settings) -> RabbitDeadLetters:
-    return RabbitDeadLetters(urls=settings.rabbitmq_urls, queue_name=settings.queue_name)
+def open_letters(settings: Settings) -> AbstractAsyncContextManager[RabbitDeadLetters]:
+    return RabbitDeadLetters.open(urls=settings.rabbitmq_urls, queue_name=settings.queue_name)

@@ -10,16 +10,23 @@ from typing import Any, Self
 from urllib.parse import quote
 from uuid import UUID
 
-import aiohttp
 import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import PublishError
 from yarl import URL
 
-from growbin.adapters.broker_link import BrokerLink, losses_told
-from growbin.adapters.job_event import EVENT_MEDIA_TYPE, BadEvent, decode_event, encode_event, read_letter
-from growbin.adapters.topology import Topology
+from growbin.adapters.rabbitmq.broker_link import BrokerLink
+from growbin.adapters.rabbitmq.connection import losses_told
+from growbin.adapters.rabbitmq.job_event import (
+    EVENT_MEDIA_TYPE,
+    BadEvent,
+    decode_event,
+    encode_event,
+    read_letter,
+)
+from growbin.adapters.rabbitmq.management import ask_management
+from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, Backlog, DeadLetter, HandBack, Job, Retry, Verdict
 from growbin.ports import Handler, Obituary, Undertaker
@@ -150,24 +157,15 @@ class RabbitJobQueue:
 
     async def _read_backlog(self, management_url: str) -> Backlog | None:
         # Asked of the broker's management: a passive declare has been seen to report 0 for a full queue.
-        base = URL(management_url)
         vhost = URL(self._urls[0]).path.lstrip("/") or "/"
-        address = f"{base.with_user(None)}/api/queues/{quote(vhost, safe='')}/{self._topology.name}"
-        headers = {"Authorization": aiohttp.encode_basic_auth(base.user or "", base.password or "")}
+        path = f"queues/{quote(vhost, safe='')}/{self._topology.name}"
         try:
-            async with (
-                aiohttp.ClientSession(
-                    timeout=aiohttp.ClientTimeout(total=MANAGEMENT_TIMEOUT_SECONDS)
-                ) as session,
-                session.get(URL(address, encoded=True), headers=headers) as answer,
-            ):
-                answer.raise_for_status()
-                queue = await answer.json()
-                rate = queue.get("message_stats", {}).get("ack_details", {}).get("rate")
-                return Backlog(int(queue.get("messages_ready", 0)), float(rate) if rate else None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            log.warning("backlog_unknown", reason=f"{type(error).__name__}: {error}")
+            queue = await ask_management(management_url, path, MANAGEMENT_TIMEOUT_SECONDS)
+        except Unavailable as error:
+            log.warning("backlog_unknown", reason=error.reason)
             return None
+        rate = queue.get("message_stats", {}).get("ack_details", {}).get("rate")
+        return Backlog(int(queue.get("messages_ready", 0)), float(rate) if rate else None)
 
     # --- consuming
 

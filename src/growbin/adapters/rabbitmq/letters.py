@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from typing import Self
 
-import aio_pika
-from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
-
-from growbin.adapters.broker_link import losses_told
-from growbin.adapters.job_event import read_letter
-from growbin.adapters.topology import Topology
-from growbin.errors import Unavailable
+from growbin.adapters.rabbitmq.connection import connected, losses_told
+from growbin.adapters.rabbitmq.job_event import read_letter
+from growbin.adapters.rabbitmq.topology import Topology
 from growbin.ports import Letter
 
 # Bounds each step, not the walk: a silent broker is a 503 within two seconds, a long queue is no fault.
 STEP_TIMEOUT_SECONDS = 1.3
-CLOSE_TIMEOUT_SECONDS = 0.5
 
 
 class RabbitDeadLetters:
     """Implements ports.DeadLetters; every method may raise Unavailable."""
 
-    def __init__(self, *, urls: list[str], queue_name: str) -> None:
+    def __init__(self, urls: list[str], topology: Topology) -> None:
         self._urls = urls
-        self._topology = Topology(queue_name)
+        self._topology = topology
         self._lock = asyncio.Lock()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, *, urls: list[str], queue_name: str) -> AsyncIterator[Self]:
+        """Each walk has a connection of its own: nothing is held open between them."""
+        yield cls(urls, Topology(queue_name))
 
     async def list(self) -> Sequence[Letter]:
         found: list[Letter] = []
@@ -43,7 +44,7 @@ class RabbitDeadLetters:
         # Letters that stay are held until the end and return when the connection closes. Each return
         # counts as a delivery: the queue's delivery limit is far above any number of listings.
         with losses_told():
-            async with self._turn(), self._connected() as connection:
+            async with self._turn(), connected(self._urls, "letters", STEP_TIMEOUT_SECONDS) as connection:
                 async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
                     await self._topology.declare(connection)
                     channel = await connection.channel()
@@ -61,22 +62,3 @@ class RabbitDeadLetters:
             yield
         finally:
             self._lock.release()
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AbstractConnection]:
-        connection = await self._connect()
-        try:
-            yield connection
-        finally:
-            with suppress(Unavailable), losses_told():
-                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                    await connection.close()
-
-    async def _connect(self) -> AbstractConnection:
-        """To the first node that answers."""
-        for url in self._urls[:-1]:
-            try:
-                return await aio_pika.connect(url, timeout=STEP_TIMEOUT_SECONDS)
-            except CONNECTION_EXCEPTIONS:
-                continue
-        return await aio_pika.connect(self._urls[-1], timeout=STEP_TIMEOUT_SECONDS)

@@ -12,8 +12,8 @@ import structlog
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from growbin.adapters import keys
-from growbin.adapters.redis_connection import ask, open_redis
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import ask, open_redis
 from growbin.errors import Rejected, Unavailable
 from growbin.job import ContentType, Upload
 

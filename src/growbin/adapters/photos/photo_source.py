@@ -11,11 +11,10 @@ import aiohttp
 import structlog
 
 from growbin.errors import JobFailed
-from growbin.job import FetchedPhoto
+from growbin.job import READER_HEADER, FetchedPhoto
 
 log = structlog.get_logger()
 
-READER_HEADER = "X-Growbin-Reader"
 CHUNK_BYTES = 64 * 1024
 
 # (key, etag, length) -> the bytes; raises JobFailed(photo_missing | photo_changed) or Unavailable.
@@ -88,7 +87,7 @@ class CdnPhotoSource:
             async with self._session.get(f"{self._base_url}/{key}", allow_redirects=False) as answer:
                 _check_head(answer, etag, length)
                 data = await _read_exactly(answer, length)
-                cache = _cache(answer.headers.get("X-Cache"))
+                cache = cache_of(answer)
         except _CdnReadFailed as failure:
             self._count(failed=failure.status is None or failure.status not in (200, 403, 404))
             raise
@@ -136,8 +135,9 @@ async def _read_exactly(answer: aiohttp.ClientResponse, length: int) -> bytes:
     return bytes(data)
 
 
-def _cache(header: str | None) -> Literal["hit", "miss"] | None:
+def cache_of(answer: aiohttp.ClientResponse) -> Literal["hit", "miss"] | None:
     """`HIT`, `Hit from cloudfront`, `RefreshHit from cloudfront`, `MISS`, ... or nothing."""
+    header = answer.headers.get("X-Cache")
     if header is None:
         return None
     return "hit" if "hit" in header.lower() else "miss"

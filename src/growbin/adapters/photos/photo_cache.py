@@ -13,6 +13,7 @@ import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
 
 from growbin.errors import Unavailable
+from growbin.job import READER_HEADER
 
 TIMEOUT_SECONDS = 1.4  # a silent CDN becomes a 503 within two seconds, with what DELETE does before
 
@@ -24,7 +25,7 @@ class CdnPhotoCache:
     def __init__(self, http: aiohttp.ClientSession, base_url: str, reader_secret: str) -> None:
         self._http = http
         self._base_url = base_url
-        self._headers = {"X-Growbin-Reader": reader_secret, "Cache-Control": "no-cache"}
+        self._headers = {READER_HEADER: reader_secret, "Cache-Control": "no-cache"}
         self._distribution_id = ""
         self._cloudfront: Any = None
 

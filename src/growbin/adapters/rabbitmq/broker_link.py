@@ -8,47 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from itertools import cycle
-from typing import Any, Self
+from typing import Self
 
-import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from yarl import URL
 
+from growbin.adapters.rabbitmq.connection import connected, losses_told
 from growbin.errors import Unavailable
 
 log = structlog.get_logger()
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 SET_UP_TIMEOUT_SECONDS = 30.0
-CLOSE_TIMEOUT_SECONDS = 0.5  # a gateway that is told to stop has two seconds for everything
 HEARTBEAT_SECONDS = 9  # the library gives up after 3 x (9 + 1) s and looks every 4 s: 34 s at the latest
 PAUSE_SECONDS = (0.2, 0.6)
 
 SetUp = Callable[[AbstractConnection], Awaitable[None]]
-
-
-@contextmanager
-def losses_told() -> Iterator[None]:
-    """Whatever the library raises when it loses a connection becomes Unavailable."""
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        # When heartbeats stay away it cancels its reader, and hands that cancellation on to everybody who
-        # waits for the broker. Nobody asked for it: a task that is really cancelled knows so.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise Unavailable("rabbitmq", "no heartbeat") from error
-    except Exception as error:
-        # It has a bare Exception for a connection that closes without a reason.
-        if isinstance(error, (*CONNECTION_EXCEPTIONS, TimeoutError)) or type(error) is Exception:
-            raise Unavailable("rabbitmq", f"{type(error).__name__}: {error}") from error
-        raise
 
 
 class BrokerLink:
@@ -104,23 +83,18 @@ class BrokerLink:
 
     async def _stand(self, url: str) -> None:
         """Connect, set up, and hold until the connection is lost."""
-        properties: dict[str, Any] = {"connection_name": f"growbin-{self._name}"}
         address = URL(url).update_query(heartbeat=str(HEARTBEAT_SECONDS))
         self._lost.clear()
         self._reason = ""
-        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-            connection = await aio_pika.connect(address, client_properties=properties)
-        try:
-            connection.close_callbacks.add(self.replace)
-            async with asyncio.timeout(SET_UP_TIMEOUT_SECONDS):
-                await self._set_up(connection)
-            if not self._lost.is_set():
-                self.ready.set()
-                log.info("broker_connected", link=self._name, node=address.authority.rpartition("@")[2])
-            await self._lost.wait()
-            log.warning("broker_connection_lost", link=self._name, reason=self._reason)
-        finally:
-            self.ready.clear()
-            with suppress(Unavailable), losses_told():
-                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                    await connection.close()
+        async with connected([str(address)], self._name, CONNECT_TIMEOUT_SECONDS) as connection:
+            try:
+                connection.close_callbacks.add(self.replace)
+                async with asyncio.timeout(SET_UP_TIMEOUT_SECONDS):
+                    await self._set_up(connection)
+                if not self._lost.is_set():
+                    self.ready.set()
+                    log.info("broker_connected", link=self._name, node=address.authority.rpartition("@")[2])
+                await self._lost.wait()
+                log.warning("broker_connection_lost", link=self._name, reason=self._reason)
+            finally:
+                self.ready.clear()

@@ -17,12 +17,13 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, model
 from pydantic_core import from_json
 from redis.asyncio import Redis
 
-from growbin.adapters import keys
-from growbin.adapters.redis_connection import ask, open_redis
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import ask, open_redis
 from growbin.errors import Rejected
 from growbin.job import (
     ENTRY_ID,
     STAGE_PROGRESS,
+    TERMINAL_STAGES,
     Backlog,
     Failure,
     Job,
@@ -35,7 +36,7 @@ from growbin.job import (
     Upload,
     Usage,
 )
-from growbin.messages import stage_message
+from growbin.messages import failure_of, stage_message
 from growbin.ports import Beginning, Held, History, Started
 
 log = structlog.get_logger()
@@ -51,7 +52,8 @@ def _in_each_locale(stage: Stage) -> dict[str, str]:
     return {locale: stage_message(stage, locale) for locale in LOCALES}
 
 
-_ENTRY = re.compile(rf"({ENTRY_ID}) (progress|done|failed|cancelled|expired) (\{{.*\}})", re.DOTALL)
+_EVENTS = "|".join(["progress", *sorted(TERMINAL_STAGES)])
+_ENTRY = re.compile(rf"({ENTRY_ID}) ({_EVENTS}) (\{{.*\}})", re.DOTALL)
 
 
 def parse_entry(text: str) -> LogEntry | None:
@@ -74,6 +76,22 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def _failure(failure: Failure) -> str:
+    """The tail of a `failed` event."""
+    return f'"failure":{failure.model_dump_json()}'
+
+
+# What the script is told with each call, so that it stands once.
+_CONSTANTS = _json(
+    {
+        "ranks": {stage: stage.rank for stage in Stage if not stage.is_terminal},
+        "ends": sorted(TERMINAL_STAGES),
+        "log_seconds": keys.LOG_SECONDS,
+        "result_seconds": keys.RESULT_SECONDS,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ProgressLimits:
     lease_seconds: float
@@ -88,7 +106,7 @@ class RedisProgressLog:
         self._redis = redis
         self._image_base_url = image_base_url
         self._limits = limits
-        source = files("growbin.adapters").joinpath("progress_log.lua").read_text("utf-8")
+        source = files("growbin.adapters.redis").joinpath("progress_log.lua").read_text("utf-8")
         self._script = redis.register_script(source)
 
     @classmethod
@@ -115,7 +133,8 @@ class RedisProgressLog:
         named = (keys.progress, keys.events, keys.result, keys.lease, keys.attempts, keys.answer)
         given = {name: value for name, value in parameters.items() if value is not None}
         given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
-        return await ask(self._script(keys=[key(job_id) for key in named], args=[operation, _json(given)]))
+        args = [operation, _json(given), _CONSTANTS]
+        return await ask(self._script(keys=[key(job_id) for key in named], args=args))
 
     def _about(self, job: Job) -> dict[str, object]:
         """What the script needs to write a history from nothing, should it have been lost."""
@@ -225,7 +244,7 @@ class RedisProgressLog:
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         if isinstance(end, Result):
             return await self._append(job, attempt, Stage.DONE, f'"result":{end.model_dump_json()}')
-        return await self._append(job, attempt, Stage.FAILED, f'"failure":{end.model_dump_json()}')
+        return await self._append(job, attempt, Stage.FAILED, _failure(end))
 
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
         about = self._about(job)
@@ -247,14 +266,14 @@ class RedisProgressLog:
             update={"run": run, "deadline_ms": deadline_ms, "accepted_at_ms": accepted_at_ms}
         )
 
-    async def fail_unreadable(self, job_id: UUID, failure: Failure) -> None:
+    async def fail_unreadable(self, job_id: UUID, code: str) -> None:
         await self._run(
             "append",
             job_id,
             stage=Stage.FAILED,
             message=_in_each_locale(Stage.FAILED),
             progress=STAGE_PROGRESS[Stage.FAILED],
-            tail=f'"failure":{failure.model_dump_json()}',
+            tail={locale: _failure(failure_of(code, locale)) for locale in LOCALES},
         )
 
     async def _append(self, job: Job, attempt: int | None, stage: Stage, tail: str | None = None) -> Held:
@@ -328,7 +347,7 @@ class EndEvent(BaseModel):
 
     job_id: UUID
     seq: int
-    stage: Literal["done", "failed", "cancelled", "expired"]
+    stage: Stage
     progress: int
     message: str
     attempt: int
@@ -338,8 +357,10 @@ class EndEvent(BaseModel):
 
     @model_validator(mode="after")
     def _says_what_it_ended_with(self) -> Self:
-        if (self.stage == "done") != (self.result is not None) or (
-            self.stage == "failed" and not self.failure
+        if not self.stage.is_terminal:
+            raise ValueError("not an end")
+        if (self.stage == Stage.DONE) != (self.result is not None) or (
+            self.stage == Stage.FAILED and not self.failure
         ):
             raise ValueError("result and failure do not fit the stage")
         return self

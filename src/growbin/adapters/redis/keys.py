@@ -1,17 +1,17 @@
 """Every Redis key, each with its life. Braces are literal: a job's keys share one slot.
 
 key                       role      life                                      holds
-job:{id}                  jobs      24 h                                      the upload's record
-idempotency:{owner}:key   jobs      24 h                                      the job that a key made
-job:{id}:progress         progress  deadline + 1 h, then 1 h after the end    snapshot
+job:{id}                  jobs      RECORD_SECONDS                            the upload's record
+idempotency:{owner}:key   jobs      RECORD_SECONDS                            the job that a key made
+job:{id}:progress         progress  LOG_SECONDS past the deadline, or the end  snapshot
 job:{id}:events           progress  as above; also the channel's name         the event log
-job:{id}:result           progress  7 days                                    any end
-job:{id}:lease            progress  LEASE_SECONDS                             fencing token
-job:{id}:attempts         progress  7 days                                    starts, paid calls, token
-job:{id}:answer           progress  7 days                                    the raw model answer
-session:{sha256}          sessions  7 days, sliding                           session
-session:{sha256}:jobs     sessions  7 days, sliding                           its recent jobs
-readiness                 progress  60 s                                      proof of a write
+job:{id}:result           progress  RESULT_SECONDS                            any end
+job:{id}:lease            progress  the setting LEASE_SECONDS                 fencing token
+job:{id}:attempts         progress  RESULT_SECONDS                            starts, paid calls, token
+job:{id}:answer           progress  RESULT_SECONDS                            the raw model answer
+session:{sha256}          sessions  SESSION_SECONDS, sliding                  session
+session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs
+readiness                 progress  READINESS_SECONDS                         proof of a write
 canary:{gateway}          -         channel only                              one message a second
 """
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 from uuid import UUID
 
 RECORD_SECONDS = 24 * 3600
+LOG_SECONDS = 3600
 RESULT_SECONDS = 7 * 24 * 3600
 SESSION_SECONDS = 7 * 24 * 3600
 READINESS_SECONDS = 60

@@ -22,9 +22,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from growbin.adapters import keys
-from growbin.adapters.progress_log import parse_entry
-from growbin.adapters.redis_connection import CONNECT_TIMEOUT_SECONDS, ask, open_redis
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import CONNECT_TIMEOUT_SECONDS, ask, open_redis
+from growbin.adapters.redis.progress_log import parse_entry
 from growbin.errors import Unavailable
 from growbin.job import LogEntry
 

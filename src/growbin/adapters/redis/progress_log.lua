@@ -2,7 +2,8 @@
 --
 -- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
 --       5 attempts {token, starts, paid, open, counted}  6 answer
--- ARGV  1 operation  2 parameters as JSON
+-- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
+--       keys live {log_seconds, result_seconds}
 --
 -- A log entry is the text "<id> <event> <data>", an id is "<epoch>.<seq>.<nonce>": the epoch is
 -- the run's, the nonce the append's own. A server that came back with older data re-uses numbers
@@ -11,15 +12,17 @@
 
 local PROGRESS, EVENTS, RESULT, LEASE, ATTEMPTS, ANSWER =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local HOUR_MS = 3600000
-local WEEK_SECONDS = 7 * 24 * 3600
-local RANK = { awaiting_upload = 0, queued = 1, fetching = 2, analysing = 3, advising = 4 }
-local ENDS = { done = true, failed = true, cancelled = true, expired = true, deleted = true }
-local END_RANK = 5
 local MOST = 999999999
 local LAST_MS = 2 ^ 47
 
 local p = cjson.decode(ARGV[2])
+local constants = cjson.decode(ARGV[3])
+local RANK, ENDS = constants.ranks, { deleted = true }
+for _, stage in ipairs(constants.ends) do
+  ENDS[stage] = true
+end
+local END_RANK = math.huge
+local LOG_MS, RESULT_SECONDS = constants.log_seconds * 1000, constants.result_seconds
 local clock = redis.call('TIME')
 local now_ms = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
@@ -114,8 +117,8 @@ local function add(field, change)
 end
 
 local function keep_for()
-  redis.call('PEXPIREAT', PROGRESS, whole(snapshot.deadline_ms + HOUR_MS))
-  redis.call('PEXPIREAT', EVENTS, whole(snapshot.deadline_ms + HOUR_MS))
+  redis.call('PEXPIREAT', PROGRESS, whole(snapshot.deadline_ms + LOG_MS))
+  redis.call('PEXPIREAT', EVENTS, whole(snapshot.deadline_ms + LOG_MS))
 end
 
 -- A text, or one text for each language of which the job's is taken.
@@ -145,9 +148,9 @@ local function write(stage, message, percent, attempt, nonce, tail)
   if ends then
     redis.call('SET', RESULT, '{"id":"' .. snapshot.id .. '","stage":"' .. stage .. '","run":' .. whole(snapshot.run)
       .. ',"owner":' .. cjson.encode(snapshot.owner) .. ',"image_url":' .. cjson.encode(snapshot.image_url)
-      .. ',"deadline_ms":' .. whole(snapshot.deadline_ms) .. ',"data":' .. data .. '}', 'EX', WEEK_SECONDS)
-    redis.call('PEXPIRE', PROGRESS, HOUR_MS)
-    redis.call('PEXPIRE', EVENTS, HOUR_MS)
+      .. ',"deadline_ms":' .. whole(snapshot.deadline_ms) .. ',"data":' .. data .. '}', 'EX', RESULT_SECONDS)
+    redis.call('PEXPIRE', PROGRESS, LOG_MS)
+    redis.call('PEXPIRE', EVENTS, LOG_MS)
     redis.call('DEL', LEASE)
   else
     keep_for()
@@ -182,7 +185,7 @@ local function holds_token()
   end
   redis.call('HSET', ATTEMPTS, 'token', p.attempt, 'open', 1)
   redis.call('HSETNX', ATTEMPTS, 'starts', 1)
-  redis.call('EXPIRE', ATTEMPTS, WEEK_SECONDS)
+  redis.call('EXPIRE', ATTEMPTS, RESULT_SECONDS)
   return true
 end
 
@@ -245,7 +248,7 @@ function operations.erase()
   end
   redis.call('DEL', PROGRESS, EVENTS, LEASE, ATTEMPTS, ANSWER)
   redis.call('SET', RESULT, cjson.encode({ id = '0.0.0', stage = 'deleted', run = p.last_run, owner = p.owner,
-    image_url = '', deadline_ms = now_ms, data = { stage = 'deleted' } }), 'EX', WEEK_SECONDS)
+    image_url = '', deadline_ms = now_ms, data = { stage = 'deleted' } }), 'EX', RESULT_SECONDS)
 end
 
 -- A redrive: the only thing that reopens an ended job, and only a failed one. It begins a new run
@@ -303,7 +306,7 @@ function operations.begin()
   end
   token = token + 1
   redis.call('HSET', ATTEMPTS, 'token', whole(token), 'starts', whole(starts + 1), 'open', 1)
-  redis.call('EXPIRE', ATTEMPTS, WEEK_SECONDS)
+  redis.call('EXPIRE', ATTEMPTS, RESULT_SECONDS)
   redis.call('SET', LEASE, whole(token) .. ':' .. p.nonce, 'PX', p.lease_ms)
   return started(token)
 end

@@ -10,8 +10,8 @@ from typing import Self
 
 from redis.asyncio import Redis
 
-from growbin.adapters import keys
-from growbin.adapters.redis_connection import ask, open_redis
+from growbin.adapters.redis import keys
+from growbin.adapters.redis.connection import ask, open_redis
 
 TOKEN_BYTES = 32
 

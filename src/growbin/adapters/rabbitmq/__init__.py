@@ -1,0 +1,1 @@
+"""RabbitMQ: the job queue and its dead letters."""

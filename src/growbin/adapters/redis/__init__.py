@@ -1,0 +1,1 @@
+"""Redis: sessions, job records, and the progress of every job."""
