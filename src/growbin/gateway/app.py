@@ -16,25 +16,17 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from growbin.gateway import openapi
+from growbin.gateway.answers import CancelAsked, JobList, JobView, Submitted
 from growbin.gateway.context import GATEWAY, Gateway, GatewayLimits, StreamSlots
 from growbin.gateway.events import stream_job, stream_session
 from growbin.gateway.hub import Hub
-from growbin.gateway.jobs import (
-    CancelAsked,
-    JobList,
-    JobView,
-    Submitted,
-    cancel_job,
-    complete_upload,
-    delete_job,
-    list_jobs,
-    read_job,
-)
+from growbin.gateway.jobs import cancel_job, delete_job, list_jobs, read_job
 from growbin.gateway.live_stream import Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.sessions import SessionAnswer, create_session
+from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
 from growbin.job import ProgressEvent
 from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore

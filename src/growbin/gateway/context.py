@@ -14,6 +14,7 @@ from growbin.errors import Rejected
 from growbin.gateway.addresses import Network
 from growbin.gateway.hub import Hub
 from growbin.gateway.live_stream import Pulse
+from growbin.job import Upload
 from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
 from growbin.telemetry import metrics
 
@@ -31,6 +32,10 @@ class GatewayLimits:
     max_streams: int
     stream_heartbeat_seconds: float
     stream_write_timeout_seconds: float
+
+    def upload_deadline_ms(self, upload: Upload) -> int:
+        """When a job without upload expires, on Redis' clock."""
+        return upload.created_at_ms + self.upload_wait_seconds * 1000
 
 
 @dataclass(frozen=True, slots=True)

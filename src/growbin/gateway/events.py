@@ -16,8 +16,8 @@ from aiohttp import HttpVersion11, hdrs, web
 from growbin.gateway import sse
 from growbin.gateway.context import GATEWAY, GatewayLimits
 from growbin.gateway.hub import ReaderTooSlow, Watch
-from growbin.gateway.jobs import find_job
 from growbin.gateway.live_stream import LiveStream
+from growbin.gateway.owned_job import find_job
 from growbin.gateway.problems import not_found
 from growbin.gateway.session_watch import SessionWatch
 from growbin.gateway.sessions import address_of, find_session

@@ -42,6 +42,17 @@ def bad_request(detail: str) -> Rejected:
     return Rejected(400, "bad_request", detail)
 
 
+def photo_too_large(photo_max_bytes: int) -> Rejected:
+    megabytes = photo_max_bytes / 2**20
+    return Rejected(413, "photo_too_large", f"A photo may have at most {megabytes:g} MB: send a smaller one.")
+
+
+def unsupported_photo() -> Rejected:
+    return Rejected(
+        415, "unsupported_photo", "Send a JPEG, PNG or WebP photo, with the type that was declared for it."
+    )
+
+
 @web.middleware
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
