@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import time
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,19 +15,18 @@ from aiohttp.typedefs import Handler
 
 from growbin.gateway import openapi
 from growbin.gateway.answers import CancelAsked, JobList, JobView, Submitted
-from growbin.gateway.context import GATEWAY, Gateway, GatewayLimits, StreamSlots
+from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.events import stream_job, stream_session
-from growbin.gateway.hub import Hub
 from growbin.gateway.jobs import cancel_job, delete_job, list_jobs, read_job
-from growbin.gateway.live_stream import Pulse
+from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.sessions import SessionAnswer, create_session
+from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
 from growbin.job import ProgressEvent
-from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
 from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
@@ -138,49 +135,20 @@ CALLS = (
 )
 
 
-def build_app(
-    *,
-    limits: GatewayLimits,
-    cdn_base_url: str,
-    upload_origin: str,
-    allowed_origins: frozenset[str],
-    trusted_proxies: Iterable[str],
-    secure_cookies: bool,
-    records: JobRecords,
-    sessions: Sessions,
-    progress: ProgressLog,
-    uploads: UploadStore,
-    queue: JobQueue,
-    letters: DeadLetters,
-    photo_cache: PhotoCache,
-    hub: Hub,
-) -> web.Application:
-    """The whole HTTP side. `upload_origin` is where tickets point: the page may upload there.
-    Run it with `handler_cancellation=True`, so that a stream notices when its client has left."""
+def build_app(gateway: Gateway) -> web.Application:
+    """The whole HTTP side. Run it with `handler_cancellation=True`, so that a stream notices when its
+    client has left."""
     app = web.Application(
         middlewares=[identify, answer_problems, guard_origin], client_max_size=LONGEST_BODY_BYTES
     )
-    app[GATEWAY] = Gateway(
-        limits=limits,
-        cdn_base_url=cdn_base_url.rstrip("/"),
-        allowed_origins=allowed_origins,
-        trusted_proxies=tuple(ipaddress.ip_network(network.strip()) for network in trusted_proxies),
-        secure_cookies=secure_cookies,
-        records=records,
-        sessions=sessions,
-        progress=progress,
-        uploads=uploads,
-        queue=queue,
-        letters=letters,
-        photo_cache=photo_cache,
-        hub=hub,
-        slots=StreamSlots(limits),
-        pulse=Pulse(limits.stream_heartbeat_seconds),
-    )
+    app[GATEWAY] = gateway
+    app[SLOTS] = StreamSlots(gateway.limits)
+    app[PULSE] = Pulse(gateway.limits.stream_heartbeat_seconds)
     for call in CALLS:
         # No HEAD for a stream: it would stay open and say nothing.
         app.router.add_route(call.method, call.path, call.handler)
-    _add_pages(app, image_origin=_origin(cdn_base_url), upload_origin=_origin(upload_origin))
+    image_origin, upload_origin = _origin(gateway.cdn_base_url), _origin(gateway.upload_origin)
+    _add_pages(app, image_origin=image_origin, upload_origin=upload_origin)
     app.on_response_prepare.append(_add_headers)
     return app
 

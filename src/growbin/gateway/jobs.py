@@ -17,6 +17,7 @@ from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.owned_job import find_job
 from growbin.gateway.problems import bad_request, not_found
 from growbin.gateway.sessions import address_of, find_session
+from growbin.gateway.stream_slots import SLOTS
 from growbin.job import EXTENSIONS
 from growbin.ports import Letter
 
@@ -33,7 +34,7 @@ async def read_job(request: web.Request) -> web.Response:
     state = job.state
     wait_seconds = _preferred_wait_seconds(request)
     if wait_seconds and state and not state.entry.ends:
-        with gateway.slots.take(job.session.owner, address_of(request)):
+        with request.app[SLOTS].take(job.session.owner, address_of(request)):
             await _wait_for_end(gateway, job.job_id, state.entry.id, wait_seconds)
         state = await gateway.progress.state(job.job_id)
     if state is None:
