@@ -139,7 +139,6 @@ class RedisJobRecords:
             return None
         if request_hash != _request_hash(upload):
             raise Rejected(
-                422,
                 "idempotency_key_reused",
                 "This Idempotency-Key was used with another request. Send a new key.",
             )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 from aiohttp import web
 
 from growbin.errors import Rejected
 from growbin.gateway.context import GatewayLimits
 from growbin.telemetry import metrics
+
+RETRY_AFTER_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,15 @@ class StreamSlots:
         self._open = 0
 
     def take(self, owner: str, address: str) -> Slot:
-        """One slot, held by the block that enters it. Raises Rejected(too_many_streams): 429 to who has
-        many, 503 when all are taken."""
+        """One slot, held by the block that enters it. Raises Rejected: too_many_streams to who has many,
+        every_stream_taken to everybody."""
         if self._by_owner[owner] >= self._limits.max_streams_per_session:
-            raise _too_many_streams(429, "This session has too many open streams. Close one and try again.")
+            raise _too_many_streams("session")
         if self._by_address[address] >= self._limits.max_streams_per_address:
-            raise _too_many_streams(429, "This address has too many open streams. Close one and try again.")
+            raise _too_many_streams("address")
         if self._open >= self._limits.max_streams:
-            raise _too_many_streams(503, "Every stream is taken. Try again in a moment, or poll the job.")
+            detail = "Every stream is taken. Try again in a moment, or poll the job."
+            raise Rejected("every_stream_taken", detail, retry_after_seconds=RETRY_AFTER_SECONDS)
         return Slot(self, owner, address)
 
     def change(self, owner: str, address: str, by: int) -> None:
@@ -56,8 +60,9 @@ class StreamSlots:
                 del counter[key]
 
 
-def _too_many_streams(status: int, detail: str) -> Rejected:
-    return Rejected(status, "too_many_streams", detail, retry_after_seconds=5)
+def _too_many_streams(holder: Literal["session", "address"]) -> Rejected:
+    detail = f"This {holder} has too many open streams. Close one and try again."
+    return Rejected("too_many_streams", detail, retry_after_seconds=RETRY_AFTER_SECONDS)
 
 
 SLOTS = web.AppKey("slots", StreamSlots)

@@ -85,12 +85,12 @@ def _upload_missing(gateway: Gateway, upload: Upload, state: JobState | None) ->
     now_ms = gateway.limits.upload_deadline_ms(upload) - state.left_seconds * 1000 if state else 0
     if now_ms < upload.ticket_expires_at_ms:
         detail = "There is no photo at the upload_url yet. Upload it, then call again."
-        return Rejected(409, "upload_missing", detail, retry_after_seconds=1)
+        return Rejected("upload_missing", detail, retry_after_seconds=1)
     return _upload_expired()
 
 
 def _upload_expired() -> Rejected:
-    return Rejected(410, "upload_expired", "The upload_url ran out without a photo. Ask for a new one.")
+    return Rejected("upload_expired", "The upload_url ran out without a photo. Ask for a new one.")
 
 
 async def _inspect(gateway: Gateway, upload: Upload, stored: StoredUpload) -> ContentType:
@@ -109,5 +109,5 @@ async def _admit(gateway: Gateway) -> Backlog | None:
     backlog = await gateway.queue.backlog()
     if backlog is not None and backlog.waiting >= gateway.limits.backlog_limit:
         detail = "Too many photos are waiting. The upload is kept: call again later."
-        raise Rejected(503, "backlog_full", detail, retry_after_seconds=10)
+        raise Rejected("backlog_full", detail, retry_after_seconds=10)
     return backlog

@@ -106,7 +106,7 @@ async def _read_request(request: web.Request) -> AnalyzeRequest:
         async with asyncio.timeout(LONGEST_READ_SECONDS):
             body = await request.read()
     except TimeoutError:
-        raise Rejected(408, "bad_request", "The body did not come in time.") from None
+        raise Rejected("body_too_slow", "The body did not come in time.") from None
     if not body:
         return AnalyzeRequest()
     if request.content_type != "application/json":
