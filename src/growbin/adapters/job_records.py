@@ -15,11 +15,9 @@ from redis.asyncio import Redis
 from growbin.adapters import keys
 from growbin.adapters.redis_connection import ask, open_redis
 from growbin.errors import Rejected, Unavailable
-from growbin.job import ContentType, Upload
+from growbin.job import RECENT_JOBS, SESSION_SECONDS, ContentType, Upload
 
 log = structlog.get_logger()
-
-RECENT_JOBS = 100
 
 # Stamps times from the server's clock, so that gateways with skewed clocks agree.
 CREATE = """
@@ -148,7 +146,7 @@ class RedisJobRecords:
         await ask(
             self._list_job(
                 keys=[keys.session_jobs(upload.owner)],
-                args=[str(upload.job_id), RECENT_JOBS, keys.SESSION_SECONDS],
+                args=[str(upload.job_id), RECENT_JOBS, SESSION_SECONDS],
             )
         )
 

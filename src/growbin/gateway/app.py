@@ -17,7 +17,7 @@ from growbin.gateway import openapi
 from growbin.gateway.answers import CancelAsked, JobList, JobView, Submitted
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.events import stream_job, stream_session
-from growbin.gateway.jobs import cancel_job, delete_job, list_jobs, read_job
+from growbin.gateway.jobs import LONGEST_WAIT_SECONDS, cancel_job, delete_job, list_jobs, read_job
 from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
@@ -26,7 +26,7 @@ from growbin.gateway.sessions import SessionAnswer, create_session
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
-from growbin.job import ProgressEvent
+from growbin.job import RECENT_JOBS, ProgressEvent
 from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
@@ -64,7 +64,11 @@ CALLS = (
         answers={200: JobView, 304: None},
         refusals=(404, 429),
         parameters=(
-            Parameter("Prefer", "header", "wait=N waits up to N seconds (at most 60) for the end"),
+            Parameter(
+                "Prefer",
+                "header",
+                f"wait=N waits up to N seconds (at most {LONGEST_WAIT_SECONDS}) for the end",
+            ),
             Parameter("If-None-Match", "header", "an earlier ETag; 304 when nothing changed"),
         ),
     ),
@@ -103,7 +107,10 @@ CALLS = (
         refusals=(400,),
         parameters=(
             Parameter(
-                "limit", "query", "1 to 100, default 20", {"type": "integer", "minimum": 1, "maximum": 100}
+                "limit",
+                "query",
+                f"1 to {RECENT_JOBS}, default 20",
+                {"type": "integer", "minimum": 1, "maximum": RECENT_JOBS},
             ),
             Parameter("cursor", "query", "the next_cursor of the page before"),
         ),

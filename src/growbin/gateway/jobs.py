@@ -18,13 +18,12 @@ from growbin.gateway.owned_job import find_job
 from growbin.gateway.problems import bad_request, not_found
 from growbin.gateway.sessions import address_of, find_session
 from growbin.gateway.stream_slots import SLOTS
-from growbin.job import EXTENSIONS
+from growbin.job import EXTENSIONS, RECENT_JOBS
 from growbin.ports import Letter
 
 log = structlog.get_logger()
 
 LONGEST_WAIT_SECONDS = 60
-LONGEST_LIST = 100
 
 
 async def read_job(request: web.Request) -> web.Response:
@@ -74,7 +73,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     limit = _listed(request)
     session = await find_session(request)
-    recent = list(await gateway.records.recent(session.owner, LONGEST_LIST)) if session else []
+    recent = list(await gateway.records.recent(session.owner, RECENT_JOBS)) if session else []
     cursor = request.query.get("cursor")
     if cursor is not None:
         if cursor not in map(str, recent):
@@ -92,8 +91,8 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 def _listed(request: web.Request) -> int:
     limit = request.query.get("limit", "20")
-    if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= LONGEST_LIST:
-        raise bad_request(f"`limit` must be a number from 1 to {LONGEST_LIST}.")
+    if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= RECENT_JOBS:
+        raise bad_request(f"`limit` must be a number from 1 to {RECENT_JOBS}.")
     return int(limit)
 
 
