@@ -23,7 +23,7 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.config import Settings
 from growbin.gateway.app import build_app
-from growbin.gateway.context import GatewayLimits
+from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
 from growbin.wiring.gateway import limits_of
 from growbin.wiring.parts import serving
@@ -53,7 +53,7 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
     )
     hub.attach(await stack.enter_async_context(feed))
     unused = cast("Any", None)
-    return build_app(
+    gateway = Gateway(
         limits=limits,
         cdn_base_url="http://cdn.test",
         upload_origin="http://s3.test",
@@ -69,6 +69,7 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
         photo_cache=unused,
         hub=hub,
     )
+    return build_app(gateway)
 
 
 def encode(text: str) -> bytes:

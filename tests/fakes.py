@@ -109,7 +109,7 @@ class FakeJobRecords(MayBeAway):
         if idempotency_key is not None:
             claimed = self._keys.setdefault((upload.owner, idempotency_key), upload)
             if _request(claimed) != _request(upload):
-                raise Rejected(422, "idempotency_key_reused", "Send a new key.")
+                raise Rejected("idempotency_key_reused", "Send a new key.")
             if claimed.job_id in self.uploads:
                 return self.uploads[claimed.job_id]
             self._keys[upload.owner, idempotency_key] = upload
@@ -339,16 +339,14 @@ class FakeProgressLog(MayBeAway):
         self._answer()
         kept = self._of(job.job_id)
         if kept.erased_by is not None:
-            raise Rejected(409, "not_failed", "Only a failed job can be driven again; this one is deleted.")
+            raise Rejected("not_failed", "Only a failed job can be driven again; this one is deleted.")
         now = kept.snapshot
         deadline_ms = self.clock.now_ms() + deadline_seconds * 1000
         if kept.end is None and now is not None and now.run > 1 and now.stage is Stage.QUEUED:
             return job.model_copy(update={"run": now.run, "deadline_ms": now.deadline_ms})
         last = kept.end or now
         if last is not None and last.stage is not Stage.FAILED:
-            raise Rejected(
-                409, "not_failed", f"Only a failed job can be driven again; this one is {last.stage}."
-            )
+            raise Rejected("not_failed", f"Only a failed job can be driven again; this one is {last.stage}.")
         again = job.model_copy(update={"run": (last or job).run + 1, "deadline_ms": deadline_ms})
         kept.end, kept.entries, kept.lease_until_ms = None, [], 0
         kept.attempts = Attempts(token=kept.attempts.token)

@@ -1,7 +1,7 @@
 """Errors, named by what we do next. Anything that is not in this tree is a bug.
 
 GrowbinError
-├── Rejected      the client must change something: a 4xx problem, nothing starts
+├── Rejected      the request cannot be taken, nothing starts: gateway/problems.py has its code's status
 ├── JobFailed     this job can never succeed: terminal event `failed`
 └── Unavailable   a part we need is away: 503 at the gateway, retry in the consumer
     └── Throttled the model asks for patience: the whole consumer slows down, no attempt is burned
@@ -15,11 +15,8 @@ class GrowbinError(Exception):
 class Rejected(GrowbinError):
     """The client's request cannot be taken; `code` names the problem, `detail` says what to do."""
 
-    def __init__(
-        self, status: int, code: str, detail: str, *, retry_after_seconds: int | None = None
-    ) -> None:
+    def __init__(self, code: str, detail: str, *, retry_after_seconds: int | None = None) -> None:
         super().__init__(f"{code}: {detail}")
-        self.status = status
         self.code = code
         self.detail = detail
         self.retry_after_seconds = retry_after_seconds

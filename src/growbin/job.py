@@ -29,6 +29,11 @@ Owner = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 
 # Milliseconds since 1970, until the year 6429: dates and Lua's numbers go no further.
 Moment = Annotated[int, Field(ge=0, lt=2**47)]
 
+SESSION_SECONDS = 7 * 24 * 3600  # after its last call; the list of its jobs lives as long
+RECENT_JOBS = 100  # of a session: so many stand in its list
+# A job is due only once its deadline's millisecond has passed on Redis' clock: a timer fires a little later.
+EXPIRY_MARGIN_SECONDS = 0.05
+
 # The id of a log entry, `epoch.seq.nonce`.
 ENTRY_ID = r"[0-9a-f]{1,32}\.[0-9]{1,9}\.[0-9a-z]{1,32}"
 

@@ -35,8 +35,9 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.consumer.handle_job import Tools, bury, handle_job
 from growbin.gateway.app import build_app
-from growbin.gateway.context import GATEWAY
+from growbin.gateway.context import Gateway
 from growbin.gateway.hub import Hub
+from growbin.gateway.stream_slots import SLOTS
 from growbin.job import (
     Ack,
     CleanPhoto,
@@ -168,7 +169,7 @@ def _app(
     uploads: FakeUploadStore,
     hub: Hub,
 ) -> web.Application:
-    return build_app(
+    gateway = Gateway(
         limits=LIMITS,
         cdn_base_url="http://cdn.test",
         upload_origin="http://s3.test",
@@ -184,6 +185,7 @@ def _app(
         photo_cache=FakePhotoCache(),
         hub=hub,
     )
+    return build_app(gateway)
 
 
 # --- one case ------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ async def _one_case(world: World, choice: random.Random, what: What, way: Way) -
     assert state is not None
     assert state.is_erased
     assert await _delivered(world, encode_event(job)) == "acknowledged"  # late: it brings nothing back
-    assert not world.app[GATEWAY].slots._by_owner
+    assert not world.app[SLOTS]._by_owner
     world.outcomes[what] += 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from aiohttp import ClientResponse, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 
 from growbin.gateway.app import build_app
-from growbin.gateway.context import GatewayLimits
+from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
 from growbin.job import Job
 from tests.fakes import (
@@ -67,12 +68,12 @@ class Node:
         self.hub = Hub(self.progress, buffer_events=64)
         self.feed = FakeProgressFeed(self.progress, self.hub.on_entry)
         self.hub.attach(self.feed)
-        app = build_app(
+        gateway = Gateway(
             limits=self.limits,
             cdn_base_url="https://cdn.test",
             upload_origin="https://bucket.test",
             allowed_origins=frozenset({"https://app.test"}),
-            trusted_proxies=["127.0.0.0/8"],
+            trusted_proxies=(ip_network("127.0.0.0/8"),),
             secure_cookies=self.secure_cookies,
             records=self.records,
             sessions=self.sessions,
@@ -83,7 +84,7 @@ class Node:
             photo_cache=self.photo_cache,
             hub=self.hub,
         )
-        self.server = TestServer(app)
+        self.server = TestServer(build_app(gateway))
         await self.server.start_server(shutdown_timeout=1)  # it cancels handlers, as we do
         self._stack.push_async_callback(self.hub.close)
         self._stack.push_async_callback(self.server.close)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from growbin.gateway import openapi
+from growbin.gateway.answers import JobView
 from growbin.gateway.app import CALLS
-from growbin.gateway.jobs import JobView
 from tests.unit.gateway_node import Client, Node, problem
 
 ANALYZE = "/api/v1/waste/analyze"

@@ -23,8 +23,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from growbin.errors import Rejected, Unavailable
-
 PHOTOS_AT_ONCE = 4  # as many streams as a session may have open
 PATIENCE_SECONDS = 60
 CALL_SECONDS = 30
@@ -57,8 +55,8 @@ def main(photos: Sequence[Path], server: str, question: str | None, locale: str 
     except KeyboardInterrupt:
         sys.stderr.write("Cancelled.\n")
         return 130
-    except (Rejected, Unavailable) as error:
-        sys.stderr.write(f"growbin analyze: {_reason(error)}\n")
+    except (Refused, Unreachable) as error:
+        sys.stderr.write(f"growbin analyze: {error.detail}\n")
         return 1
     if not as_json:
         sys.stdout.write(_table(outcomes))
@@ -118,15 +116,15 @@ async def _analyze(
         await _patiently(lambda: service.upload(ticket, data))
         await _patiently(lambda: service.call("POST", f"/upload-complete/{job_id}"))
         end = await service.follow(job_id, lambda event: show(event["progress"], event["message"]))
-    except Rejected as error:
+    except Refused as error:
         failure = {"code": error.code, "detail": error.detail, "retryable": False}
         return Outcome(photo, "refused", failure=failure)
-    except Unavailable as error:
-        failure = {"code": "unavailable", "detail": _reason(error), "retryable": True}
+    except Unreachable as error:
+        failure = {"code": "unavailable", "detail": error.detail, "retryable": True}
         return Outcome(photo, "failed", failure=failure)
     except asyncio.CancelledError:
         if job_id is not None:
-            with suppress(Rejected, Unavailable, TimeoutError):
+            with suppress(Refused, Unreachable, TimeoutError):
                 async with asyncio.timeout(CANCEL_SECONDS):
                     await service.call("POST", f"{JOBS}/{job_id}/cancel")
         raise
@@ -140,11 +138,11 @@ def _read(photo: Path) -> tuple[bytes, str]:
     try:
         data = photo.read_bytes()
     except OSError as error:
-        raise Rejected(0, "unreadable_file", f"The file cannot be read: {error.strerror}.") from None
+        raise Refused("unreadable_file", f"The file cannot be read: {error.strerror}.") from None
     for magic, content_type in MAGIC.items():
         if data.startswith(magic):
             return data, content_type
-    raise Rejected(0, "unsupported_photo", "This is no JPEG, PNG or WebP photo.")
+    raise Refused("unsupported_photo", "This is no JPEG, PNG or WebP photo.")
 
 
 async def _patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -153,7 +151,7 @@ async def _patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
     while True:
         try:
             return await attempt()
-        except Unavailable as error:
+        except Unreachable as error:
             delay_seconds = error.retry_after_seconds or 1
             if time.monotonic() + delay_seconds > gives_up_at:
                 raise
@@ -163,8 +161,26 @@ async def _patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
 # --- the service -------------------------------------------------------------------------------
 
 
+class Refused(Exception):
+    """The answer is no, and would be no again."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class Unreachable(Exception):
+    """There is no answer for now."""
+
+    def __init__(self, detail: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_seconds = retry_after_seconds
+
+
 class Service:
-    """The API for one session. Its methods raise Rejected when the answer is no, Unavailable when there
+    """The API for one session. Its methods raise Refused when the answer is no, Unreachable when there
     is none for now."""
 
     def __init__(self, http: aiohttp.ClientSession, server: str, token: str = "") -> None:
@@ -206,7 +222,7 @@ class Service:
                             if name in ENDS:
                                 return event
                 delay_seconds = RECONNECT_SECONDS
-            except Unavailable as error:
+            except Unreachable as error:
                 if time.monotonic() - heard_at > PATIENCE_SECONDS:
                     raise
                 delay_seconds = error.retry_after_seconds or RECONNECT_SECONDS
@@ -216,14 +232,14 @@ class Service:
 @asynccontextmanager
 async def _service(server: str) -> AsyncIterator[Service]:
     if urlsplit(server).scheme not in ("http", "https"):
-        raise Rejected(0, "bad_server", f"--server must start with http:// or https:// (is {server!r}).")
+        raise Refused("bad_server", f"--server must start with http:// or https:// (is {server!r}).")
     timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as http:
         try:
             session = await Service(http, server).call("POST", "/api/v1/sessions")
-        except Unavailable as error:
+        except Unreachable as error:
             advice = "Start growbin there (`growbin stack`), or name another address with --server."
-            raise Unavailable("growbin", f"Nobody answers at {server}: {error.reason}. {advice}") from None
+            raise Unreachable(f"Nobody answers at {server}: {error.detail}. {advice}") from None
         yield Service(http, server, session["token"])
 
 
@@ -244,7 +260,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise Unavailable("growbin", str(error) or "no answer in time") from error
+        raise Unreachable(str(error) or "no answer in time") from error
 
 
 async def _check(answer: aiohttp.ClientResponse) -> None:
@@ -258,12 +274,8 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
     if answer.status in (429, 502, 503, 504):
         retry_after = answer.headers.get("Retry-After", "")
         seconds = float(retry_after) if retry_after.isdecimal() else None
-        raise Unavailable("growbin", detail, retry_after_seconds=seconds)
-    raise Rejected(answer.status, code, detail)
-
-
-def _reason(error: Rejected | Unavailable) -> str:
-    return error.detail if isinstance(error, Rejected) else error.reason
+        raise Unreachable(detail, retry_after_seconds=seconds)
+    raise Refused(code, detail)
 
 
 def _own_language() -> str | None:

@@ -15,6 +15,7 @@ from growbin.analysis import parse_answer
 from growbin.consumer.pacing import Closing, SoloGate, Throttle
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import (
+    EXPIRY_MARGIN_SECONDS,
     Ack,
     Analysis,
     CleanPhoto,
@@ -52,7 +53,6 @@ DELAYS_SECONDS = (1, 5, 15, 60)
 HELD_DELAY_SECONDS = 5
 REDIS_PAUSE_SECONDS = 0.5
 OBITUARY_PAUSE_SECONDS = 1.0
-EXPIRY_MARGIN_SECONDS = 0.05
 
 Answer = TypeVar("Answer")
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import time
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,28 +14,19 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from growbin.gateway import openapi
-from growbin.gateway.context import GATEWAY, Gateway, GatewayLimits, StreamSlots
+from growbin.gateway.answers import CancelAsked, JobList, JobView, Submitted
+from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.events import stream_job, stream_session
-from growbin.gateway.hub import Hub
-from growbin.gateway.jobs import (
-    CancelAsked,
-    JobList,
-    JobView,
-    Submitted,
-    cancel_job,
-    complete_upload,
-    delete_job,
-    list_jobs,
-    read_job,
-)
-from growbin.gateway.live_stream import Pulse
+from growbin.gateway.jobs import LONGEST_WAIT_SECONDS, cancel_job, delete_job, list_jobs, read_job
+from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.sessions import SessionAnswer, create_session
+from growbin.gateway.stream_slots import SLOTS, StreamSlots
+from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
-from growbin.job import ProgressEvent
-from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
+from growbin.job import RECENT_JOBS, ProgressEvent
 from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
@@ -75,7 +64,11 @@ CALLS = (
         answers={200: JobView, 304: None},
         refusals=(404, 429),
         parameters=(
-            Parameter("Prefer", "header", "wait=N waits up to N seconds (at most 60) for the end"),
+            Parameter(
+                "Prefer",
+                "header",
+                f"wait=N waits up to N seconds (at most {LONGEST_WAIT_SECONDS}) for the end",
+            ),
             Parameter("If-None-Match", "header", "an earlier ETag; 304 when nothing changed"),
         ),
     ),
@@ -114,7 +107,10 @@ CALLS = (
         refusals=(400,),
         parameters=(
             Parameter(
-                "limit", "query", "1 to 100, default 20", {"type": "integer", "minimum": 1, "maximum": 100}
+                "limit",
+                "query",
+                f"1 to {RECENT_JOBS}, default 20",
+                {"type": "integer", "minimum": 1, "maximum": RECENT_JOBS},
             ),
             Parameter("cursor", "query", "the next_cursor of the page before"),
         ),
@@ -146,49 +142,20 @@ CALLS = (
 )
 
 
-def build_app(
-    *,
-    limits: GatewayLimits,
-    cdn_base_url: str,
-    upload_origin: str,
-    allowed_origins: frozenset[str],
-    trusted_proxies: Iterable[str],
-    secure_cookies: bool,
-    records: JobRecords,
-    sessions: Sessions,
-    progress: ProgressLog,
-    uploads: UploadStore,
-    queue: JobQueue,
-    letters: DeadLetters,
-    photo_cache: PhotoCache,
-    hub: Hub,
-) -> web.Application:
-    """The whole HTTP side. `upload_origin` is where tickets point: the page may upload there.
-    Run it with `handler_cancellation=True`, so that a stream notices when its client has left."""
+def build_app(gateway: Gateway) -> web.Application:
+    """The whole HTTP side. Run it with `handler_cancellation=True`, so that a stream notices when its
+    client has left."""
     app = web.Application(
         middlewares=[identify, answer_problems, guard_origin], client_max_size=LONGEST_BODY_BYTES
     )
-    app[GATEWAY] = Gateway(
-        limits=limits,
-        cdn_base_url=cdn_base_url.rstrip("/"),
-        allowed_origins=allowed_origins,
-        trusted_proxies=tuple(ipaddress.ip_network(network.strip()) for network in trusted_proxies),
-        secure_cookies=secure_cookies,
-        records=records,
-        sessions=sessions,
-        progress=progress,
-        uploads=uploads,
-        queue=queue,
-        letters=letters,
-        photo_cache=photo_cache,
-        hub=hub,
-        slots=StreamSlots(limits),
-        pulse=Pulse(limits.stream_heartbeat_seconds),
-    )
+    app[GATEWAY] = gateway
+    app[SLOTS] = StreamSlots(gateway.limits)
+    app[PULSE] = Pulse(gateway.limits.stream_heartbeat_seconds)
     for call in CALLS:
         # No HEAD for a stream: it would stay open and say nothing.
         app.router.add_route(call.method, call.path, call.handler)
-    _add_pages(app, image_origin=_origin(cdn_base_url), upload_origin=_origin(upload_origin))
+    image_origin, upload_origin = _origin(gateway.cdn_base_url), _origin(gateway.upload_origin)
+    _add_pages(app, image_origin=image_origin, upload_origin=upload_origin)
     app.on_response_prepare.append(_add_headers)
     return app
 

@@ -16,11 +16,12 @@ from aiohttp import HttpVersion11, hdrs, web
 from growbin.gateway import sse
 from growbin.gateway.context import GATEWAY, GatewayLimits
 from growbin.gateway.hub import ReaderTooSlow, Watch
-from growbin.gateway.jobs import find_job
-from growbin.gateway.live_stream import LiveStream
+from growbin.gateway.live_stream import PULSE, LiveStream
+from growbin.gateway.owned_job import find_job
 from growbin.gateway.problems import not_found
 from growbin.gateway.session_watch import SessionWatch
 from growbin.gateway.sessions import address_of, find_session
+from growbin.gateway.stream_slots import SLOTS
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()
@@ -39,7 +40,7 @@ async def stream_job(request: web.Request) -> web.StreamResponse:
     """`GET /api/v1/waste/jobs/{job_id}/events`; 204 when the client has seen the terminal event."""
     gateway = request.app[GATEWAY]
     job_id, owner = await _watched_job(request)
-    with gateway.slots.take(owner, address_of(request)):
+    with request.app[SLOTS].take(owner, address_of(request)):
         watch = await gateway.hub.join(job_id, _given_id(request))
         try:
             return await _stream(request, watch, _push)
@@ -53,7 +54,7 @@ async def stream_session(request: web.Request) -> web.StreamResponse:
     session = await find_session(request)
     if session is None:
         raise not_found()
-    with gateway.slots.take(session.owner, address_of(request)):
+    with request.app[SLOTS].take(session.owner, address_of(request)):
         async with SessionWatch.open(
             gateway.hub, gateway.records, gateway.progress, session.owner, _given_id(request)
         ) as watch:
@@ -111,13 +112,13 @@ async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -
 
 async def _push(request: web.Request, response: web.StreamResponse, watch: Watch) -> None:
     """The hub writes to the socket, the pulse beats, and the handler sleeps."""
-    gateway = request.app[GATEWAY]
+    pulse = request.app[PULSE]
     stream = LiveStream(request, response, watch)
-    gateway.pulse.add(stream)
+    pulse.add(stream)
     try:
-        await stream.relay(gateway.limits.stream_write_timeout_seconds)
+        await stream.relay(request.app[GATEWAY].limits.stream_write_timeout_seconds)
     finally:
-        gateway.pulse.remove(stream)
+        pulse.remove(stream)
 
 
 async def _pull(request: web.Request, response: web.StreamResponse, watch: SessionWatch) -> None:

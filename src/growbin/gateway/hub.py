@@ -17,14 +17,13 @@ from uuid import UUID
 import structlog
 
 from growbin.errors import Unavailable
-from growbin.job import ENTRY_ID, JobState, LogEntry
+from growbin.job import ENTRY_ID, EXPIRY_MARGIN_SECONDS, JobState, LogEntry
 from growbin.ports import ProgressFeed, ProgressLog
 
 log = structlog.get_logger()
 
 REREAD_PAUSE_SECONDS = 0.5
 REREADS_AT_ONCE = 64
-EXPIRY_MARGIN_SECONDS = 0.05
 
 QUEUED = '"stage":"queued"'  # as the script writes it; parsing every event would cost more than sending it
 NOBODYS_ID = "0.0.0"  # in no log: who holds it gets a reset

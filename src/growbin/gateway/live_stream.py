@@ -108,3 +108,6 @@ class Pulse:
         self._timer = None
         if self._due:
             self._timer = loop.call_later(PULSE_SECONDS, self._beat)
+
+
+PULSE = web.AppKey("pulse", Pulse)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from growbin.gateway.problems import Problem
+from growbin.gateway.sessions import COOKIE
 from growbin.job import ProgressEvent
 
 
@@ -73,7 +74,7 @@ def describe(calls: Sequence[Call]) -> dict[str, Any]:
         "components": {
             "schemas": schemas["$defs"],
             "securitySchemes": {
-                "cookie": {"type": "apiKey", "in": "cookie", "name": "growbin_session"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
                 "bearer": {"type": "http", "scheme": "bearer"},
             },
         },

@@ -30,7 +30,7 @@ async def guard_origin(request: web.Request, handler: Handler) -> web.StreamResp
     if origin is not None and request.method not in READING:
         is_own = urlsplit(origin).netloc == request.host
         if not (is_own or _is_allowed(request)):
-            raise Rejected(403, "forbidden_origin", "Pages of this origin may not call this service.")
+            raise Rejected("forbidden_origin", "Pages of this origin may not call this service.")
     return await handler(request)
 
 

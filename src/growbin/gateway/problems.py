@@ -18,6 +18,25 @@ log = structlog.get_logger()
 REQUEST_ID = web.RequestKey("request_id", str)
 DEFAULT_RETRY_AFTER_SECONDS = 2
 
+# What the code of each Rejected is over HTTP.
+STATUS = {
+    "backlog_full": 503,
+    "bad_request": 400,
+    "body_too_slow": 408,
+    "every_stream_taken": 503,
+    "forbidden_origin": 403,
+    "idempotency_key_reused": 422,
+    "not_failed": 409,  # a redrive's: its operator reads the detail
+    "not_found": 404,
+    "photo_too_large": 413,
+    "too_many_streams": 429,
+    "unsupported_photo": 415,
+    "upload_expired": 410,
+    "upload_missing": 409,
+}
+# Finer than what clients know: the body's `code` is the wider one.
+CODE_TOLD = {"body_too_slow": "bad_request", "every_stream_taken": "too_many_streams"}
+
 
 class Problem(BaseModel):
     """`type` and `code` are stable; `detail` says what to do."""
@@ -35,11 +54,22 @@ def not_found() -> Rejected:
     detail = (
         "There is no such job in this session: check the id, send the session that made it, or begin anew."
     )
-    return Rejected(404, "not_found", detail)
+    return Rejected("not_found", detail)
 
 
 def bad_request(detail: str) -> Rejected:
-    return Rejected(400, "bad_request", detail)
+    return Rejected("bad_request", detail)
+
+
+def photo_too_large(photo_max_bytes: int) -> Rejected:
+    megabytes = photo_max_bytes / 2**20
+    return Rejected("photo_too_large", f"A photo may have at most {megabytes:g} MB: send a smaller one.")
+
+
+def unsupported_photo() -> Rejected:
+    return Rejected(
+        "unsupported_photo", "Send a JPEG, PNG or WebP photo, with the type that was declared for it."
+    )
 
 
 @web.middleware
@@ -47,8 +77,9 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except Rejected as error:
+        told = CODE_TOLD.get(error.code, error.code)
         return _answer(
-            request, error.status, error.code, error.detail, _retry_after(error.retry_after_seconds)
+            request, STATUS[error.code], told, error.detail, _retry_after(error.retry_after_seconds)
         )
     except Unavailable as error:
         log.warning("part_unavailable", part=error.part, reason=error.reason)

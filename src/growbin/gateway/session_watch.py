@@ -19,10 +19,9 @@ from uuid import UUID
 
 from growbin.errors import Unavailable
 from growbin.gateway.hub import NOBODYS_ID, Hub, Watch
-from growbin.job import LogEntry
+from growbin.job import RECENT_JOBS, LogEntry
 from growbin.ports import JobRecords, ProgressLog
 
-MOST_JOBS = 100
 LOOK_FOR_NEW_SECONDS = 1.0
 STAY_OPEN_SECONDS = 60.0
 LONGEST_ID = 8000
@@ -49,7 +48,7 @@ class Vector:
                 base64.urlsafe_b64decode(text[:LONGEST_ID]), 4 * LONGEST_ID
             )
             newest, jobs = json.loads(packed)
-            last_ids = {UUID(job_id): str(last_id) for job_id, last_id in list(jobs.items())[:MOST_JOBS]}
+            last_ids = {UUID(job_id): str(last_id) for job_id, last_id in list(jobs.items())[:RECENT_JOBS]}
             return cls(UUID(newest) if newest else None, last_ids)
         except (ValueError, TypeError, AttributeError, zlib.error):
             return None
@@ -136,7 +135,7 @@ class SessionWatch:
 
     async def _begin(self, last_id: str | None) -> None:
         """Join what the client has not seen to its end, the oldest first."""
-        recent = await self._records.recent(self._owner, MOST_JOBS)
+        recent = await self._records.recent(self._owner, RECENT_JOBS)
         vector = Vector.decode(last_id) if last_id else None
         known = recent.index(vector.newest) if vector and vector.newest in recent else len(recent)
         for place, job_id in reversed(list(enumerate(recent))):
@@ -154,7 +153,7 @@ class SessionWatch:
     async def _look_for_new(self) -> None:
         self._looks_at = asyncio.get_running_loop().time() + LOOK_FOR_NEW_SECONDS
         with suppress(Unavailable):  # at the next look, then
-            recent = list(await self._records.recent(self._owner, MOST_JOBS))
+            recent = list(await self._records.recent(self._owner, RECENT_JOBS))
             new = recent[: recent.index(self._newest)] if self._newest in recent else recent
             for job_id in reversed(new):
                 if job_id not in self._watches:

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from growbin.errors import Unavailable
 from growbin.gateway.addresses import client_address, is_trusted
 from growbin.gateway.context import GATEWAY
+from growbin.job import SESSION_SECONDS
 
 COOKIE = "growbin_session"
 COOKIES_READ = ("__Host-growbin_session", COOKIE)  # the first is a newer version's
-SESSION_SECONDS = 7 * 24 * 3600
 LONGEST_TOKEN = 256
 
 

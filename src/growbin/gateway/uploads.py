@@ -13,16 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from growbin.errors import Rejected
 from growbin.gateway.addresses import address_hash
+from growbin.gateway.answers import Links, json_answer, links_of
 from growbin.gateway.context import GATEWAY, Gateway
-from growbin.gateway.jobs import (
-    Links,
-    json_answer,
-    links_of,
-    photo_too_large,
-    unsupported_photo,
-    upload_deadline_ms,
-)
-from growbin.gateway.problems import bad_request
+from growbin.gateway.problems import bad_request, photo_too_large, unsupported_photo
 from growbin.gateway.sessions import address_of, find_or_make_session, keep_session
 from growbin.job import EXTENSIONS, ContentType, Locale, Upload
 
@@ -59,7 +52,7 @@ async def analyze(request: web.Request) -> web.Response:
     wanted = await _read_request(request)
     declared_type = _accepted_type(wanted.content_type)
     if wanted.content_length is not None and wanted.content_length > gateway.limits.photo_max_bytes:
-        raise photo_too_large(gateway)
+        raise photo_too_large(gateway.limits.photo_max_bytes)
     idempotency_key = _idempotency_key(request)
 
     session = await find_or_make_session(request)
@@ -92,7 +85,7 @@ async def analyze(request: web.Request) -> web.Response:
 
 async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
     """A fresh ticket for the upload's one key; its job is opened and listed if it was not yet."""
-    await gateway.progress.open_job(upload, upload_deadline_ms(gateway, upload))
+    await gateway.progress.open_job(upload, gateway.limits.upload_deadline_ms(upload))
     await gateway.records.list_job(upload)
     ticket = await gateway.uploads.ticket(
         upload.key, upload.declared_type, upload.declared_length, gateway.limits.ticket_seconds
@@ -113,7 +106,7 @@ async def _read_request(request: web.Request) -> AnalyzeRequest:
         async with asyncio.timeout(LONGEST_READ_SECONDS):
             body = await request.read()
     except TimeoutError:
-        raise Rejected(408, "bad_request", "The body did not come in time.") from None
+        raise Rejected("body_too_slow", "The body did not come in time.") from None
     if not body:
         return AnalyzeRequest()
     if request.content_type != "application/json":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import fields
+from ipaddress import ip_network
 
 import structlog
 
@@ -14,7 +14,7 @@ from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.config import Settings
 from growbin.gateway.app import build_app
-from growbin.gateway.context import GatewayLimits
+from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
 from growbin.probes import build_probes
 from growbin.wiring.parts import open_letters, open_progress, open_queue, open_uploads, serving
@@ -27,22 +27,12 @@ GATEWAY_S3_TIMEOUT_SECONDS = 1.8  # a frozen part becomes a 503 within two secon
 async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
     """The HTTP API until `stop` is set; then every stream ends, and posts in flight are answered."""
     async with AsyncExitStack() as stack:
-        records = await stack.enter_async_context(
-            RedisJobRecords.open(
-                jobs_url=settings.redis_jobs_url,
-                sessions_url=settings.redis_sessions_url,
-                ticket_seconds=settings.ticket_seconds,
-                deadline_seconds=settings.job_deadline_seconds,
-            )
-        )
-        sessions = await stack.enter_async_context(RedisSessions.open(url=settings.redis_sessions_url))
-        progress = await stack.enter_async_context(open_progress(settings))
-        uploads = await stack.enter_async_context(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
-        queue = await stack.enter_async_context(open_queue(settings))
-        photo_cache = await stack.enter_async_context(open_photo_cache(settings))
+        enter = stack.enter_async_context
+        progress = await enter(open_progress(settings))
+        queue = await enter(open_queue(settings))
         hub = Hub(progress, settings.stream_buffer_events)
         stack.push_async_callback(hub.close)
-        feed = await stack.enter_async_context(
+        feed = await enter(
             RedisProgressFeed.open(
                 url=settings.redis_progress_url,
                 on_entry=hub.on_entry,
@@ -51,21 +41,21 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             )
         )
         hub.attach(feed)
-        app = build_app(
+        gateway = Gateway(
             limits=limits_of(settings),
             cdn_base_url=settings.cdn_base_url,
-            allowed_origins=settings.origins,
-            trusted_proxies=settings.proxies,
-            secure_cookies=settings.secure_cookies,
-            records=records,
-            sessions=sessions,
-            progress=progress,
-            uploads=uploads,
-            queue=queue,
-            letters=await stack.enter_async_context(open_letters(settings)),
-            photo_cache=photo_cache,
-            hub=hub,
             upload_origin=settings.upload_origin,
+            allowed_origins=settings.origins,
+            trusted_proxies=tuple(map(ip_network, settings.proxies)),
+            secure_cookies=settings.secure_cookies,
+            records=await enter(open_records(settings)),
+            sessions=await enter(RedisSessions.open(url=settings.redis_sessions_url)),
+            progress=progress,
+            uploads=await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS)),
+            queue=queue,
+            letters=await enter(open_letters(settings)),
+            photo_cache=await enter(open_photo_cache(settings)),
+            hub=hub,
         )
 
         async def serves() -> bool:
@@ -75,14 +65,21 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             required={"serving": serves, "redis": progress.is_writable},
             shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
         )
-        await stack.enter_async_context(
-            serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT")
-        )
-        await stack.enter_async_context(serving(app, settings.host, settings.port, "PORT"))
+        await enter(serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT"))
+        await enter(serving(build_app(gateway), settings.host, settings.port, "PORT"))
         log.info("gateway_started", address=f"http://{settings.host}:{settings.port}")
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)
         await hub.drain()
+
+
+def open_records(settings: Settings) -> AbstractAsyncContextManager[RedisJobRecords]:
+    return RedisJobRecords.open(
+        jobs_url=settings.redis_jobs_url,
+        sessions_url=settings.redis_sessions_url,
+        ticket_seconds=settings.ticket_seconds,
+        deadline_seconds=settings.job_deadline_seconds,
+    )
 
 
 def open_photo_cache(settings: Settings) -> AbstractAsyncContextManager[CdnPhotoCache]:
@@ -95,5 +92,14 @@ def open_photo_cache(settings: Settings) -> AbstractAsyncContextManager[CdnPhoto
 
 
 def limits_of(settings: Settings) -> GatewayLimits:
-    """The gateway's numbers: its fields have the names of the settings."""
-    return GatewayLimits(**{field.name: getattr(settings, field.name) for field in fields(GatewayLimits)})
+    return GatewayLimits(
+        photo_max_bytes=settings.photo_max_bytes,
+        ticket_seconds=settings.ticket_seconds,
+        upload_wait_seconds=settings.upload_wait_seconds,
+        backlog_limit=settings.backlog_limit,
+        max_streams_per_session=settings.max_streams_per_session,
+        max_streams_per_address=settings.max_streams_per_address,
+        max_streams=settings.max_streams,
+        stream_heartbeat_seconds=settings.stream_heartbeat_seconds,
+        stream_write_timeout_seconds=settings.stream_write_timeout_seconds,
+    )

@@ -15,11 +15,9 @@ from redis.asyncio import Redis
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import ask, open_redis
 from growbin.errors import Rejected, Unavailable
-from growbin.job import ContentType, Upload
+from growbin.job import RECENT_JOBS, SESSION_SECONDS, ContentType, Upload
 
 log = structlog.get_logger()
-
-RECENT_JOBS = 100
 
 # Stamps times from the server's clock, so that gateways with skewed clocks agree.
 CREATE = """
@@ -139,7 +137,6 @@ class RedisJobRecords:
             return None
         if request_hash != _request_hash(upload):
             raise Rejected(
-                422,
                 "idempotency_key_reused",
                 "This Idempotency-Key was used with another request. Send a new key.",
             )
@@ -149,7 +146,7 @@ class RedisJobRecords:
         await ask(
             self._list_job(
                 keys=[keys.session_jobs(upload.owner)],
-                args=[str(upload.job_id), RECENT_JOBS, keys.SESSION_SECONDS],
+                args=[str(upload.job_id), RECENT_JOBS, SESSION_SECONDS],
             )
         )
 

@@ -257,9 +257,7 @@ class RedisProgressLog:
             deadline_in_ms=deadline_seconds * 1000,
         )
         if status == "refused":
-            raise Rejected(
-                409, "not_failed", f"Only a failed job can be driven again; this one is {rest[0]}."
-            )
+            raise Rejected("not_failed", f"Only a failed job can be driven again; this one is {rest[0]}.")
         run, deadline_ms = map(int, rest)
         accepted_at_ms = deadline_ms - deadline_seconds * 1000
         return job.model_copy(

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import ask, open_redis
+from growbin.job import SESSION_SECONDS
 
 TOKEN_BYTES = 32
 
@@ -31,14 +32,14 @@ class RedisSessions:
     async def create(self) -> str:
         token = secrets.token_urlsafe(TOKEN_BYTES)
         owner = hashlib.sha256(token.encode()).hexdigest()
-        await ask(self._redis.set(keys.session(owner), "1", ex=keys.SESSION_SECONDS))
+        await ask(self._redis.set(keys.session(owner), "1", ex=SESSION_SECONDS))
         return token
 
     async def owner(self, token: str) -> str | None:
         owner = hashlib.sha256(token.encode()).hexdigest()
         # EXPIRE both asks whether the session lives and lets its days slide, with those of its jobs' list.
         async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.expire(keys.session(owner), keys.SESSION_SECONDS)
-            pipeline.expire(keys.session_jobs(owner), keys.SESSION_SECONDS)
+            pipeline.expire(keys.session(owner), SESSION_SECONDS)
+            pipeline.expire(keys.session_jobs(owner), SESSION_SECONDS)
             lives, _ = await ask(pipeline.execute())
         return owner if lives else None

@@ -1,0 +1,72 @@
+"""What the gateway answers: each body's shape, and a job as its owner sees it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from growbin.job import Failure, JobState, Result, Stage
+
+
+class Links(BaseModel):
+    """Where to go with a job, as paths."""
+
+    upload_complete: str
+    self: str
+    events: str
+
+
+class Submitted(BaseModel):
+    job_id: UUID
+    stage: Stage
+    links: Links
+
+
+class JobView(BaseModel):
+    """The latest progress event, and where the photo is shown once the job is done."""
+
+    job_id: UUID
+    stage: Stage
+    progress: int
+    message: str
+    attempt: int
+    image_url: str
+    updated_at: str
+    result: Result | None = None
+    failure: Failure | None = None
+
+
+class JobList(BaseModel):
+    """Newest first; `next_cursor` is null on the last page."""
+
+    jobs: list[JobView]
+    next_cursor: str | None
+
+
+class CancelAsked(BaseModel):
+    job_id: UUID
+    asked: bool
+
+
+def links_of(job_id: UUID) -> Links:
+    job = f"/api/v1/waste/jobs/{job_id}"
+    return Links(upload_complete=f"/upload-complete/{job_id}", self=job, events=f"{job}/events")
+
+
+def json_answer(answer: BaseModel | dict[str, Any], status: int = 200) -> web.Response:
+    """`answer` as it was made: what was not given stays out, what was given as null stays in."""
+    if isinstance(answer, BaseModel):
+        text = answer.model_dump_json(exclude_unset=True)
+    else:
+        text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+    return web.Response(status=status, text=text, content_type="application/json")
+
+
+def view_of(state: JobState) -> dict[str, Any]:
+    """A JobView. The result stands in it as it was written, with what a newer version may have added."""
+    known = json.loads(state.entry.data) | {"image_url": state.image_url}
+    return {name: known[name] for name in JobView.model_fields if name in known}

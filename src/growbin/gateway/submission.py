@@ -1,0 +1,113 @@
+"""The photo is uploaded: `submit_job` is the story of upload-complete."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from aiohttp import hdrs, web
+
+from growbin.errors import Rejected, Unavailable
+from growbin.gateway.answers import Submitted, json_answer, links_of
+from growbin.gateway.context import GATEWAY, Gateway
+from growbin.gateway.owned_job import KnownJob, find_job, job_id_of, job_of
+from growbin.gateway.problems import not_found, photo_too_large, unsupported_photo
+from growbin.job import Backlog, ContentType, JobState, Stage, StoredUpload, Upload
+from growbin.photo import sniff
+from growbin.telemetry import metrics
+
+log = structlog.get_logger()
+
+
+async def complete_upload(request: web.Request) -> web.Response:
+    """`POST /upload-complete/{job_id}`"""
+    gateway = request.app[GATEWAY]
+    job_id = job_id_of(request.match_info["job_id"])
+    try:
+        async with gateway.submissions.setdefault(job_id, asyncio.Lock()):
+            stage = await submit_job(gateway, await find_job(request))
+    except Rejected as error:
+        metrics.uploads.labels(outcome=error.code).inc()
+        raise
+    except Unavailable:
+        metrics.uploads.labels(outcome="unavailable").inc()
+        raise
+    metrics.uploads.labels(outcome="accepted").inc()
+    links = links_of(job_id)
+    answer = json_answer(Submitted(job_id=job_id, stage=stage, links=links), status=202)
+    answer.headers.update({hdrs.LOCATION: links.self, hdrs.RETRY_AFTER: "1"})
+    return answer
+
+
+async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
+    """The photo is up: look at it, publish the job, say so. Returns the stage the job is in.
+
+    To return is the promise of the 202: S3 holds a photo within the limits, and a quorum queue has
+    confirmed the job. To repeat it is safe, in parallel and at any gateway: until a publish is confirmed
+    each try stamps the record anew, afterwards nothing is published again, and should two messages have
+    been sent nevertheless, the consumer knows them by their job id.
+
+    Raises Rejected (upload_missing, upload_expired, photo_too_large, unsupported_photo, backlog_full)
+    and Unavailable; the job may then be submitted again.
+    """
+    upload = known.upload
+    if known.stage is Stage.EXPIRED and upload and upload.accepted_at_ms is None:
+        raise _upload_expired()
+    if known.stage not in (None, Stage.AWAITING_UPLOAD):
+        return known.stage  # it was submitted before, or has ended
+    if upload is None:
+        raise not_found()
+
+    stored = await gateway.uploads.look(upload.key)
+    if stored is None:
+        raise _upload_missing(gateway, upload, known.state)
+    content_type = await _inspect(gateway, upload, stored)
+    backlog = await _admit(gateway)
+
+    accepted = await gateway.records.accept(upload.job_id, stored.etag, stored.length, content_type)
+    if accepted is None:
+        raise not_found()  # its 24 hours ran out in between
+    job = job_of(accepted)
+    if not accepted.published:  # else another gateway was faster, just now
+        await gateway.queue.publish(job)
+        await gateway.records.mark_published(job.job_id)
+    try:
+        await gateway.progress.queue_job(job, backlog)
+    except Unavailable as error:
+        # The job is safe in the queue; the consumer, or the next who looks, writes `queued`.
+        log.warning("progress_unwritten", part=error.part, reason=error.reason)
+    log.info("job_submitted", length=job.length, content_type=job.content_type)
+    return Stage.QUEUED
+
+
+def _upload_missing(gateway: Gateway, upload: Upload, state: JobState | None) -> Rejected:
+    # By Redis' clock, of which the state tells how long the job will still wait: ours may be wrong.
+    now_ms = gateway.limits.upload_deadline_ms(upload) - state.left_seconds * 1000 if state else 0
+    if now_ms < upload.ticket_expires_at_ms:
+        detail = "There is no photo at the upload_url yet. Upload it, then call again."
+        return Rejected("upload_missing", detail, retry_after_seconds=1)
+    return _upload_expired()
+
+
+def _upload_expired() -> Rejected:
+    return Rejected("upload_expired", "The upload_url ran out without a photo. Ask for a new one.")
+
+
+async def _inspect(gateway: Gateway, upload: Upload, stored: StoredUpload) -> ContentType:
+    """The photo's type, by its first bytes. What cannot be taken is deleted: the ticket may be used again."""
+    found = sniff(stored.head)
+    if stored.length > gateway.limits.photo_max_bytes:
+        await gateway.uploads.delete(upload.key)
+        raise photo_too_large(gateway.limits.photo_max_bytes)
+    if stored.length == 0 or found is None or found != (upload.declared_type or found):
+        await gateway.uploads.delete(upload.key)
+        raise unsupported_photo()
+    return found
+
+
+async def _admit(gateway: Gateway) -> Backlog | None:
+    backlog = await gateway.queue.backlog()
+    if backlog is not None and backlog.waiting >= gateway.limits.backlog_limit:
+        detail = "Too many photos are waiting. The upload is kept: call again later."
+        raise Rejected("backlog_full", detail, retry_after_seconds=10)
+    return backlog
