@@ -22,7 +22,8 @@ import pytest
 import redis.asyncio
 
 from growbin.local.child import PartFailed
-from growbin.local.parts import BUCKET, SeaweedFS, Valkey
+from growbin.local.parts.seaweedfs import BUCKET, SeaweedFS
+from growbin.local.parts.valkey import Valkey
 from tests.processes import Stack, command, environment
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import aiohttp
 
 from growbin.local.child import PartFailed
-from growbin.local.parts import Consumer, Gateway, Program
+from growbin.local.parts.programs import Consumer, Gateway, Program
 from tests.deploy.image import Image
 from tests.deploy.manifests import Pod, rendered
 from tests.deploy.policy import patience_seconds

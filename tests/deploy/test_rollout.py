@@ -9,7 +9,7 @@ import time
 import aiohttp
 import pytest
 
-from growbin.local.parts import Consumer, Gateway
+from growbin.local.parts.programs import Consumer, Gateway
 from tests.deploy.image import Image
 from tests.deploy.pods import PodProcess, Pods
 from tests.faults.cluster import Servers

@@ -33,7 +33,12 @@ import psutil
 from yarl import URL
 
 from growbin.local.child import PartFailed, draw_port
-from growbin.local.parts import Consumer, Gateway, Nginx, Part, Program, RabbitMQ, SeaweedFS, Valkey
+from growbin.local.parts.nginx import Nginx
+from growbin.local.parts.part import Part
+from growbin.local.parts.programs import Consumer, Gateway, Program
+from growbin.local.parts.rabbitmq import RabbitMQ
+from growbin.local.parts.seaweedfs import SeaweedFS
+from growbin.local.parts.valkey import Valkey
 from tests.faults.client import Client
 from tests.faults.inspection import Broker, Inspection, Overheard, Snapshot
 from tests.faults.journal import Journal

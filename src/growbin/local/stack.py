@@ -15,17 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from growbin.local.child import PartFailed, draw_port, is_free
-from growbin.local.parts import (
-    Consumer,
-    Gateway,
-    ModelServer,
-    Nginx,
-    Part,
-    RabbitMQ,
-    SeaweedFS,
-    Valkey,
-    write_private,
-)
+from growbin.local.parts.nginx import Nginx
+from growbin.local.parts.part import Part, write_private
+from growbin.local.parts.programs import Consumer, Gateway, ModelServer
+from growbin.local.parts.rabbitmq import RabbitMQ
+from growbin.local.parts.seaweedfs import SeaweedFS
+from growbin.local.parts.valkey import Valkey
 
 DEFAULT_CACHE_SECONDS = "86400"
 
