@@ -17,7 +17,7 @@ from pathlib import Path
 from growbin.local.child import PartFailed, draw_port, is_free
 from growbin.local.parts.nginx import Nginx
 from growbin.local.parts.part import Part, write_private
-from growbin.local.parts.programs import Consumer, Gateway, ModelServer
+from growbin.local.parts.programs import ConsumerProgram, GatewayProgram, ModelServerProgram
 from growbin.local.parts.rabbitmq import RabbitMQ
 from growbin.local.parts.seaweedfs import SeaweedFS
 from growbin.local.parts.valkey import Valkey
@@ -107,7 +107,8 @@ class _Stack:
             settings |= {"PROBE_PORT": str(draw_port())}
         else:
             environment = self._inherited() | settings
-            gateway, consumer = Gateway(self._data, environment), Consumer(self._data, environment)
+            gateway = GatewayProgram(self._data, environment)
+            consumer = ConsumerProgram(self._data, environment)
             self._programs = [gateway, consumer]
             await self._start_together(self._programs)
             settings |= gateway.settings()
@@ -129,7 +130,7 @@ class _Stack:
         if not self._named("REDIS_URL"):
             parts.append(Valkey(self._data))
         if not self._named("OPENAI_API_KEY") and not self._named("OPENAI_BASE_URL"):
-            parts.append(ModelServer(self._data, self._inherited()))
+            parts.append(ModelServerProgram(self._data, self._inherited()))
         return parts
 
     def _named(self, variable: str) -> bool:

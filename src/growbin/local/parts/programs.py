@@ -41,7 +41,7 @@ class Program(Part):
             await (await session.get(health)).read()
 
 
-class ModelServer(Program):
+class ModelServerProgram(Program):
     """The embedded model behind OpenAI's API. The first start builds its file."""
 
     name = "model-server"
@@ -61,7 +61,7 @@ class ModelServer(Program):
         return [self.name, "--host", "127.0.0.1", "--port", str(self.port), "--cache", str(self.folder)]
 
 
-class Gateway(Program):
+class GatewayProgram(Program):
     """The way in. Its API listens on PORT of its environment."""
 
     name = "gateway"
@@ -71,7 +71,7 @@ class Gateway(Program):
         return int(self._environment["PORT"])
 
 
-class Consumer(Program):
+class ConsumerProgram(Program):
     """Works on the jobs."""
 
     name = "consumer"
