@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import aiohttp
 
-from growbin.embedded_model.server import MODEL_ID
 from growbin.local.parts.part import Part
 
 
@@ -50,11 +49,15 @@ class ModelServerProgram(Program):
     health_path = "/healthz"
     start_seconds = 120
 
+    def __init__(self, data: Path, environment: Mapping[str, str], model_id: str) -> None:
+        super().__init__(data, environment)
+        self._model_id = model_id
+
     def settings(self) -> dict[str, str]:
         return {
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self.port}/v1",
             "OPENAI_API_KEY": self.secrets["key"],
-            "OPENAI_MODEL": MODEL_ID,
+            "OPENAI_MODEL": self._model_id,
         }
 
     def arguments(self) -> Sequence[str]:
