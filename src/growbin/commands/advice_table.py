@@ -59,10 +59,10 @@ def table(outcomes: Iterable[Outcome]) -> str:
         rest += [f"> {outcome.result['answer']}"] if outcome.result.get("answer") else []
         notes[len(rows) - 1].extend(map(clean, rest))
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("─" * min(width, RULE_COLUMNS) for width in widths))
+    rows.insert(1, tuple("─" * min(columns, RULE_COLUMNS) for columns in widths))
     lines = []
     for number, row in enumerate(rows):
-        cells = (padded(cell, width) for cell, width in zip(row, widths, strict=True))
+        cells = (padded(cell, columns) for cell, columns in zip(row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
         lines += [f"{'':{widths[0]}}  {note}" for note in notes.get(number - 1, [])]
     return "\n".join(["", *lines, ""])

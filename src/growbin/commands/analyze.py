@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from growbin.commands.advice_table import JSON, Outcome, summary, table
-from growbin.commands.progress_bars import Board
+from growbin.commands.progress_bars import ProgressBars
 from growbin.errors import Rejected, Unavailable
+from growbin.job import TERMINAL_STAGES
 
 PHOTOS_AT_ONCE = 4  # as many streams as a session may have open
 PATIENCE_SECONDS = 60
@@ -30,7 +31,6 @@ SILENCE_SECONDS = 45  # three missed heartbeats
 RECONNECT_SECONDS = 2.0
 CANCEL_SECONDS = 5
 
-ENDS = ("done", "failed", "cancelled", "expired")
 MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 JOBS = "/api/v1/waste/jobs"
 
@@ -65,19 +65,19 @@ async def _analyze_all(
     photos: Sequence[Path], server: str, wishes: Mapping[str, str | None], as_json: bool
 ) -> list[Outcome]:
     turns = asyncio.Semaphore(PHOTOS_AT_ONCE)
-    board = Board(sys.stderr, is_quiet=as_json)
+    bars = ProgressBars(sys.stderr, is_quiet=as_json)
 
     async def take_turn(photo: Path) -> Outcome:
         async with turns:
-            bar = board.begin(photo)
-            outcome = await _analyze(service, photo, wishes, lambda *seen: board.show(bar, *seen))
-            board.end(bar, summary(outcome))
+            bar = bars.begin(photo)
+            outcome = await _analyze(service, photo, wishes, lambda *seen: bars.show(bar, *seen))
+            bars.end(bar, summary(outcome))
             if as_json:
                 sys.stdout.write(outcome.as_json() + "\n")
                 sys.stdout.flush()
             return outcome
 
-    async with _service(server) as service, board.drawn(), asyncio.TaskGroup() as group:
+    async with _service(server) as service, bars.drawn(), asyncio.TaskGroup() as group:
         tasks = [group.create_task(take_turn(photo)) for photo in photos]
     return [task.result() for task in tasks]
 
@@ -182,7 +182,7 @@ class Service:
                         async for event_id, name, event in _events(answer.content):
                             headers["Last-Event-ID"], heard_at = event_id, time.monotonic()
                             show(event)
-                            if name in ENDS:
+                            if name in TERMINAL_STAGES:
                                 return event
                 delay_seconds = RECONNECT_SECONDS
             except Unavailable as error:

@@ -17,7 +17,7 @@ REDRAW_SECONDS = 0.1
 BAR_COLUMNS = 20
 
 
-class Board:
+class ProgressBars:
     """A bar for each photo at work, redrawn in place, and above them a line for each that has ended.
     Where `stream` is no terminal, a line for each change instead, or nothing when `is_quiet`."""
 
@@ -25,22 +25,22 @@ class Board:
         self._stream = stream
         self._is_live = stream.isatty()
         self._is_plain = not self._is_live and not is_quiet
-        self._bars: list[Bar] = []
+        self._bars: list[ProgressBar] = []
         self._height = 0  # lines that are drawn now
 
-    def begin(self, photo: Path) -> Bar:
-        bar = Bar(clean(str(photo)))
+    def begin(self, photo: Path) -> ProgressBar:
+        bar = ProgressBar(clean(str(photo)))
         self._bars.append(bar)
         self._draw_if_live()
         return bar
 
-    def show(self, bar: Bar, progress: int, message: str) -> None:
+    def show(self, bar: ProgressBar, progress: int, message: str) -> None:
         bar.progress, bar.message = progress, message
         self._draw_if_live()
         if self._is_plain:
             self._stream.write(f"{bar.name}: {progress:3d} % {clean(message)}\n")
 
-    def end(self, bar: Bar, summary: str) -> None:
+    def end(self, bar: ProgressBar, summary: str) -> None:
         self._bars.remove(bar)
         if self._is_live:
             self._draw(f"{summary}\n")
@@ -80,7 +80,7 @@ class Board:
 
 
 @dataclass(slots=True, eq=False)
-class Bar:
+class ProgressBar:
     """One photo at work."""
 
     name: str
