@@ -33,7 +33,7 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.job import Upload
 from growbin.local.child import draw_port
-from growbin.local.parts import Valkey
+from growbin.local.parts.valkey import Valkey
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 CONNECTING_AT_ONCE = 64

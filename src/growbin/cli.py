@@ -131,12 +131,20 @@ def _analyze(given: argparse.Namespace) -> int:
 
 
 def _stack(given: argparse.Namespace) -> int:
+    from growbin.embedded_model.server import MODEL_ID
     from growbin.local.stack import run
 
-    return run(data=given.data, port=given.port, parts_only=given.parts_only, env_file=given.env_file)
+    return run(
+        data=given.data,
+        port=given.port,
+        parts_only=given.parts_only,
+        env_file=given.env_file,
+        model_id=MODEL_ID,
+    )
 
 
 def _model_server(given: argparse.Namespace) -> int:
+    from growbin.config import embedded_model_key
     from growbin.embedded_model.server import main as serve
 
-    return serve(given.host, given.port, given.cache)
+    return serve(given.host, given.port, given.cache, embedded_model_key())

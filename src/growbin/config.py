@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from typing import Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -170,6 +171,11 @@ class Settings(BaseSettings):
     @property
     def proxies(self) -> list[str]:
         return _listed(self.trusted_proxies)
+
+
+def embedded_model_key() -> str:
+    """What callers of the embedded model must send; empty when they need not. It reads no other setting."""
+    return os.environ.get("OPENAI_API_KEY", "")
 
 
 def load_settings() -> Settings:

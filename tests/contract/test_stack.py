@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -22,7 +23,8 @@ import pytest
 import redis.asyncio
 
 from growbin.local.child import PartFailed
-from growbin.local.parts import BUCKET, SeaweedFS, Valkey
+from growbin.local.parts.seaweedfs import BUCKET, SeaweedFS
+from growbin.local.parts.valkey import Valkey
 from tests.processes import Stack, command, environment
 
 if TYPE_CHECKING:
@@ -123,6 +125,15 @@ async def test_ready_redis_never_evicts_and_logs_every_write(stack: Stack) -> No
         append_only = await client.config_get("append*")
     assert policy == {"maxmemory-policy": "noeviction"}
     assert (append_only["appendonly"], append_only["appendfsync"]) == ("yes", "everysec")
+
+
+async def test_ready_model_answers_to_its_name_and_key_only(stack: Stack) -> None:
+    """Who has the key is told the model's name that the settings tell; a stranger is refused."""
+    url = f"{stack.settings['OPENAI_BASE_URL']}/models"
+    status, body, _ = await read(url, {"Authorization": f"Bearer {stack.settings['OPENAI_API_KEY']}"})
+    assert status == 200
+    assert [model["id"] for model in json.loads(body)["data"]] == [stack.settings["OPENAI_MODEL"]]
+    assert (await read(url))[0] == 401
 
 
 async def test_bucket_refuses_strangers(stack: Stack) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import aiohttp
 
 from growbin.local.child import PartFailed
-from growbin.local.parts import Consumer, Gateway, Program
+from growbin.local.parts.programs import Program
 from tests.deploy.image import Image
 from tests.deploy.manifests import Pod, rendered
 from tests.deploy.policy import patience_seconds
@@ -151,7 +151,7 @@ class Pods(Cluster):
         """Where the Service leads: to gateways that are ready and not about to end."""
         return [pod.url for pod in self.pods if pod.is_ready and "http" in pod.container.pod.ports]
 
-    async def roll(self, pods: list[Process], kind: type[Gateway | Consumer]) -> list[PodProcess]:
+    async def roll(self, pods: list[Process], kind: type[Program]) -> list[PodProcess]:
         """One new pod (maxSurge), then one old pod ends (maxUnavailable 0), until all are new."""
         ended: list[PodProcess] = []
         for place, old in enumerate(list(pods)):
@@ -164,7 +164,7 @@ class Pods(Cluster):
             ended.append(old)
         return ended
 
-    def _process(self, kind: type[Gateway | Consumer], number: int) -> PodProcess:
+    def _process(self, kind: type[Program], number: int) -> PodProcess:
         number = next(self._numbers)
         name, address = f"{kind.name}-{number}", f"{self._network}.{number}"
         manifests = rendered(OVERLAY)

@@ -80,7 +80,8 @@ def test_mistakes_in_compose_are_found() -> None:
 
 def test_cdn_of_the_overlay_is_the_one_that_is_tested() -> None:
     """Its nginx.conf is the template of `growbin stack`, filled in."""
-    template = (ROOT / "src" / "growbin" / "local" / "nginx.conf.template").read_text().partition("\n")[2]
+    parts = ROOT / "src" / "growbin" / "local" / "parts"
+    template = (parts / "nginx.conf.template").read_text().partition("\n")[2]
     values = {
         "folder": "/tmp",
         "address": "8088",

@@ -9,7 +9,7 @@ import time
 import aiohttp
 import pytest
 
-from growbin.local.parts import Consumer, Gateway
+from growbin.local.parts.programs import ConsumerProgram, GatewayProgram
 from tests.deploy.image import Image
 from tests.deploy.pods import PodProcess, Pods
 from tests.faults.cluster import Servers
@@ -43,7 +43,7 @@ async def test_rolling_every_pod_under_load_loses_nothing(servers: Servers, imag
             await eventually(lambda: any_open_streams(pods), "streams are counted")
             # Both at once, as `kubectl apply` begins them.
             rolled = await asyncio.gather(
-                pods.roll(pods.consumers, Consumer), pods.roll(pods.gateways, Gateway)
+                pods.roll(pods.consumers, ConsumerProgram), pods.roll(pods.gateways, GatewayProgram)
             )
             over.set()
         ended = [pod for deployment in rolled for pod in deployment]

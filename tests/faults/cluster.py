@@ -33,7 +33,12 @@ import psutil
 from yarl import URL
 
 from growbin.local.child import PartFailed, draw_port
-from growbin.local.parts import Consumer, Gateway, Nginx, Part, Program, RabbitMQ, SeaweedFS, Valkey
+from growbin.local.parts.nginx import Nginx
+from growbin.local.parts.part import Part
+from growbin.local.parts.programs import ConsumerProgram, GatewayProgram, Program
+from growbin.local.parts.rabbitmq import RabbitMQ
+from growbin.local.parts.seaweedfs import SeaweedFS
+from growbin.local.parts.valkey import Valkey
 from tests.faults.client import Client
 from tests.faults.inspection import Broker, Inspection, Overheard, Snapshot
 from tests.faults.journal import Journal
@@ -283,8 +288,8 @@ class Cluster:
         self.s3 = Target("seaweedfs", servers.seaweedfs, self.journal)
         self.cdn = Target("nginx", servers.nginx, self.journal)
         self.cdn_link = Proxy("cdn", servers.nginx.port, self.journal)
-        self.gateways = [self._process(Gateway, number + 1) for number in range(gateways)]
-        self.consumers = [self._process(Consumer, number + 1) for number in range(consumers)]
+        self.gateways = [self._process(GatewayProgram, number + 1) for number in range(gateways)]
+        self.consumers = [self._process(ConsumerProgram, number + 1) for number in range(consumers)]
         self.told_broker, self.told_model = Overheard(), Overheard()
         for link in self.links("amqp"):
             link.overhear = self.told_broker.listen
@@ -397,7 +402,7 @@ class Cluster:
 
     # --- building
 
-    def _process(self, kind: type[Gateway | Consumer], number: int) -> Process:
+    def _process(self, kind: type[Program], number: int) -> Process:
         name = f"{kind.name}-{number}"
         servers = self.servers
         ports = {
@@ -407,7 +412,7 @@ class Cluster:
             "model": self.model.port,
         }
         port = draw_port()
-        if kind is Gateway:
+        if kind is GatewayProgram:
             ports["http"] = port
         links = {link: Proxy(f"{link} of {name}", upstream, self.journal) for link, upstream in ports.items()}
         settings = self._settings_of(name, links) | {"PORT": str(port)}

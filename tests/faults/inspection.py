@@ -21,7 +21,7 @@ from yarl import URL
 
 from growbin.adapters.rabbitmq.job_event import encode_event
 from growbin.job import Job, Upload
-from growbin.local.parts import RabbitMQ
+from growbin.local.parts.rabbitmq import RabbitMQ
 from tests.faults.oracle import Ledger, TrackedJob
 from tests.faults.photos import CANARIES
 

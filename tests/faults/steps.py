@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from growbin.local.parts import RabbitMQ
+from growbin.local.parts.rabbitmq import RabbitMQ
 from tests.faults.client import Answer
 from tests.faults.cluster import Cluster, ForeignRabbitMQ, Process
 from tests.faults.model import Hold

@@ -13,7 +13,7 @@ import aio_pika
 import aiohttp
 import redis.asyncio
 
-from growbin.local.parts import Program
+from growbin.local.parts.programs import Program
 from tests.faults.cluster import Cluster, Process
 from tests.faults.model import Hold
 from tests.faults.oracle import TrackedJob

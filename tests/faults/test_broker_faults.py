@@ -21,7 +21,7 @@ from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.local.child import is_open
-from growbin.local.parts import RabbitMQ
+from growbin.local.parts.rabbitmq import RabbitMQ
 from tests.faults.cluster import DECLARED_FOR_GOOD_SECONDS, Cluster, Process, Servers
 from tests.faults.inspection import event_of
 from tests.faults.model import SERVER_ERROR

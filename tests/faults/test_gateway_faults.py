@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import aio_pika
 import pytest
 
-from growbin.local.parts import BUCKET
+from growbin.local.parts.seaweedfs import BUCKET
 from tests.faults.client import Refused
 from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.inspection import event_of

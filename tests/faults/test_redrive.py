@@ -12,7 +12,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage, HeadersType
 
-from growbin.local.parts import BUCKET
+from growbin.local.parts.seaweedfs import BUCKET
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.inspection import Letter, event_of
 from tests.faults.journal import Journal

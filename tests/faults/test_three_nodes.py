@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from growbin.local.parts import Part, RabbitMQ, write_private
+from growbin.local.parts.part import Part, write_private
+from growbin.local.parts.rabbitmq import RabbitMQ
 from tests.faults.cluster import DECLARED_FOR_GOOD_SECONDS, Cluster, Servers, Target
 from tests.faults.inspection import Broker
 from tests.faults.oracle import count_by, outcome

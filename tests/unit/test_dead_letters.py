@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from growbin.commands.dead_letters import Choice, Office, change_letters, list_letters, show_letters
+from growbin.commands.dead_letters import LetterParts, Selection, change_letters, list_letters, show_letters
 from growbin.job import Failure, Job
 from growbin.ports import Letter
 from tests.fakes import Clock, FakeDeadLetters, FakeJobQueue, FakeProgressLog, FakeUploadStore
@@ -25,8 +25,8 @@ class Desk:
     said: list[str] = field(default_factory=list)
 
     @property
-    def office(self) -> Office:
-        return Office(self.letters, self.progress, self.uploads, self.queue, 300, "operator")
+    def parts(self) -> LetterParts:
+        return LetterParts(self.letters, self.progress, self.uploads, self.queue, 300, "operator")
 
     async def park(self, *, with_photo: bool = True, failed: bool = True) -> Job:
         """A job that failed and whose letter lies here."""
@@ -62,7 +62,7 @@ def desk() -> Desk:
 async def test_failed_job_with_its_photo_is_driven_again(desk: Desk) -> None:
     """A new run is published and the letter removed."""
     job = await desk.park()
-    assert await change_letters(desk.office, Choice(job.job_id), "redrive", desk.said.append) == 0
+    assert await change_letters(desk.parts, Selection(job.job_id), "redrive", desk.said.append) == 0
     assert [event.run for event in desk.queue.published] == [2]
     assert desk.letters.parked == []
 
@@ -70,7 +70,7 @@ async def test_failed_job_with_its_photo_is_driven_again(desk: Desk) -> None:
 async def test_redrive_without_the_photo_is_refused_and_says_so(desk: Desk) -> None:
     """When the upload has gone nothing is reopened and the letter stays."""
     job = await desk.park(with_photo=False)
-    assert await change_letters(desk.office, Choice(job.job_id), "redrive", desk.said.append) == 1
+    assert await change_letters(desk.parts, Selection(job.job_id), "redrive", desk.said.append) == 1
     assert "photo is gone" in desk.said[0]
     assert desk.letters.parked
     assert not desk.queue.published
@@ -79,7 +79,7 @@ async def test_redrive_without_the_photo_is_refused_and_says_so(desk: Desk) -> N
 async def test_redrive_of_a_job_that_did_not_fail_is_refused(desk: Desk) -> None:
     """A job that is still under way is left alone."""
     job = await desk.park(failed=False)
-    assert await change_letters(desk.office, Choice(job.job_id), "redrive", desk.said.append) == 1
+    assert await change_letters(desk.parts, Selection(job.job_id), "redrive", desk.said.append) == 1
     assert "queued" in desk.said[0]
 
 
@@ -87,23 +87,23 @@ async def test_redrive_after_a_lost_publish_names_the_same_run(desk: Desk) -> No
     """A redrive that died before its publish was confirmed is repeated without a third run."""
     job = await desk.park()
     await desk.progress.reopen(job, 300)
-    assert await change_letters(desk.office, Choice(job.job_id), "redrive", desk.said.append) == 0
+    assert await change_letters(desk.parts, Selection(job.job_id), "redrive", desk.said.append) == 0
     assert [event.run for event in desk.queue.published] == [2]
 
 
 async def test_unreadable_letter_can_be_shown_and_dropped_but_not_driven(desk: Desk) -> None:
     """A body that is no event is for people only."""
     desk.letters.parked.append(Letter(None, None, "rejected", None, b"\xff"))
-    assert await show_letters(desk.office, Choice(), desk.said.append) == 0
-    assert await change_letters(desk.office, Choice(), "redrive", desk.said.append) == 1
-    assert await change_letters(desk.office, Choice(reason="rejected"), "drop", desk.said.append) == 0
+    assert await show_letters(desk.parts, Selection(), desk.said.append) == 0
+    assert await change_letters(desk.parts, Selection(), "redrive", desk.said.append) == 1
+    assert await change_letters(desk.parts, Selection(reason="rejected"), "drop", desk.said.append) == 0
     assert desk.letters.parked == []
 
 
-async def test_choice_takes_only_what_it_names(desk: Desk) -> None:
+async def test_selection_includes_only_what_it_names(desk: Desk) -> None:
     """By job and by reason; what does not fit is neither listed nor touched."""
     first, second = await desk.park(), await desk.park()
-    assert await list_letters(desk.office, Choice(first.job_id), desk.said.append) == 0
+    assert await list_letters(desk.parts, Selection(first.job_id), desk.said.append) == 0
     assert str(second.job_id) not in "".join(desk.said)
-    assert await change_letters(desk.office, Choice(reason="expired"), "drop", desk.said.append) == 1
+    assert await change_letters(desk.parts, Selection(reason="expired"), "drop", desk.said.append) == 1
     assert len(desk.letters.parked) == 2

@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 import json
 import locale as system_locale
-import shutil
 import sys
 import time
-import unicodedata
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+
+from growbin.commands.advice_table import JSON, Outcome, summary, table
+from growbin.commands.progress_bars import ProgressBars
+from growbin.job import TERMINAL_STAGES
 
 PHOTOS_AT_ONCE = 4  # as many streams as a session may have open
 PATIENCE_SECONDS = 60
@@ -29,17 +29,11 @@ CALL_SECONDS = 30
 SILENCE_SECONDS = 45  # three missed heartbeats
 RECONNECT_SECONDS = 2.0
 CANCEL_SECONDS = 5
-REDRAW_SECONDS = 0.1
-BAR_COLUMNS = 20
-NAME_COLUMNS = 28
-RULE_COLUMNS = 40
 
-ENDS = ("done", "failed", "cancelled", "expired")
 MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 JOBS = "/api/v1/waste/jobs"
 
 Answer = TypeVar("Answer")
-JSON = dict[str, Any]
 
 
 def main(photos: Sequence[Path], server: str, question: str | None, locale: str | None, as_json: bool) -> int:
@@ -59,22 +53,8 @@ def main(photos: Sequence[Path], server: str, question: str | None, locale: str 
         sys.stderr.write(f"growbin analyze: {error.detail}\n")
         return 1
     if not as_json:
-        sys.stdout.write(_table(outcomes))
+        sys.stdout.write(table(outcomes))
     return 0 if all(outcome.stage == "done" for outcome in outcomes) else 1
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one photo ended; `refused` means that no job began. Either `result` or `failure` is there."""
-
-    photo: Path
-    stage: str
-    result: JSON | None = None
-    failure: JSON | None = None
-
-    def as_json(self) -> str:
-        end = {"result": self.result} if self.result else {"failure": self.failure}
-        return json.dumps({"photo": str(self.photo), "stage": self.stage, **end}, ensure_ascii=False)
 
 
 # --- the photos' way ---------------------------------------------------------------------------
@@ -84,19 +64,19 @@ async def _analyze_all(
     photos: Sequence[Path], server: str, wishes: Mapping[str, str | None], as_json: bool
 ) -> list[Outcome]:
     turns = asyncio.Semaphore(PHOTOS_AT_ONCE)
-    board = Board(sys.stderr, is_quiet=as_json)
+    bars = ProgressBars(sys.stderr, is_quiet=as_json)
 
     async def take_turn(photo: Path) -> Outcome:
         async with turns:
-            bar = board.begin(photo)
-            outcome = await _analyze(service, photo, wishes, lambda *seen: board.show(bar, *seen))
-            board.end(bar, _summary(outcome))
+            bar = bars.begin(photo)
+            outcome = await _analyze(service, photo, wishes, lambda *seen: bars.show(bar, *seen))
+            bars.end(bar, summary(outcome))
             if as_json:
                 sys.stdout.write(outcome.as_json() + "\n")
                 sys.stdout.flush()
             return outcome
 
-    async with _service(server) as service, board.drawn(), asyncio.TaskGroup() as group:
+    async with _service(server) as service, bars.drawn(), asyncio.TaskGroup() as group:
         tasks = [group.create_task(take_turn(photo)) for photo in photos]
     return [task.result() for task in tasks]
 
@@ -219,7 +199,7 @@ class Service:
                         async for event_id, name, event in _events(answer.content):
                             headers["Last-Event-ID"], heard_at = event_id, time.monotonic()
                             show(event)
-                            if name in ENDS:
+                            if name in TERMINAL_STAGES:
                                 return event
                 delay_seconds = RECONNECT_SECONDS
             except Unreachable as error:
@@ -282,155 +262,3 @@ def _own_language() -> str | None:
     """The terminal's, where it is one of ours; None leaves the choice to the service."""
     language = (system_locale.getlocale()[0] or "").partition("_")[0].lower()
     return language if language in ("ko", "en") else None
-
-
-# --- the drawing -------------------------------------------------------------------------------
-
-
-class Board:
-    """A bar for each photo at work, redrawn in place, and above them a line for each that has ended.
-    Where `stream` is no terminal, a line for each change instead, or nothing when `is_quiet`."""
-
-    def __init__(self, stream: TextIO, *, is_quiet: bool) -> None:
-        self._stream = stream
-        self._is_live = stream.isatty()
-        self._is_plain = not self._is_live and not is_quiet
-        self._bars: list[Bar] = []
-        self._height = 0  # lines that are drawn now
-
-    def begin(self, photo: Path) -> Bar:
-        bar = Bar(_clean(str(photo)))
-        self._bars.append(bar)
-        self._draw_if_live()
-        return bar
-
-    def show(self, bar: Bar, progress: int, message: str) -> None:
-        bar.progress, bar.message = progress, message
-        self._draw_if_live()
-        if self._is_plain:
-            self._stream.write(f"{bar.name}: {progress:3d} % {_clean(message)}\n")
-
-    def end(self, bar: Bar, summary: str) -> None:
-        self._bars.remove(bar)
-        if self._is_live:
-            self._draw(f"{summary}\n")
-        elif self._is_plain:
-            self._stream.write(f"{summary}\n")
-
-    @asynccontextmanager
-    async def drawn(self) -> AsyncIterator[None]:
-        """Draw until the end, and leave nothing half-drawn behind."""
-        drawing = asyncio.create_task(self._keep_drawing()) if self._is_live else None
-        try:
-            yield
-        finally:
-            if drawing is not None:
-                drawing.cancel()
-                self._bars.clear()
-                self._draw()
-
-    def _draw_if_live(self) -> None:
-        """At each change, so that even a photo that is done at once has had its bar."""
-        if self._is_live:
-            self._draw()
-
-    async def _keep_drawing(self) -> None:
-        """In between, so that the seconds go on."""
-        while True:
-            self._draw()
-            await asyncio.sleep(REDRAW_SECONDS)
-
-    def _draw(self, above: str = "") -> None:
-        columns = shutil.get_terminal_size().columns - 1  # a full last column would wrap
-        bars = "".join(f"{_cut(bar.drawn(), columns)}\n" for bar in self._bars)
-        start_over = f"\x1b[{self._height}F\x1b[J" if self._height else ""
-        self._stream.write(start_over + above + bars)
-        self._stream.flush()
-        self._height = len(self._bars)
-
-
-@dataclass(slots=True, eq=False)
-class Bar:
-    """One photo at work."""
-
-    name: str
-    progress: int = 0
-    message: str = ""
-    began_at: float = field(default_factory=time.monotonic)
-
-    def drawn(self) -> str:
-        full = self.progress * BAR_COLUMNS // 100
-        bar = "━" * full + "╌" * (BAR_COLUMNS - full)
-        seconds = time.monotonic() - self.began_at
-        name = _padded(_tail(self.name, NAME_COLUMNS), NAME_COLUMNS)
-        return f"{name} {bar} {self.progress:3d} % {seconds:5.1f} s  {_clean(self.message)}"
-
-
-def _summary(outcome: Outcome) -> str:
-    """One line for a photo that has ended."""
-    if outcome.result is None:
-        return f"✗ {_clean(str(outcome.photo))}: {_clean((outcome.failure or {})['detail'])}"
-    seen = ", ".join(f"{item['name']} → {item['bin']}" for item in outcome.result["items"][:1])
-    return f"{'✓' if outcome.result['sure'] else '?'} {_clean(str(outcome.photo))}: {_clean(seen)}"
-
-
-def _table(outcomes: Iterable[Outcome]) -> str:
-    """A row for each item of each photo; what to do stands indented below it."""
-    rows: list[tuple[str, ...]] = [("PHOTO", "ITEM", "SURE", "BIN")]
-    notes: dict[int, list[str]] = {}
-    for outcome in outcomes:
-        name = _tail(_clean(str(outcome.photo)), NAME_COLUMNS)
-        if outcome.result is None:
-            rows.append((name, "-", "-", _clean((outcome.failure or {})["detail"])))
-            continue
-        items = outcome.result["items"]
-        for item, following in zip_longest(items, items[1:]):
-            rows.append((name, _clean(item["name"]), f"{item['confidence']:4.0%}", _clean(item["bin"])))
-            name = ""
-            if following is None or _way(following) != _way(item):  # what goes the same way is told once
-                notes[len(rows) - 1] = _way(item)
-        ask_back = outcome.result.get("ask_back")
-        asked = ask_back.get("text") if isinstance(ask_back, dict) else ask_back
-        rest = [f"? {asked}"] if asked else []
-        rest += [f"> {outcome.result['answer']}"] if outcome.result.get("answer") else []
-        notes[len(rows) - 1].extend(map(_clean, rest))
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("─" * min(width, RULE_COLUMNS) for width in widths))
-    lines = []
-    for number, row in enumerate(rows):
-        cells = (_padded(cell, width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(cells).rstrip())
-        lines += [f"{'':{widths[0]}}  {note}" for note in notes.get(number - 1, [])]
-    return "\n".join(["", *lines, ""])
-
-
-def _way(item: JSON) -> list[str]:
-    steps = [f"{number}. {step}" for number, step in enumerate(item["steps"], 1)]
-    return [_clean(line) for line in [*steps, *(f"! {caution}" for caution in item["cautions"])]]
-
-
-def _clean(text: str) -> str:
-    """File names and models may say anything; a terminal obeys control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal, where Hangul is two wide."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-
-
-def _padded(text: str, columns: int) -> str:
-    return text + " " * (columns - _width(text))
-
-
-def _cut(text: str, columns: int) -> str:
-    if _width(text) <= columns:
-        return text
-    while _width(text) > columns - 1:
-        text = text[:-1]
-    return f"{text}…"
-
-
-def _tail(text: str, columns: int) -> str:
-    """The end of a path tells more than its beginning."""
-    return text if _width(text) <= columns else f"…{_cut(text[::-1], columns)[-2::-1]}"

@@ -76,13 +76,11 @@ class Prompt:
 # --- the server ----------------------------------------------------------------------------------
 
 
-def main(host: str, port: int, cache: Path, api_key: str | None = None) -> int:
+def main(host: str, port: int, cache: Path, api_key: str) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. The model is built into `cache` if need be.
 
-    Callers must send `api_key`; by default the one that the consumer beside us reads, too.
+    Callers must send `api_key`, unless it is empty.
     """
-    if api_key is None:
-        api_key = os.environ.get("OPENAI_API_KEY", "")
     try:
         asyncio.run(serve(host, port, cache, api_key))
     except (ModelBuildFailed, ImportError, OSError) as error:  # ImportError: growbin[local] is missing
@@ -91,7 +89,7 @@ def main(host: str, port: int, cache: Path, api_key: str | None = None) -> int:
     return 0
 
 
-async def serve(host: str, port: int, cache: Path, api_key: str = "") -> None:
+async def serve(host: str, port: int, cache: Path, api_key: str) -> None:
     """Serve until SIGTERM or SIGINT. Raises ModelBuildFailed, and OSError when the port is taken."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,23 +15,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from growbin.local.child import PartFailed, draw_port, is_free
-from growbin.local.parts import (
-    Consumer,
-    Gateway,
-    ModelServer,
-    Nginx,
-    Part,
-    RabbitMQ,
-    SeaweedFS,
-    Valkey,
-    write_private,
-)
+from growbin.local.parts.nginx import Nginx
+from growbin.local.parts.part import Part, write_private
+from growbin.local.parts.programs import ConsumerProgram, GatewayProgram, ModelServerProgram
+from growbin.local.parts.rabbitmq import RabbitMQ
+from growbin.local.parts.seaweedfs import SeaweedFS
+from growbin.local.parts.valkey import Valkey
 
 DEFAULT_CACHE_SECONDS = "86400"
 
 
-def run(*, data: Path, port: int, parts_only: bool, env_file: Path | None) -> int:
-    """Run until SIGINT or SIGTERM; returns the exit code. The gateway listens on `port`.
+def run(*, data: Path, port: int, parts_only: bool, env_file: Path | None, model_id: str) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit code. The gateway listens on `port`, and `model_id` is
+    the name to which the embedded model answers.
 
     All state lives in the folder `data`: two stacks need two folders. `env_file` is written when the
     parts are useful and removed when they no longer are; `data/status.json` says which process is which.
@@ -44,7 +40,7 @@ def run(*, data: Path, port: int, parts_only: bool, env_file: Path | None) -> in
                 raise PartFailed(
                     f"Port {port} is in use: end what listens there, or choose another with --port."
                 )
-            asyncio.run(_Stack(data, port, parts_only, env_file).run())
+            asyncio.run(_Stack(data, port, parts_only, env_file, model_id).run())
     except (PartFailed, OSError) as failure:
         print(f"growbin stack: {failure}", file=sys.stderr)
         return 1
@@ -70,11 +66,12 @@ def _only_one(data: Path, address: str) -> Iterator[None]:
 
 
 class _Stack:
-    def __init__(self, data: Path, port: int, parts_only: bool, env_file: Path | None) -> None:
+    def __init__(self, data: Path, port: int, parts_only: bool, env_file: Path | None, model_id: str) -> None:
         self._data = data
         self._port = port
         self._parts_only = parts_only
         self._env_file = env_file
+        self._model_id = model_id
         self._status_file = data / "status.json"
         self._started_at = time.monotonic()
         self._parts: list[Part] = []
@@ -112,7 +109,8 @@ class _Stack:
             settings |= {"PROBE_PORT": str(draw_port())}
         else:
             environment = self._inherited() | settings
-            gateway, consumer = Gateway(self._data, environment), Consumer(self._data, environment)
+            gateway = GatewayProgram(self._data, environment)
+            consumer = ConsumerProgram(self._data, environment)
             self._programs = [gateway, consumer]
             await self._start_together(self._programs)
             settings |= gateway.settings()
@@ -134,7 +132,7 @@ class _Stack:
         if not self._named("REDIS_URL"):
             parts.append(Valkey(self._data))
         if not self._named("OPENAI_API_KEY") and not self._named("OPENAI_BASE_URL"):
-            parts.append(ModelServer(self._data, self._inherited()))
+            parts.append(ModelServerProgram(self._data, self._inherited(), self._model_id))
         return parts
 
     def _named(self, variable: str) -> bool:

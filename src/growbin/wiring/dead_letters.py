@@ -24,11 +24,11 @@ def run_dead_letters(
 ) -> int:
     """`growbin dead-letters`; returns the exit status."""
     logs.configure_logs(settings.log_level, settings.log_format)
-    choice = dead_letters.Choice(job_id, reason)
+    selection = dead_letters.Selection(job_id, reason)
 
     async def run() -> int:
         async with AsyncExitStack() as stack:
-            office = dead_letters.Office(
+            parts = dead_letters.LetterParts(
                 letters=await stack.enter_async_context(open_letters(settings)),
                 progress=await stack.enter_async_context(open_progress(settings)),
                 uploads=await stack.enter_async_context(open_uploads(settings)),
@@ -38,11 +38,11 @@ def run_dead_letters(
             )
             match action:
                 case "list":
-                    return await dead_letters.list_letters(office, choice, say)
+                    return await dead_letters.list_letters(parts, selection, say)
                 case "show":
-                    return await dead_letters.show_letters(office, choice, say)
+                    return await dead_letters.show_letters(parts, selection, say)
                 case "redrive" | "drop":
-                    return await dead_letters.change_letters(office, choice, action, say)
+                    return await dead_letters.change_letters(parts, selection, action, say)
         raise ValueError(action)
 
     try:
