@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from growbin.job import Locale, Noun, Stage
+from growbin.job import Failure, Locale, Noun, Stage
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Text = Annotated[dict[Locale, Line], Field(min_length=2)]  # two languages, so both
@@ -19,14 +19,12 @@ def stage_message(stage: Stage, locale: Locale) -> str:
     return _messages().stages[stage][locale]
 
 
-def failure_detail(code: str, locale: Locale) -> str:
-    """What happened and what to do now; a code without its own words gets those of `internal`."""
-    return _failure(code).detail[locale]
-
-
-def is_retryable(code: str) -> bool:
-    """Whether sending the same photo once more may succeed."""
-    return _failure(code).retryable
+def failure(code: str, locale: Locale) -> Failure:
+    """What happened, what to do now, and whether the same photo may succeed once more; a code without
+    its own words gets those of `internal`."""
+    failures = _messages().failures
+    words = failures.get(code, failures["internal"])
+    return Failure(code=code, detail=words.detail[locale], retryable=words.retryable)
 
 
 def problem_title(code: str) -> str:
@@ -57,11 +55,6 @@ class Messages(Noun, extra="forbid"):
         if "internal" not in self.failures or "internal" not in self.problems:
             raise ValueError("`internal` needs words: it stands in for unknown codes")
         return self
-
-
-def _failure(code: str) -> FailureWords:
-    failures = _messages().failures
-    return failures.get(code, failures["internal"])
 
 
 @cache

@@ -33,7 +33,9 @@ from growbin.adapters.progress_feed import RedisProgressFeed
 from growbin.adapters.progress_log import RedisProgressLog
 from growbin.adapters.redis_connection import open_redis
 from growbin.adapters.sessions import RedisSessions
-from growbin.consumer.handle_job import Tools, bury, handle_job
+from growbin.consumer.context import Tools
+from growbin.consumer.handle_job import handle_job
+from growbin.consumer.obituaries import bury
 from growbin.gateway.app import build_app
 from growbin.gateway.context import GATEWAY
 from growbin.gateway.hub import Hub

@@ -11,7 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from growbin.consumer.handle_job import Tools, bury, handle_job
+from growbin.consumer.context import Tools
+from growbin.consumer.handle_job import handle_job
+from growbin.consumer.obituaries import bury
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import (
     Ack,

@@ -13,7 +13,9 @@ from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.adapters.photo_source import CdnPhotoSource
 from growbin.capabilities import EffortRefused, capabilities_of
 from growbin.config import Settings
-from growbin.consumer.handle_job import Tools, bury, handle_job
+from growbin.consumer.context import Tools
+from growbin.consumer.handle_job import handle_job
+from growbin.consumer.obituaries import bury
 from growbin.consumer.pacing import Throttle
 from growbin.probes import build_probes
 from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, serving

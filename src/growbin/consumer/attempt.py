@@ -1,0 +1,182 @@
+"""One attempt: its time, its steps, and how it may end."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from growbin.consumer.context import Tools
+from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled
+from growbin.errors import JobFailed, Throttled, Unavailable
+from growbin.job import (
+    Ack,
+    Analysis,
+    CleanPhoto,
+    Failure,
+    FetchedPhoto,
+    Job,
+    ModelAnswer,
+    PhotoReport,
+    Result,
+    Retry,
+    Stage,
+    Timings,
+    Verdict,
+    rfc3339,
+)
+from growbin.messages import failure
+from growbin.ports import Held, Started
+from growbin.rules import Advised
+from growbin.telemetry import metrics
+
+log = structlog.get_logger()
+
+DELAYS_SECONDS = (1, 5, 15, 60)
+REDIS_PAUSE_SECONDS = 0.5
+
+Answer = TypeVar("Answer")
+
+
+class Attempt:
+    """A started job: our lease on it, its time left, and how far it came."""
+
+    def __init__(self, job: Job, tools: Tools, start: Started) -> None:
+        self._job = job
+        self._tools = tools
+        self._start = start
+        self._loop_start = self._loop_lap = asyncio.get_running_loop().time()
+        self._laps_ms: dict[str, int] = {}
+        self.has_shown = self.is_done = False
+
+    @property
+    def number(self) -> int:
+        return self._start.attempt
+
+    @property
+    def kept_answer(self) -> ModelAnswer | None:
+        return self._start.answer
+
+    # Time is Redis' clock at the start plus our own monotonic one, never this machine's wall clock.
+
+    def now_ms(self) -> int:
+        return self._start.now_ms + int((asyncio.get_running_loop().time() - self._loop_start) * 1000)
+
+    def left_seconds(self) -> float:
+        return (self._job.deadline_ms - self.now_ms()) / 1000
+
+    def lap(self, name: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._laps_ms[name] = int((now - self._loop_lap) * 1000)
+        self._loop_lap = now
+
+    def result(
+        self, photo: FetchedPhoto, answer: ModelAnswer, analysis: Analysis, advised: Advised
+    ) -> Result:
+        """What the client gets."""
+        now_ms = self.now_ms()
+        queue_ms = max(0, self._start.now_ms - self._job.accepted_at_ms)
+        total_ms = max(0, now_ms - self._job.accepted_at_ms)
+        return Result(
+            job_id=self._job.job_id,
+            image_url=f"{self._tools.image_base_url}/{self._job.public_key}",
+            locale=self._job.locale,
+            waste_type=advised.waste_type,
+            items=advised.items,
+            answer=analysis.answer,
+            sure=advised.sure,
+            ask_back=advised.ask_back,
+            model=answer.model,
+            usage=answer.usage,
+            photo=PhotoReport(source=photo.source, cache=photo.cache, bytes=len(photo.data)),
+            timings_ms=Timings(queue=queue_ms, total=total_ms, **self._laps_ms),
+            analysed_at=rfc3339(now_ms),
+        )
+
+    # --- steps
+
+    async def announce(self, stage: Stage) -> None:
+        """Append a stage; waits for a Redis that is away rather than burn the attempt."""
+        self._go_on(
+            await self._patiently(lambda: self._tools.progress.announce(self._job, self.number, stage))
+        )
+
+    async def finish(self, end: Result | Failure) -> None:
+        """The terminal event. It is written before the delivery is acknowledged, however long Redis
+        takes: what was paid for is kept in memory until then."""
+        self._go_on(await self._patiently(lambda: self._tools.progress.finish(self._job, self.number, end)))
+        self.is_done = isinstance(end, Result)
+        outcome = "done" if isinstance(end, Result) else end.code
+        metrics.jobs_ended.labels(outcome=outcome).inc()
+        if isinstance(end, Result):
+            metrics.queue_wait_seconds.observe(end.timings_ms.queue / 1000)
+            metrics.photos_fetched.labels(source=end.photo.source, cache=end.photo.cache or "none").inc()
+            metrics.photo_fetch_seconds.labels(source=end.photo.source).observe(end.timings_ms.fetch / 1000)
+        log.info("job_ended", outcome=outcome, attempt=self.number)
+
+    async def fail(self, code: str) -> None:
+        await self.finish(failure(code, self._job.locale))
+
+    async def show(self, photo: CleanPhoto) -> None:
+        """Put the clean copy in its public place."""
+        self.has_shown = True  # before it is: a put that is cancelled may have arrived
+        await self._tools.uploads.publish_photo(self._job.public_key, photo, self._tools.cache_seconds)
+
+    async def ask_model(self, photo: CleanPhoto) -> ModelAnswer:
+        """One paid call, its answer stored before anything else is done with it."""
+        answer: ModelAnswer | None = None
+        while answer is None:
+            async with self._tools.throttle.turn():
+                answer = await self._call_model(photo)
+        kept = answer
+        await self._patiently(lambda: self._tools.progress.keep_answer(self._job, kept))
+        return kept
+
+    async def _call_model(self, photo: CleanPhoto) -> ModelAnswer | None:
+        """The call, recorded before it is made; None when the model asked for patience."""
+        progress, job, throttle = self._tools.progress, self._job, self._tools.throttle
+        call_id = secrets.token_hex(8)
+        if not await self._patiently(lambda: progress.count_paid_call(job, self.number, call_id)):
+            raise JobFailed("temporarily_unavailable", "paid calls used up")
+        try:
+            with metrics.model_call_seconds.time():
+                answer = await self._tools.analyst.ask(photo, job.question, job.locale)
+        except Throttled as refusal:
+            # Nothing was paid and no attempt is burned: everybody slows down, and we ask again.
+            throttle.slow_down(refusal)
+            await self._patiently(lambda: progress.count_paid_call(job, self.number, call_id, change=-1))
+            return None
+        throttle.speed_up()
+        return answer
+
+    def _go_on(self, held: Held) -> None:
+        if held == "ended":
+            raise Settled(Ack())
+        if held == "lost":
+            raise Settled(Retry(HELD_DELAY_SECONDS))
+
+    async def _patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        while True:
+            try:
+                return await call()
+            except Unavailable as error:
+                if self.left_seconds() < 0:
+                    raise
+                log.warning("redis_awaited", reason=error.reason)
+                await asyncio.sleep(REDIS_PAUSE_SECONDS)
+
+    # --- ends that are not done
+
+    async def postpone(self, error: Unavailable) -> Verdict:
+        """Again after the next delay, unless the starts or the time are used up."""
+        delay_seconds = DELAYS_SECONDS[min(self._start.starts, len(DELAYS_SECONDS)) - 1]
+        is_last = self._start.starts >= len(DELAYS_SECONDS)
+        if is_last or delay_seconds > self.left_seconds():
+            log.warning("job_given_up", reason=str(error))
+            await self.fail("temporarily_unavailable")
+            return Ack()
+        log.warning("job_postponed", reason=str(error), delay_seconds=delay_seconds)
+        return Retry(delay_seconds)
