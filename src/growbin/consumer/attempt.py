@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import structlog
 
-from growbin.consumer.context import Tools
+from growbin.consumer.context import Consumer
 from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import (
@@ -44,9 +44,9 @@ Answer = TypeVar("Answer")
 class Attempt:
     """A started job: our lease on it, its time left, and how far it came."""
 
-    def __init__(self, job: Job, tools: Tools, start: Started) -> None:
+    def __init__(self, job: Job, consumer: Consumer, start: Started) -> None:
         self._job = job
-        self._tools = tools
+        self._consumer = consumer
         self._start = start
         self._loop_start = self._loop_lap = asyncio.get_running_loop().time()
         self._laps_ms: dict[str, int] = {}
@@ -82,7 +82,7 @@ class Attempt:
         total_ms = max(0, now_ms - self._job.accepted_at_ms)
         return Result(
             job_id=self._job.job_id,
-            image_url=f"{self._tools.image_base_url}/{self._job.public_key}",
+            image_url=f"{self._consumer.image_base_url}/{self._job.public_key}",
             locale=self._job.locale,
             waste_type=advised.waste_type,
             items=advised.items,
@@ -101,13 +101,15 @@ class Attempt:
     async def announce(self, stage: Stage) -> None:
         """Append a stage; waits for a Redis that is away rather than burn the attempt."""
         self._go_on(
-            await self._patiently(lambda: self._tools.progress.announce(self._job, self.number, stage))
+            await self._patiently(lambda: self._consumer.progress.announce(self._job, self.number, stage))
         )
 
     async def finish(self, end: Result | Failure) -> None:
         """The terminal event. It is written before the delivery is acknowledged, however long Redis
         takes: what was paid for is kept in memory until then."""
-        self._go_on(await self._patiently(lambda: self._tools.progress.finish(self._job, self.number, end)))
+        self._go_on(
+            await self._patiently(lambda: self._consumer.progress.finish(self._job, self.number, end))
+        )
         self.is_done = isinstance(end, Result)
         outcome = "done" if isinstance(end, Result) else end.code
         metrics.jobs_ended.labels(outcome=outcome).inc()
@@ -123,27 +125,27 @@ class Attempt:
     async def show(self, photo: CleanPhoto) -> None:
         """Put the clean copy in its public place."""
         self.has_shown = True  # before it is: a put that is cancelled may have arrived
-        await self._tools.uploads.publish_photo(self._job.public_key, photo, self._tools.cache_seconds)
+        await self._consumer.uploads.publish_photo(self._job.public_key, photo, self._consumer.cache_seconds)
 
     async def ask_model(self, photo: CleanPhoto) -> ModelAnswer:
         """One paid call, its answer stored before anything else is done with it."""
         answer: ModelAnswer | None = None
         while answer is None:
-            async with self._tools.throttle.turn():
+            async with self._consumer.throttle.turn():
                 answer = await self._call_model(photo)
         kept = answer
-        await self._patiently(lambda: self._tools.progress.keep_answer(self._job, kept))
+        await self._patiently(lambda: self._consumer.progress.keep_answer(self._job, kept))
         return kept
 
     async def _call_model(self, photo: CleanPhoto) -> ModelAnswer | None:
         """The call, recorded before it is made; None when the model asked for patience."""
-        progress, job, throttle = self._tools.progress, self._job, self._tools.throttle
+        progress, job, throttle = self._consumer.progress, self._job, self._consumer.throttle
         call_id = secrets.token_hex(8)
         if not await self._patiently(lambda: progress.count_paid_call(job, self.number, call_id)):
             raise JobFailed("temporarily_unavailable", "paid calls used up")
         try:
             with metrics.model_call_seconds.time():
-                answer = await self._tools.analyst.ask(photo, job.question, job.locale)
+                answer = await self._consumer.analyst.ask(photo, job.question, job.locale)
         except Throttled as refusal:
             # Nothing was paid and no attempt is burned: everybody slows down, and we ask again.
             throttle.slow_down(refusal)

@@ -9,7 +9,7 @@ from growbin.ports import Analyst, PhotoCleaner, PhotoSource, ProgressLog, Uploa
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class Consumer:
     """What a consumer works with, once per process."""
 
     progress: ProgressLog

@@ -10,7 +10,7 @@ import structlog
 
 from growbin.analysis import parse_answer
 from growbin.consumer.attempt import Attempt
-from growbin.consumer.context import Tools
+from growbin.consumer.context import Consumer
 from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled, lease_of
 from growbin.consumer.pacing import Closing
 from growbin.errors import JobFailed, Unavailable
@@ -22,14 +22,14 @@ log = structlog.get_logger()
 EXPIRY_MARGIN_SECONDS = 0.05
 
 
-async def handle_job(job: Job, tools: Tools) -> Verdict:
+async def handle_job(job: Job, consumer: Consumer) -> Verdict:
     """One job, from delivery to verdict. Each step is announced before it begins."""
     try:
-        async with started(job, tools) as attempt:
+        async with started(job, consumer) as attempt:
             await attempt.announce(Stage.FETCHING)
-            photo = await tools.photos.fetch(job.key, job.etag, job.length)
+            photo = await consumer.photos.fetch(job.key, job.etag, job.length)
             attempt.lap("fetch")
-            clean = await tools.cleaner.clean(photo.data, job.public_type)
+            clean = await consumer.cleaner.clean(photo.data, job.public_type)
             await attempt.show(clean)
             attempt.lap("prepare")
             await attempt.announce(Stage.ANALYSING)
@@ -37,7 +37,7 @@ async def handle_job(job: Job, tools: Tools) -> Verdict:
             analysis = parse_answer(answer)
             attempt.lap("analyse")
             await attempt.announce(Stage.ADVISING)
-            advised = advise_all(analysis, job.locale, tools.sure_threshold)
+            advised = advise_all(analysis, job.locale, consumer.sure_threshold)
             await attempt.finish(attempt.result(photo, answer, analysis, advised))
             return Ack()
     except Settled as settled:
@@ -47,12 +47,12 @@ async def handle_job(job: Job, tools: Tools) -> Verdict:
 
 
 @asynccontextmanager
-async def started(job: Job, tools: Tools) -> AsyncIterator[Attempt]:
+async def started(job: Job, consumer: Consumer) -> AsyncIterator[Attempt]:
     """Take the lease, keep it while the block runs, give it back; turn errors into verdicts.
     Raises Settled when there is nothing to do, or something went wrong that has a verdict."""
     with structlog.contextvars.bound_contextvars(job_id=str(job.job_id), run=job.run):
-        async with lease_of(job, tools) as start:
-            attempt = Attempt(job, tools, start)
+        async with lease_of(job, consumer) as start:
+            attempt = Attempt(job, consumer, start)
             try:
                 try:
                     # A job is due only once its deadline's millisecond has passed on Redis' clock.
@@ -63,7 +63,7 @@ async def started(job: Job, tools: Tools) -> AsyncIterator[Attempt]:
                         stuck = Unavailable("consumer", "a step timed out")
                         raise Settled(await attempt.postpone(stuck)) from error
                     # Should a repeated upload-complete have given the job a later deadline, it goes on.
-                    has_ended = await tools.progress.expire_if_due(job)
+                    has_ended = await consumer.progress.expire_if_due(job)
                     raise Settled(Ack() if has_ended else Retry(HELD_DELAY_SECONDS)) from None
                 except JobFailed as error:
                     log.info("job_failed", code=error.code, reason=str(error))
@@ -82,12 +82,12 @@ async def started(job: Job, tools: Tools) -> AsyncIterator[Attempt]:
                 raise Settled(Retry(HELD_DELAY_SECONDS)) from None
             finally:
                 if attempt.has_shown and not attempt.is_done:
-                    await withdraw_if_unwanted(job, tools)
+                    await withdraw_if_unwanted(job, consumer)
 
 
-async def withdraw_if_unwanted(job: Job, tools: Tools) -> None:
+async def withdraw_if_unwanted(job: Job, consumer: Consumer) -> None:
     """A job that was cancelled, deleted or ended otherwise under our hands shows no photo."""
     with suppress(Unavailable):
-        state = await tools.progress.state(job.job_id)
+        state = await consumer.progress.state(job.job_id)
         if state is None or state.entry.event in ("failed", "cancelled", "expired", "deleted"):
-            await tools.uploads.delete(job.public_key)
+            await consumer.uploads.delete(job.public_key)

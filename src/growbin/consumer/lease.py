@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
-from growbin.consumer.context import Tools
+from growbin.consumer.context import Consumer
 from growbin.consumer.pacing import Closing
 from growbin.errors import Unavailable
 from growbin.job import Ack, Job, Retry, Verdict
@@ -29,14 +29,14 @@ class Settled(Exception):
 
 
 @asynccontextmanager
-async def lease_of(job: Job, tools: Tools) -> AsyncIterator[Started]:
+async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
     """Begin the job. A job whose last holder died runs alone: should it kill this process too, no
     neighbour is in hand that could be blamed for it."""
     alone = False
     while True:
-        async with tools.solo.entered(alone=alone):
+        async with consumer.solo.entered(alone=alone):
             try:
-                start = await tools.progress.begin(job, alone=alone)
+                start = await consumer.progress.begin(job, alone=alone)
             except Unavailable as error:
                 log.warning("job_not_begun", reason=error.reason)
                 raise Settled(Retry(HELD_DELAY_SECONDS)) from None
@@ -44,28 +44,28 @@ async def lease_of(job: Job, tools: Tools) -> AsyncIterator[Started]:
                 alone = True
                 continue
             if not isinstance(start, Started):
-                raise Settled(await not_begun(job, tools, start))
+                raise Settled(await not_begun(job, consumer, start))
             log.info("job_begun", attempt=start.attempt, starts=start.starts)
-            async with renewed(job, tools, start):
+            async with renewed(job, consumer, start):
                 yield start
             return
 
 
-async def not_begun(job: Job, tools: Tools, why: str) -> Verdict:
+async def not_begun(job: Job, consumer: Consumer, why: str) -> Verdict:
     """The verdict on a job that `begin` did not give us."""
     if why == "held":
         return Retry(HELD_DELAY_SECONDS)
     if why in ("exhausted", "crashed"):
         code = "crashed" if why == "crashed" else "temporarily_unavailable"
         try:
-            await tools.progress.finish(job, None, failure(code, job.locale))
+            await consumer.progress.finish(job, None, failure(code, job.locale))
         except Unavailable:
             return Retry(HELD_DELAY_SECONDS)
     return Ack()
 
 
 @asynccontextmanager
-async def renewed(job: Job, tools: Tools, start: Started) -> AsyncIterator[None]:
+async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator[None]:
     """Renew the lease while the block runs. When the job ends elsewhere (a cancel) or another
     consumer has begun it, the block is cancelled and Settled raised."""
     block = asyncio.current_task()
@@ -74,9 +74,9 @@ async def renewed(job: Job, tools: Tools, start: Started) -> AsyncIterator[None]
 
     async def renew() -> None:
         while True:
-            await asyncio.sleep(tools.lease_renew_seconds)
+            await asyncio.sleep(consumer.lease_renew_seconds)
             with suppress(Unavailable):  # the lease may lapse; while nobody else begins, it is still ours
-                held = await tools.progress.renew(job, start.attempt)
+                held = await consumer.progress.renew(job, start.attempt)
                 if held != "ours":
                     found.append(held)
                     block.cancel()
@@ -98,4 +98,4 @@ async def renewed(job: Job, tools: Tools, start: Started) -> AsyncIterator[None]
     finally:
         renewer.cancel()
         with suppress(Unavailable):
-            await asyncio.shield(tools.progress.release(job, start.attempt, refund=refund))
+            await asyncio.shield(consumer.progress.release(job, start.attempt, refund=refund))
