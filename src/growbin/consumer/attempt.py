@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -11,7 +10,7 @@ import structlog
 
 from growbin.consumer.context import Consumer
 from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled
-from growbin.errors import JobFailed, Throttled, Unavailable
+from growbin.errors import Unavailable
 from growbin.job import (
     Ack,
     Analysis,
@@ -45,8 +44,8 @@ class Attempt:
     """A started job: our lease on it, its time left, and how far it came."""
 
     def __init__(self, job: Job, consumer: Consumer, start: Started) -> None:
-        self._job = job
-        self._consumer = consumer
+        self.job = job
+        self.consumer = consumer
         self._start = start
         self._loop_start = self._loop_lap = asyncio.get_running_loop().time()
         self._laps_ms: dict[str, int] = {}
@@ -66,7 +65,7 @@ class Attempt:
         return self._start.now_ms + int((asyncio.get_running_loop().time() - self._loop_start) * 1000)
 
     def left_seconds(self) -> float:
-        return (self._job.deadline_ms - self.now_ms()) / 1000
+        return (self.job.deadline_ms - self.now_ms()) / 1000
 
     def lap(self, name: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -78,12 +77,12 @@ class Attempt:
     ) -> Result:
         """What the client gets."""
         now_ms = self.now_ms()
-        queue_ms = max(0, self._start.now_ms - self._job.accepted_at_ms)
-        total_ms = max(0, now_ms - self._job.accepted_at_ms)
+        queue_ms = max(0, self._start.now_ms - self.job.accepted_at_ms)
+        total_ms = max(0, now_ms - self.job.accepted_at_ms)
         return Result(
-            job_id=self._job.job_id,
-            image_url=f"{self._consumer.image_base_url}/{self._job.public_key}",
-            locale=self._job.locale,
+            job_id=self.job.job_id,
+            image_url=f"{self.consumer.image_base_url}/{self.job.public_key}",
+            locale=self.job.locale,
             waste_type=advised.waste_type,
             items=advised.items,
             answer=analysis.answer,
@@ -101,15 +100,13 @@ class Attempt:
     async def announce(self, stage: Stage) -> None:
         """Append a stage; waits for a Redis that is away rather than burn the attempt."""
         self._go_on(
-            await self._patiently(lambda: self._consumer.progress.announce(self._job, self.number, stage))
+            await self.patiently(lambda: self.consumer.progress.announce(self.job, self.number, stage))
         )
 
     async def finish(self, end: Result | Failure) -> None:
         """The terminal event. It is written before the delivery is acknowledged, however long Redis
         takes: what was paid for is kept in memory until then."""
-        self._go_on(
-            await self._patiently(lambda: self._consumer.progress.finish(self._job, self.number, end))
-        )
+        self._go_on(await self.patiently(lambda: self.consumer.progress.finish(self.job, self.number, end)))
         self.is_done = isinstance(end, Result)
         outcome = "done" if isinstance(end, Result) else end.code
         metrics.jobs_ended.labels(outcome=outcome).inc()
@@ -120,47 +117,15 @@ class Attempt:
         log.info("job_ended", outcome=outcome, attempt=self.number)
 
     async def fail(self, code: str) -> None:
-        await self.finish(failure(code, self._job.locale))
+        await self.finish(failure(code, self.job.locale))
 
     async def show(self, photo: CleanPhoto) -> None:
         """Put the clean copy in its public place."""
         self.has_shown = True  # before it is: a put that is cancelled may have arrived
-        await self._consumer.uploads.publish_photo(self._job.public_key, photo, self._consumer.cache_seconds)
+        await self.consumer.uploads.publish_photo(self.job.public_key, photo, self.consumer.cache_seconds)
 
-    async def ask_model(self, photo: CleanPhoto) -> ModelAnswer:
-        """One paid call, its answer stored before anything else is done with it."""
-        answer: ModelAnswer | None = None
-        while answer is None:
-            async with self._consumer.throttle.turn():
-                answer = await self._call_model(photo)
-        kept = answer
-        await self._patiently(lambda: self._consumer.progress.keep_answer(self._job, kept))
-        return kept
-
-    async def _call_model(self, photo: CleanPhoto) -> ModelAnswer | None:
-        """The call, recorded before it is made; None when the model asked for patience."""
-        progress, job, throttle = self._consumer.progress, self._job, self._consumer.throttle
-        call_id = secrets.token_hex(8)
-        if not await self._patiently(lambda: progress.count_paid_call(job, self.number, call_id)):
-            raise JobFailed("temporarily_unavailable", "paid calls used up")
-        try:
-            with metrics.model_call_seconds.time():
-                answer = await self._consumer.analyst.ask(photo, job.question, job.locale)
-        except Throttled as refusal:
-            # Nothing was paid and no attempt is burned: everybody slows down, and we ask again.
-            throttle.slow_down(refusal)
-            await self._patiently(lambda: progress.count_paid_call(job, self.number, call_id, change=-1))
-            return None
-        throttle.speed_up()
-        return answer
-
-    def _go_on(self, held: Held) -> None:
-        if held == "ended":
-            raise Settled(Ack())
-        if held == "lost":
-            raise Settled(Retry(HELD_DELAY_SECONDS))
-
-    async def _patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """A call to Redis, repeated while it is away and there is time. Raises Unavailable."""
         while True:
             try:
                 return await call()
@@ -169,6 +134,12 @@ class Attempt:
                     raise
                 log.warning("redis_awaited", reason=error.reason)
                 await asyncio.sleep(REDIS_PAUSE_SECONDS)
+
+    def _go_on(self, held: Held) -> None:
+        if held == "ended":
+            raise Settled(Ack())
+        if held == "lost":
+            raise Settled(Retry(HELD_DELAY_SECONDS))
 
     # --- ends that are not done
 

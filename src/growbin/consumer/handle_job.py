@@ -13,6 +13,7 @@ from growbin.consumer.attempt import Attempt
 from growbin.consumer.context import Consumer
 from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled, lease_of
 from growbin.consumer.pacing import Closing
+from growbin.consumer.paid_call import ask_model
 from growbin.errors import JobFailed, Unavailable
 from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Stage, Verdict
 from growbin.rules import advise_all
@@ -33,7 +34,7 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
             await attempt.show(clean)
             attempt.lap("prepare")
             await attempt.announce(Stage.ANALYSING)
-            answer = attempt.kept_answer or await attempt.ask_model(clean)
+            answer = attempt.kept_answer or await ask_model(attempt, clean)
             analysis = parse_answer(answer)
             attempt.lap("analyse")
             await attempt.announce(Stage.ADVISING)
