@@ -6,10 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import pytest
+from structlog.processors import format_exc_info
+from structlog.testing import capture_logs
 
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
@@ -211,8 +213,12 @@ async def test_bug_fails_the_job_and_parks_the_delivery(bench: Bench) -> None:
     """An error nobody named is a bug: `failed: internal`, and a dead letter for people."""
     bench.outside.clean_errors = [ZeroDivisionError("bug")]
     event = job()
-    assert await handle_job(event, bench.consumer) == DeadLetter("internal")
+    with capture_logs(processors=[format_exc_info]) as logs:
+        assert await handle_job(event, bench.consumer) == DeadLetter("internal")
     assert await bench.failure_code(event) == "internal"
+    told = next(line for line in logs if line["event"] == "job_hit_a_bug")
+    assert told["log_level"] == "error"
+    assert "ZeroDivisionError: bug" in told["exception"]
 
 
 async def test_deadline_in_mid_call_expires_the_job(bench: Bench) -> None:
@@ -221,6 +227,109 @@ async def test_deadline_in_mid_call_expires_the_job(bench: Bench) -> None:
     event = job(deadline_seconds=0.5)
     assert await handle_job(event, bench.consumer) == Ack()
     assert (await bench.stages(event))[-1] == "expired"
+
+
+async def test_deadline_that_was_moved_in_mid_call_brings_the_job_again(bench: Bench) -> None:
+    """A repeated upload-complete gave the job more time: its first delivery ends nothing."""
+    bench.outside.model_gate = asyncio.Event()
+    event = job(deadline_seconds=0.3)
+    await bench.progress.queue_job(event.model_copy(update={"deadline_ms": event.deadline_ms + 60_000}))
+    assert await handle_job(event, bench.consumer) == Retry(5)
+    assert (await bench.stages(event))[-1] == "analysing"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [JobFailed("model_refused"), Unavailable("model", "away"), ZeroDivisionError("bug"), None],
+    ids=["failed", "unavailable", "bug", "too late"],
+)
+async def test_redis_away_past_the_deadline_hands_the_job_on(bench: Bench, error: Exception | None) -> None:
+    """Whatever the job met, its end cannot be written now: a later delivery shall write it."""
+    bench.outside.on_model_call = lambda: setattr(bench.progress, "is_away", True)
+    bench.outside.model_errors = [error] if error else []
+    bench.outside.model_gate = None if error else asyncio.Event()
+    event = job(deadline_seconds=0.3)
+    assert await handle_job(event, bench.consumer) == Retry(5)
+    bench.progress.is_away = False
+    assert (await bench.stages(event))[-1] == "expired"
+
+
+async def test_error_after_the_job_ended_elsewhere_ends_nothing(bench: Bench) -> None:
+    """The job was cancelled while it met its error, and nobody has told us yet: the cancel stays its end."""
+    consumer = replace(bench.consumer, lease_renew_seconds=60)
+    bench.outside.model_gate = asyncio.Event()
+    bench.outside.model_errors = [JobFailed("model_refused")]
+    event = job()
+    running = asyncio.create_task(handle_job(event, consumer))
+    while not bench.outside.model_calls:
+        await asyncio.sleep(0.01)
+    await bench.progress.cancel(event.job_id)
+    bench.outside.model_gate.set()
+    assert await running == Ack()
+    assert (await bench.stages(event))[-1] == "cancelled"
+
+
+async def test_holder_that_was_overtaken_leaves_the_job(bench: Bench) -> None:
+    """Another consumer has begun the job: the late one writes nothing, and looks again later."""
+    consumer = replace(bench.consumer, lease_renew_seconds=60)
+    bench.outside.model_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, consumer))
+    while not bench.outside.model_calls:
+        await asyncio.sleep(0.01)
+    bench.clock.advance(20)  # the lease lapses
+    assert isinstance(await bench.progress.begin(event, alone=False), Started)
+    bench.outside.model_gate.set()
+    assert await running == Retry(5)
+    assert (await bench.stages(event))[-1] == "analysing"
+
+
+async def test_cancelled_handler_gives_its_start_back(bench: Bench) -> None:
+    """The consumer's grace is over: the cancellation goes on to who asked for it, and counts for nothing."""
+    bench.outside.model_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, bench.consumer))
+    while not bench.outside.model_calls:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    again = await bench.progress.begin(event, alone=False)
+    assert isinstance(again, Started)
+    assert again.starts == 1
+
+
+async def test_public_photo_of_a_failed_job_is_taken_back(bench: Bench) -> None:
+    """A job that fails after its photo was put shows no photo; one that comes again keeps it."""
+    bench.outside.model_errors = [Unavailable("model", "away"), JobFailed("model_refused")]
+    event = job()
+    assert await handle_job(event, bench.consumer) == Retry(1)
+    assert event.public_key in bench.uploads.published
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert event.public_key not in bench.uploads.published
+
+
+async def test_job_that_cannot_be_begun_comes_again(bench: Bench) -> None:
+    """Redis is away at the start: nothing is touched, and the delivery waits in a delay queue."""
+    bench.progress.is_away = True
+    assert await handle_job(job(), bench.consumer) == Retry(5)
+
+
+@pytest.mark.parametrize(
+    ("lets_go", "code"), [(True, "temporarily_unavailable"), (False, "crashed")], ids=["given back", "died"]
+)
+async def test_job_whose_starts_are_used_up_fails(bench: Bench, lets_go: bool, code: str) -> None:
+    """After four starts the fifth delivery only writes the end, which tells whether the last holder died."""
+    event = job()
+    for _ in range(4):
+        start = await bench.progress.begin(event, alone=True)
+        assert isinstance(start, Started)
+        if lets_go:
+            await bench.progress.release(event, start.attempt)
+        bench.clock.advance(20)
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert await bench.failure_code(event) == code
+    assert bench.outside.model_calls == 0
 
 
 async def test_cancel_leaves_the_model_call(bench: Bench) -> None:

@@ -49,45 +49,51 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
 
 @asynccontextmanager
 async def started(job: Job, consumer: Consumer) -> AsyncIterator[Attempt]:
-    """Take the lease, keep it while the block runs, give it back; turn errors into verdicts.
-    Raises Settled when there is nothing to do, or something went wrong that has a verdict."""
+    """Take the lease, keep it while the block runs, give it back. Raises Settled when there is nothing to
+    do or something went wrong."""
     with structlog.contextvars.bound_contextvars(job_id=str(job.job_id), run=job.run):
         async with lease_of(job, consumer) as start:
             attempt = Attempt(job, consumer, start)
             try:
-                try:
-                    # A job is due only once its deadline's millisecond has passed on Redis' clock.
-                    async with asyncio.timeout(max(0, attempt.left_seconds()) + EXPIRY_MARGIN_SECONDS):
-                        yield attempt
-                except TimeoutError as error:
-                    if attempt.left_seconds() > 0:
-                        stuck = Unavailable("consumer", "a step timed out")
-                        raise Settled(await attempt.postpone(stuck)) from error
-                    # Should a repeated upload-complete have given the job a later deadline, it goes on.
-                    has_ended = await consumer.progress.expire_if_due(job)
-                    raise Settled(Ack() if has_ended else Retry(HELD_DELAY_SECONDS)) from None
-                except JobFailed as error:
-                    log.info("job_failed", code=error.code, reason=str(error))
-                    await attempt.fail(error.code)
-                    raise Settled(Ack()) from None
-                except Unavailable as error:
-                    raise Settled(await attempt.postpone(error)) from None
-                except (Settled, Closing, asyncio.CancelledError):
-                    raise
-                except Exception:
-                    log.exception("job_hit_a_bug")
-                    await attempt.fail("internal")
-                    raise Settled(DeadLetter("internal")) from None
-            except Unavailable as error:  # Redis is still away, past the deadline
-                log.warning("job_handed_on", reason=str(error))
-                raise Settled(Retry(HELD_DELAY_SECONDS)) from None
+                # A job is due only once its deadline's millisecond has passed on Redis' clock.
+                async with asyncio.timeout(max(0, attempt.left_seconds()) + EXPIRY_MARGIN_SECONDS):
+                    yield attempt
+            except (Settled, Closing):
+                raise
+            except Exception as error:
+                raise Settled(await verdict_on(error, attempt)) from error
             finally:
                 if attempt.has_shown and not attempt.is_done:
                     await withdraw_if_unwanted(job, consumer)
 
 
+async def verdict_on(error: Exception, attempt: Attempt) -> Verdict:
+    """What becomes of a job that met `error`. Raises Settled when it has ended elsewhere meanwhile."""
+    try:
+        match error:
+            case TimeoutError() if attempt.left_seconds() > 0:
+                return await attempt.postpone(Unavailable("consumer", "a step timed out"))
+            case TimeoutError():
+                # Should a repeated upload-complete have given the job a later deadline, it goes on.
+                has_ended = await attempt.consumer.progress.expire_if_due(attempt.job)
+                return Ack() if has_ended else Retry(HELD_DELAY_SECONDS)
+            case JobFailed():
+                log.info("job_failed", code=error.code, reason=str(error))
+                await attempt.fail(error.code)
+                return Ack()
+            case Unavailable():
+                return await attempt.postpone(error)
+            case _:
+                log.error("job_hit_a_bug", exc_info=error)
+                await attempt.fail("internal")
+                return DeadLetter("internal")
+    except Unavailable as away:  # Redis is still away, past the deadline
+        log.warning("job_handed_on", reason=str(away))
+        return Retry(HELD_DELAY_SECONDS)
+
+
 async def withdraw_if_unwanted(job: Job, consumer: Consumer) -> None:
-    """A job that was cancelled, deleted or ended otherwise under our hands shows no photo."""
+    """Remove the public copy of a job that ended without a result, here or elsewhere."""
     with suppress(Unavailable):
         state = await consumer.progress.state(job.job_id)
         if state is None or state.entry.event in ("failed", "cancelled", "expired", "deleted"):
