@@ -139,6 +139,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
         await client.start_server()
         stack.push_async_callback(client.close)
         consumer = Consumer(
+            leases=progress,
             progress=progress,
             uploads=uploads,
             photos=outside,
@@ -348,7 +349,7 @@ async def _delivered(world: World, body: bytes) -> str:
         try:
             job = decode_event(body)
         except BadEvent as error:
-            await bury(Obituary(error.job_id, None, "rejected"), world.consumer)
+            await bury(Obituary(error.job_id, None, "rejected"), world.progress)
             return "no event"
         verdict = await handle_job(job, world.consumer)
         if verdict == Ack():

@@ -15,8 +15,10 @@ from growbin.adapters.progress_log import RedisProgressLog
 from growbin.adapters.redis_connection import open_redis
 from growbin.errors import Rejected
 from growbin.job import Backlog, Failure, Job, LogEntry, ModelAnswer, Stage, Upload, Usage
-from growbin.ports import ProgressLog, Started
+from growbin.ports import Started
 from tests.fakes import Clock, FakeProgressLog
+
+ProgressLog = RedisProgressLog | FakeProgressLog
 
 FAILURE = Failure(code="photo_missing", detail="없어요", retryable=True)
 ANSWER = ModelAnswer(text='{"items":[]}', model="test", usage=Usage())

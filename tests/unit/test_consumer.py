@@ -78,6 +78,7 @@ class Bench:
         self.uploads = FakeUploadStore()
         self.outside = Outside()
         self.consumer = Consumer(
+            leases=self.progress,
             progress=self.progress,
             uploads=self.uploads,
             photos=self.outside,
@@ -424,7 +425,7 @@ async def test_obituary_ends_a_job_nothing_else_ended(bench: Bench) -> None:
     event = job()
     await bench.progress.queue_job(event)
     for _ in range(2):
-        await bury(Obituary(event.job_id, event, "delivery_limit"), bench.consumer)
+        await bury(Obituary(event.job_id, event, "delivery_limit"), bench.progress)
     assert await bench.stages(event) == ["queued", "failed"]
     assert await bench.failure_code(event) == "dead_lettered"
 
@@ -433,7 +434,7 @@ async def test_obituary_of_an_unreadable_body_ends_its_job(bench: Bench) -> None
     """When only the id could be read, the known job ends all the same."""
     event = job()
     await bench.progress.queue_job(event)
-    await bury(Obituary(event.job_id, None, "rejected"), bench.consumer)
+    await bury(Obituary(event.job_id, None, "rejected"), bench.progress)
     assert await bench.failure_code(event) == "bad_event"
 
 

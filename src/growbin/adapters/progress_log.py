@@ -82,7 +82,7 @@ class ProgressLimits:
 
 
 class RedisProgressLog:
-    """Implements ports.ProgressLog; every method may raise Unavailable."""
+    """Implements every port of a job's progress; every method may raise Unavailable."""
 
     def __init__(self, redis: Redis, image_base_url: str, limits: ProgressLimits) -> None:
         self._redis = redis

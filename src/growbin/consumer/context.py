@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from growbin.consumer.pacing import SoloGate, Throttle
-from growbin.ports import Analyst, PhotoCleaner, PhotoSource, ProgressLog, UploadStore
+from growbin.ports import Analyst, AttemptProgress, Leases, PhotoCleaner, PhotoSource, UploadStore
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
     """What a consumer works with, once per process."""
 
-    progress: ProgressLog
+    leases: Leases
+    progress: AttemptProgress
     uploads: UploadStore
     photos: PhotoSource
     cleaner: PhotoCleaner

@@ -36,7 +36,7 @@ async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
     while True:
         async with consumer.solo.entered(alone=alone):
             try:
-                start = await consumer.progress.begin(job, alone=alone)
+                start = await consumer.leases.begin(job, alone=alone)
             except Unavailable as error:
                 log.warning("job_not_begun", reason=error.reason)
                 raise Settled(Retry(HELD_DELAY_SECONDS)) from None
@@ -76,7 +76,7 @@ async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator
         while True:
             await asyncio.sleep(consumer.lease_renew_seconds)
             with suppress(Unavailable):  # the lease may lapse; while nobody else begins, it is still ours
-                held = await consumer.progress.renew(job, start.attempt)
+                held = await consumer.leases.renew(job, start.attempt)
                 if held != "ours":
                     found.append(held)
                     block.cancel()
@@ -98,4 +98,4 @@ async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator
     finally:
         renewer.cancel()
         with suppress(Unavailable):
-            await asyncio.shield(consumer.progress.release(job, start.attempt, refund=refund))
+            await asyncio.shield(consumer.leases.release(job, start.attempt, refund=refund))

@@ -6,26 +6,25 @@ import asyncio
 
 import structlog
 
-from growbin.consumer.context import Consumer
 from growbin.messages import failure
-from growbin.ports import Obituary
+from growbin.ports import Obituary, ObituaryProgress
 
 log = structlog.get_logger()
 
 OBITUARY_PAUSE_SECONDS = 1.0
 
 
-async def bury(obituary: Obituary, consumer: Consumer) -> None:
+async def bury(obituary: Obituary, progress: ObituaryProgress) -> None:
     """Turn a dead letter into a terminal event, unless the job has one. Waits while a consumer
     still holds the job and its deadline is ahead. Raises Unavailable."""
     job = obituary.job
     log.warning("obituary_read", job_id=str(obituary.job_id), reason=obituary.reason)
     if job is None:
         if obituary.job_id is not None:
-            await consumer.progress.fail_unreadable(obituary.job_id, failure("bad_event", "en"))
+            await progress.fail_unreadable(obituary.job_id, failure("bad_event", "en"))
         return
-    while not await consumer.progress.expire_if_due(job):
-        if not await consumer.progress.lease_lives(job.job_id):
-            await consumer.progress.finish(job, None, failure("dead_lettered", job.locale))
+    while not await progress.expire_if_due(job):
+        if not await progress.lease_lives(job.job_id):
+            await progress.finish(job, None, failure("dead_lettered", job.locale))
             return
         await asyncio.sleep(OBITUARY_PAUSE_SECONDS)

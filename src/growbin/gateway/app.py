@@ -37,7 +37,15 @@ from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.sessions import SessionAnswer, create_session
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
 from growbin.job import ProgressEvent
-from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
+from growbin.ports import (
+    DeadLetters,
+    GatewayProgress,
+    JobQueue,
+    JobRecords,
+    PhotoCache,
+    Sessions,
+    UploadStore,
+)
 from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
@@ -156,7 +164,7 @@ def build_app(
     secure_cookies: bool,
     records: JobRecords,
     sessions: Sessions,
-    progress: ProgressLog,
+    progress: GatewayProgress,
     uploads: UploadStore,
     queue: JobQueue,
     letters: DeadLetters,

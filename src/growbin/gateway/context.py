@@ -14,7 +14,15 @@ from growbin.errors import Rejected
 from growbin.gateway.addresses import Network
 from growbin.gateway.hub import Hub
 from growbin.gateway.live_stream import Pulse
-from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
+from growbin.ports import (
+    DeadLetters,
+    GatewayProgress,
+    JobQueue,
+    JobRecords,
+    PhotoCache,
+    Sessions,
+    UploadStore,
+)
 from growbin.telemetry import metrics
 
 
@@ -93,7 +101,7 @@ class Gateway:
 
     records: JobRecords
     sessions: Sessions
-    progress: ProgressLog
+    progress: GatewayProgress
     uploads: UploadStore
     queue: JobQueue
     letters: DeadLetters

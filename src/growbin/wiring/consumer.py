@@ -43,6 +43,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         analyst = await stack.enter_async_context(open_analyst(settings))
         queue = await stack.enter_async_context(open_queue(settings))
         consumer = Consumer(
+            leases=progress,
             progress=progress,
             uploads=uploads,
             photos=photos,
@@ -56,7 +57,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         )
         consuming = queue.consuming(
             partial(handle_job, consumer=consumer),
-            partial(bury, consumer=consumer),
+            partial(bury, progress=progress),
             concurrency=consumer.throttle.concurrency,
             grace_seconds=settings.consumer_grace_seconds,
         )
