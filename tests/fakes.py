@@ -41,7 +41,7 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import stage_message
-from growbin.ports import Beginning, Handler, Held, History, Letter, Obituary, Started, Undertaker
+from growbin.ports import Beginning, Handler, Held, History, Letter, Obituary, ObituaryHandler, Started
 
 RECENT_JOBS = 100
 
@@ -608,14 +608,19 @@ class FakeJobQueue(MayBeAway):
 
     @asynccontextmanager
     async def consuming(
-        self, handle: Handler, bury: Undertaker, *, concurrency: Callable[[], int], grace_seconds: float
+        self,
+        handle: Handler,
+        handle_obituary: ObituaryHandler,
+        *,
+        concurrency: Callable[[], int],
+        grace_seconds: float,
     ) -> AsyncIterator[Callable[[], bool]]:
         """A delay step takes no time here; its length is noted in `delays_seconds`."""
 
         async def consume() -> None:
             while True:
                 job = await self._waiting.get()
-                await self._settle(job, await handle(job), bury)
+                await self._settle(job, await handle(job), handle_obituary)
 
         consumers = [asyncio.create_task(consume()) for _ in range(concurrency())]
         try:
@@ -626,12 +631,12 @@ class FakeJobQueue(MayBeAway):
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(*consumers)
 
-    async def _settle(self, job: Job, verdict: Verdict, bury: Undertaker) -> None:
+    async def _settle(self, job: Job, verdict: Verdict, handle_obituary: ObituaryHandler) -> None:
         match verdict:
             case Ack():
                 return
             case DeadLetter(reason):
-                await bury(Obituary(job.job_id, job, reason))
+                await handle_obituary(Obituary(job.job_id, job, reason))
             case HandBack():
                 self._waiting.put_nowait(job)
             case retry:

@@ -246,7 +246,7 @@ class Letter:
     body: bytes
 
 
-Undertaker = Callable[[Obituary], Awaitable[None]]
+ObituaryHandler = Callable[[Obituary], Awaitable[None]]
 
 
 class JobQueue(Protocol):
@@ -259,11 +259,16 @@ class JobQueue(Protocol):
         """What waits, at most a second old; None when unknown."""
 
     def consuming(
-        self, handle: Handler, bury: Undertaker, *, concurrency: Callable[[], int], grace_seconds: float
+        self,
+        handle: Handler,
+        handle_obituary: ObituaryHandler,
+        *,
+        concurrency: Callable[[], int],
+        grace_seconds: float,
     ) -> AbstractAsyncContextManager[Callable[[], bool]]:
-        """Consume the main queue with `handle` and the obituaries with `bury` until the block is
-        left; then let running jobs finish. `concurrency` may change while it goes on; at 0 only
-        obituaries are read. Yields a function that tells whether we are subscribed."""
+        """Consume the main queue and the obituaries until the block is left; then let running jobs
+        finish. `concurrency` may change while it goes on; at 0 only obituaries are read. Yields a
+        function that tells whether we are subscribed."""
 
 
 class DeadLetters(Protocol):

@@ -35,7 +35,7 @@ from growbin.adapters.redis_connection import open_redis
 from growbin.adapters.sessions import RedisSessions
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
-from growbin.consumer.obituaries import bury
+from growbin.consumer.obituaries import end_dead_job
 from growbin.gateway.app import build_app
 from growbin.gateway.context import GATEWAY
 from growbin.gateway.hub import Hub
@@ -349,7 +349,7 @@ async def _delivered(world: World, body: bytes) -> str:
         try:
             job = decode_event(body)
         except BadEvent as error:
-            await bury(Obituary(error.job_id, None, "rejected"), world.progress)
+            await end_dead_job(Obituary(error.job_id, None, "rejected"), world.progress)
             return "no event"
         verdict = await handle_job(job, world.consumer)
         if verdict == Ack():

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
-from growbin.consumer.obituaries import bury
+from growbin.consumer.obituaries import end_dead_job
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import (
     Ack,
@@ -425,7 +425,7 @@ async def test_obituary_ends_a_job_nothing_else_ended(bench: Bench) -> None:
     event = job()
     await bench.progress.queue_job(event)
     for _ in range(2):
-        await bury(Obituary(event.job_id, event, "delivery_limit"), bench.progress)
+        await end_dead_job(Obituary(event.job_id, event, "delivery_limit"), bench.progress)
     assert await bench.stages(event) == ["queued", "failed"]
     assert await bench.failure_code(event) == "dead_lettered"
 
@@ -434,7 +434,7 @@ async def test_obituary_of_an_unreadable_body_ends_its_job(bench: Bench) -> None
     """When only the id could be read, the known job ends all the same."""
     event = job()
     await bench.progress.queue_job(event)
-    await bury(Obituary(event.job_id, None, "rejected"), bench.progress)
+    await end_dead_job(Obituary(event.job_id, None, "rejected"), bench.progress)
     assert await bench.failure_code(event) == "bad_event"
 
 

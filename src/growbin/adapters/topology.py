@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 DELAY_STEPS_SECONDS = (1, 5, 15, 60)
 DELIVERY_LIMIT = 20
-NEVER_BY_DELIVERIES = 1_000_000  # 4.x would default to 20; -1 drops at the first redelivery on 3.10
+UNLIMITED_DELIVERIES = 1_000_000  # 4.x would default to 20; -1 drops at the first redelivery on 3.10
 PARKED_MS = 7 * 24 * 3600 * 1000
 BACKSTOP_JOBS = 100_000
 
@@ -82,8 +82,8 @@ class Topology:
                     "x-message-ttl": step * 1000,
                 },
             )
-        yield self.parked, {"x-message-ttl": PARKED_MS, "x-delivery-limit": NEVER_BY_DELIVERIES}
-        yield self.obituaries, {"x-delivery-limit": NEVER_BY_DELIVERIES}
+        yield self.parked, {"x-message-ttl": PARKED_MS, "x-delivery-limit": UNLIMITED_DELIVERIES}
+        yield self.obituaries, {"x-delivery-limit": UNLIMITED_DELIVERIES}
 
     def names(self) -> list[str]:
         return [self.dead_exchange, *(name for name, _ in self.queues())]

@@ -30,8 +30,8 @@ class Settled(Exception):
 
 @asynccontextmanager
 async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
-    """Begin the job. A job whose last holder died runs alone: should it kill this process too, no
-    neighbour is in hand that could be blamed for it."""
+    """Begin the job. One that may have crashed two consumers runs alone, so that a third crash hits no
+    other job."""
     alone = False
     while True:
         async with consumer.solo.entered(alone=alone):

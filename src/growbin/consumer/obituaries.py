@@ -14,7 +14,7 @@ log = structlog.get_logger()
 OBITUARY_PAUSE_SECONDS = 1.0
 
 
-async def bury(obituary: Obituary, progress: ObituaryProgress) -> None:
+async def end_dead_job(obituary: Obituary, progress: ObituaryProgress) -> None:
     """Turn a dead letter into a terminal event, unless the job has one. Waits while a consumer
     still holds the job and its deadline is ahead. Raises Unavailable."""
     job = obituary.job

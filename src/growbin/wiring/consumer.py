@@ -15,7 +15,7 @@ from growbin.capabilities import EffortRefused, capabilities_of
 from growbin.config import Settings
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
-from growbin.consumer.obituaries import bury
+from growbin.consumer.obituaries import end_dead_job
 from growbin.consumer.pacing import Throttle
 from growbin.probes import build_probes
 from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, serving
@@ -57,7 +57,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         )
         consuming = queue.consuming(
             partial(handle_job, consumer=consumer),
-            partial(bury, progress=progress),
+            partial(end_dead_job, progress=progress),
             concurrency=consumer.throttle.concurrency,
             grace_seconds=settings.consumer_grace_seconds,
         )
