@@ -223,6 +223,9 @@ class RedriveProgress(JobStates, Protocol):
         """Begin a new run of a failed job and return its event. Raises Rejected(not_failed)."""
 
 
+# How long a job waits before its second start, its third, and so on: the queue has a step for each.
+RETRY_DELAYS_SECONDS = (1, 5, 15, 60)
+
 Handler = Callable[[Job], Coroutine[Any, Any, Verdict]]
 
 

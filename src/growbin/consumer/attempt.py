@@ -28,13 +28,12 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure
-from growbin.ports import Held, Started
+from growbin.ports import RETRY_DELAYS_SECONDS, Held, Started
 from growbin.rules import Advised
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
-DELAYS_SECONDS = (1, 5, 15, 60)
 REDIS_PAUSE_SECONDS = 0.5
 
 Answer = TypeVar("Answer")
@@ -145,8 +144,8 @@ class Attempt:
 
     async def postpone(self, error: Unavailable) -> Verdict:
         """Again after the next delay, unless the starts or the time are used up."""
-        delay_seconds = DELAYS_SECONDS[min(self._start.starts, len(DELAYS_SECONDS)) - 1]
-        is_last = self._start.starts >= len(DELAYS_SECONDS)
+        delay_seconds = RETRY_DELAYS_SECONDS[min(self._start.starts, len(RETRY_DELAYS_SECONDS)) - 1]
+        is_last = self._start.starts >= len(RETRY_DELAYS_SECONDS)
         if is_last or delay_seconds > self.left_seconds():
             log.warning("job_given_up", reason=str(error))
             await self.fail("temporarily_unavailable")
