@@ -1,4 +1,12 @@
-"""One attempt: its time, its steps, and how it may end."""
+"""One attempt: its time, its steps, and how it may end.
+
+run        a job from acceptance to its end; a redrive begins the next, with its starts and paid calls anew.
+start      a consumer takes the lease. One that a stopping consumer hands back is not counted.
+attempt    the number of a start, shown to clients, and the lease's fencing token: only the latest may write.
+           It counts on where starts do not: after a start that was handed back, and in the next run.
+paid call  one question to the model, counted before it is asked: at most one in an attempt, none when an
+           earlier attempt kept its answer. One that the model refused for its rate is not counted.
+"""
 
 from __future__ import annotations
 
