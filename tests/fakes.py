@@ -40,8 +40,8 @@ from growbin.job import (
     Verdict,
     rfc3339,
 )
-from growbin.messages import failure_of, stage_message
-from growbin.ports import Beginning, Handler, Held, History, Letter, Obituary, Started, Undertaker
+from growbin.messages import failure, stage_message
+from growbin.ports import Beginning, Handler, Held, History, Letter, Obituary, ObituaryHandler, Started
 
 RECENT_JOBS = 100
 
@@ -358,8 +358,8 @@ class FakeProgressLog(MayBeAway):
         self._answer()
         kept = self._of(job_id)
         if kept.end is None and kept.snapshot is not None:
-            failure = failure_of(code, kept.snapshot.locale).model_dump(mode="json")
-            self._write(kept, Stage.FAILED, kept.snapshot.attempt, failure=failure)
+            end = failure(code, kept.snapshot.locale).model_dump(mode="json")
+            self._write(kept, Stage.FAILED, kept.snapshot.attempt, failure=end)
 
     # --- read, and expired by whoever looks
 
@@ -607,14 +607,19 @@ class FakeJobQueue(MayBeAway):
 
     @asynccontextmanager
     async def consuming(
-        self, handle: Handler, bury: Undertaker, *, concurrency: Callable[[], int], grace_seconds: float
+        self,
+        handle: Handler,
+        handle_obituary: ObituaryHandler,
+        *,
+        concurrency: Callable[[], int],
+        grace_seconds: float,
     ) -> AsyncIterator[Callable[[], bool]]:
         """A delay step takes no time here; its length is noted in `delays_seconds`."""
 
         async def consume() -> None:
             while True:
                 job = await self._waiting.get()
-                await self._settle(job, await handle(job), bury)
+                await self._settle(job, await handle(job), handle_obituary)
 
         consumers = [asyncio.create_task(consume()) for _ in range(concurrency())]
         try:
@@ -625,12 +630,12 @@ class FakeJobQueue(MayBeAway):
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(*consumers)
 
-    async def _settle(self, job: Job, verdict: Verdict, bury: Undertaker) -> None:
+    async def _settle(self, job: Job, verdict: Verdict, handle_obituary: ObituaryHandler) -> None:
         match verdict:
             case Ack():
                 return
             case DeadLetter(reason):
-                await bury(Obituary(job.job_id, job, reason))
+                await handle_obituary(Obituary(job.job_id, job, reason))
             case HandBack():
                 self._waiting.put_nowait(job)
             case retry:

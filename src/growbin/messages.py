@@ -19,19 +19,12 @@ def stage_message(stage: Stage, locale: Locale) -> str:
     return _messages().stages[stage][locale]
 
 
-def failure_detail(code: str, locale: Locale) -> str:
-    """What happened and what to do now; a code without its own words gets those of `internal`."""
-    return _failure(code).detail[locale]
-
-
-def is_retryable(code: str) -> bool:
-    """Whether sending the same photo once more may succeed."""
-    return _failure(code).retryable
-
-
-def failure_of(code: str, locale: Locale) -> Failure:
-    """A failure as the person waiting reads it."""
-    return Failure(code=code, detail=failure_detail(code, locale), retryable=is_retryable(code))
+def failure(code: str, locale: Locale) -> Failure:
+    """What happened, what to do now, and whether the same photo may succeed once more; a code without
+    its own words gets those of `internal`."""
+    failures = _messages().failures
+    words = failures.get(code, failures["internal"])
+    return Failure(code=code, detail=words.detail[locale], retryable=words.retryable)
 
 
 def problem_title(code: str) -> str:
@@ -62,11 +55,6 @@ class Messages(Noun, extra="forbid"):
         if "internal" not in self.failures or "internal" not in self.problems:
             raise ValueError("`internal` needs words: it stands in for unknown codes")
         return self
-
-
-def _failure(code: str) -> FailureWords:
-    failures = _messages().failures
-    return failures.get(code, failures["internal"])
 
 
 @cache

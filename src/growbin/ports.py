@@ -1,6 +1,6 @@
-"""The outside world on one screen. Each port has one real adapter; the two that hold a job's state
-(JobRecords, ProgressLog) have a fake that passes the same contract suite. Every call may raise
-`Unavailable`; what else it raises stands here.
+"""The outside world on one screen. Each port is made for one kind of caller and has one real adapter;
+those that hold a job's state (its record, its progress) have a fake that passes the same contract suite.
+Every call may raise `Unavailable`; what else it raises stands here.
 """
 
 from __future__ import annotations
@@ -132,14 +132,43 @@ class History:
     reset: bool
 
 
-class ProgressLog(Protocol):
-    """Redis DB 2: the truth about a job's progress. Every write is one atomic script."""
+# A job's progress, Redis DB 2: the truth about every job. One adapter implements what follows, a port for
+# each kind of caller; every write is one atomic script.
+
+
+class JobStates(Protocol):
+    """What anybody asks."""
+
+    async def state(self, job_id: UUID) -> JobState | None:
+        """The job now; expires it first if it is due."""
+
+
+class ProgressReader(JobStates, Protocol):
+    """What a stream asks."""
+
+    async def history(self, job_id: UUID, after_id: str | None) -> History | None:
+        """The log after `after_id`; expires the job first if it is due."""
+
+
+class GatewayProgress(ProgressReader, Protocol):
+    """What the gateway asks: it reads, begins a job's log, and ends a job that its owner drops."""
 
     async def open_job(self, upload: Upload, deadline_ms: int) -> None:
         """Append `awaiting_upload`."""
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         """Append `queued`, with its place when known, unless the consumer was faster."""
+
+    async def cancel(self, job_id: UUID) -> bool:
+        """True when this call ended the job."""
+
+    async def erase(self, job_id: UUID, owner: str) -> None:
+        """End the job if it has not ended, remove all that is known of it, and leave a tombstone:
+        a state that `is_erased`."""
+
+
+class Leases(Protocol):
+    """What a consumer asks before it works on a job, and again and again while it does."""
 
     async def begin(self, job: Job, *, alone: bool) -> Beginning:
         """Take the lease and count the start; expires the job if it is due."""
@@ -148,6 +177,10 @@ class ProgressLog(Protocol):
 
     async def release(self, job: Job, attempt: int, *, refund: bool = False) -> None:
         """Give the lease back; `refund` uncounts a start that never got its chance."""
+
+
+class AttemptProgress(JobStates, Protocol):
+    """What the holder of a lease asks. `attempt` is its token."""
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
         """Append a stage; refused (`lost`, `ended`) when the lease is another's or the job ended."""
@@ -164,30 +197,34 @@ class ProgressLog(Protocol):
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         """Append `done` or `failed` and write the result; attempt None writes without a lease."""
 
-    async def reopen(self, job: Job, deadline_seconds: int) -> Job:
-        """Begin a new run of a failed job and return its event. Raises Rejected(not_failed)."""
+    async def expire_if_due(self, job: Job) -> bool:
+        """True when the job has ended, by this call or before."""
 
-    async def fail_unreadable(self, job_id: UUID, code: str) -> None:
-        """End a known job of which a dead letter gave only the id, in the language of its client."""
 
-    async def cancel(self, job_id: UUID) -> bool:
-        """True when this call ended the job."""
-
-    async def erase(self, job_id: UUID, owner: str) -> None:
-        """End the job if it has not ended, remove all that is known of it, and leave a tombstone:
-        a state that `is_erased`."""
+class ObituaryProgress(Protocol):
+    """What the reader of obituaries asks; it holds no lease."""
 
     async def expire_if_due(self, job: Job) -> bool:
         """True when the job has ended, by this call or before."""
 
     async def lease_lives(self, job_id: UUID) -> bool: ...
 
-    async def state(self, job_id: UUID) -> JobState | None:
-        """The job now; expires it first if it is due."""
+    async def finish(self, job: Job, attempt: None, end: Failure) -> Held:
+        """Append `failed` and write the result, without a lease."""
 
-    async def history(self, job_id: UUID, after_id: str | None) -> History | None:
-        """The log after `after_id`; expires the job first if it is due."""
+    async def fail_unreadable(self, job_id: UUID, code: str) -> None:
+        """End a known job of which a dead letter gave only the id, in the language of its client."""
 
+
+class RedriveProgress(JobStates, Protocol):
+    """What the command for dead letters asks."""
+
+    async def reopen(self, job: Job, deadline_seconds: int) -> Job:
+        """Begin a new run of a failed job and return its event. Raises Rejected(not_failed)."""
+
+
+# How long a job waits before its second start, its third, and so on: the queue has a step for each.
+RETRY_DELAYS_SECONDS = (1, 5, 15, 60)
 
 Handler = Callable[[Job], Coroutine[Any, Any, Verdict]]
 
@@ -212,7 +249,7 @@ class Letter:
     body: bytes
 
 
-Undertaker = Callable[[Obituary], Awaitable[None]]
+ObituaryHandler = Callable[[Obituary], Awaitable[None]]
 
 
 class JobQueue(Protocol):
@@ -225,11 +262,16 @@ class JobQueue(Protocol):
         """What waits, at most a second old; None when unknown."""
 
     def consuming(
-        self, handle: Handler, bury: Undertaker, *, concurrency: Callable[[], int], grace_seconds: float
+        self,
+        handle: Handler,
+        handle_obituary: ObituaryHandler,
+        *,
+        concurrency: Callable[[], int],
+        grace_seconds: float,
     ) -> AbstractAsyncContextManager[Callable[[], bool]]:
-        """Consume the main queue with `handle` and the obituaries with `bury` until the block is
-        left; then let running jobs finish. `concurrency` may change while it goes on; at 0 only
-        obituaries are read. Yields a function that tells whether we are subscribed."""
+        """Consume the main queue and the obituaries until the block is left; then let running jobs
+        finish. `concurrency` may change while it goes on; at 0 only obituaries are read. Yields a
+        function that tells whether we are subscribed."""
 
 
 class DeadLetters(Protocol):

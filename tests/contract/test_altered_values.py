@@ -33,7 +33,9 @@ from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
-from growbin.consumer.handle_job import Tools, bury, handle_job
+from growbin.consumer.context import Consumer
+from growbin.consumer.handle_job import handle_job
+from growbin.consumer.obituaries import end_dead_job
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway
 from growbin.gateway.hub import Hub
@@ -91,14 +93,14 @@ class Outside:
 
 @dataclass
 class World:
-    """A gateway's application and a consumer's tools on the real Redis; what lies outside is faked."""
+    """A gateway's application and a consumer on the real Redis; what lies outside is faked."""
 
     redis: Redis
     jobs: Redis
     sessions_redis: Redis
     records: RedisJobRecords
     progress: RedisProgressLog
-    tools: Tools
+    consumer: Consumer
     uploads: FakeUploadStore
     client: TestClient[Any, Any]
     app: web.Application
@@ -137,7 +139,8 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
         client = TestClient(TestServer(app), cookie_jar=aiohttp.DummyCookieJar())
         await client.start_server()
         stack.push_async_callback(client.close)
-        tools = Tools(
+        consumer = Consumer(
+            leases=progress,
             progress=progress,
             uploads=uploads,
             photos=outside,
@@ -154,7 +157,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
             await enter(open_redis(f"{server_url}/3")),
             records,
             progress,
-            tools,
+            consumer,
             uploads,
             client,
             app,
@@ -336,7 +339,7 @@ async def _made(world: World, owner: str, way: Way) -> tuple[Job, str]:
         return job, idempotency_key
     if way == "done":
         await world.progress.release(job, start.attempt)
-        assert await handle_job(job, world.tools) == Ack()
+        assert await handle_job(job, world.consumer) == Ack()
         return job, idempotency_key
     await world.progress.finish(job, start.attempt, Failure(code="internal", detail="a", retryable=True))
     return job, idempotency_key
@@ -348,9 +351,9 @@ async def _delivered(world: World, body: bytes) -> str:
         try:
             job = decode_event(body)
         except BadEvent as error:
-            await bury(Obituary(error.job_id, None, "rejected"), world.tools)
+            await end_dead_job(Obituary(error.job_id, None, "rejected"), world.progress)
             return "no event"
-        verdict = await handle_job(job, world.tools)
+        verdict = await handle_job(job, world.consumer)
         if verdict == Ack():
             return "acknowledged"
         assert isinstance(verdict, Retry), f"{verdict}: a bug was met"

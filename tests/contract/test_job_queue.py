@@ -70,7 +70,7 @@ class Broker:
     async def consuming(
         self, handle: Handler, concurrency: Callable[[], int] = lambda: 4, grace_seconds: float = 5
     ) -> AsyncIterator[RabbitJobQueue]:
-        async def bury(obituary: Obituary) -> None:
+        async def note_obituary(obituary: Obituary) -> None:
             if self.bugs:
                 raise self.bugs.pop()
             self.obituaries.put_nowait(obituary)
@@ -78,7 +78,7 @@ class Broker:
         async with (
             self.queue() as queue,
             queue.consuming(
-                handle, bury, concurrency=concurrency, grace_seconds=grace_seconds
+                handle, note_obituary, concurrency=concurrency, grace_seconds=grace_seconds
             ) as is_subscribed,
         ):
             async with asyncio.timeout(10):
@@ -334,8 +334,8 @@ def of_another_type(topology: Topology) -> dict[str, Arguments]:
 async def test_queues_with_other_arguments_are_used_as_they_are_and_told_once(
     broker: Broker, others: Callable[[Topology], dict[str, Arguments]]
 ) -> None:
-    """Jobs are taken, handled, retried and buried over them; each is warned of once, in the broker's words,
-    however many connections find it so, and what was missing is made."""
+    """Jobs are taken, handled, retried and dead-lettered over them; each is warned of once, in the broker's
+    words, however many connections find it so, and what was missing is made."""
     found = others(broker.topology)
     for name, arguments in found.items():
         await broker.channel.declare_queue(name, durable=True, arguments=arguments)

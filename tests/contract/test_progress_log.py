@@ -27,9 +27,11 @@ from growbin.job import (
     Upload,
     Usage,
 )
-from growbin.messages import failure_detail, is_retryable, stage_message
-from growbin.ports import ProgressLog, Started
+from growbin.messages import failure, stage_message
+from growbin.ports import Started
 from tests.fakes import Clock, FakeProgressLog
+
+ProgressLog = RedisProgressLog | FakeProgressLog
 
 FAILURE = Failure(code="photo_missing", detail="없어요", retryable=True)
 ANSWER = ModelAnswer(text='{"items":[]}', model="test", usage=Usage())
@@ -376,11 +378,7 @@ async def test_job_of_an_unreadable_event_fails_in_its_own_language(
     await progress.fail_unreadable(record.job_id, "bad_event")
     ended = json.loads((await log_of(progress, job_of(record)))[-1].data)
     assert ended["message"] == stage_message(Stage.FAILED, locale)
-    assert ended["failure"] == {
-        "code": "bad_event",
-        "detail": failure_detail("bad_event", locale),
-        "retryable": is_retryable("bad_event"),
-    }
+    assert ended["failure"] == failure("bad_event", locale).model_dump()
 
 
 async def test_history_continues_after_a_known_id(progress: ProgressLog) -> None:

@@ -275,7 +275,7 @@ async def mended(process: Process) -> None:
 # --- row 28 -------------------------------------------------------------------------------------
 
 
-async def bury(cluster: Cluster, job: TrackedJob, times: int) -> None:
+async def publish_obituaries(cluster: Cluster, job: TrackedJob, times: int) -> None:
     """Obituaries of a job, whatever it is doing."""
     body = await event_of(cluster.servers, job)
     for _ in range(times):
@@ -287,7 +287,7 @@ async def test_obituaries_wait_for_the_living(servers: Servers) -> None:
     """While a consumer holds the job its dead letters end nothing, however long the call takes."""
     async with Cluster.running(servers, consumers=2, LEASE_SECONDS=str(LEASE_SECONDS)) as cluster:
         job, hold = await begin(cluster, "alive")
-        await bury(cluster, job, 4)
+        await publish_obituaries(cluster, job, 4)
         await asyncio.sleep(3 * LEASE_SECONDS)
         assert job.end is None
         assert (await waiting_in(cluster, ".obituaries"))["messages_unacknowledged"] == 4
@@ -306,7 +306,7 @@ async def test_two_readers_of_one_death_write_one_end(servers: Servers) -> None:
         cluster.client.watch(job)
         job.is_innocent = False
         await reject_next(cluster)
-        await bury(cluster, job, 5)
+        await publish_obituaries(cluster, job, 5)
         await asyncio.gather(*(consumer.start() for consumer in cluster.consumers))
         assert (await cluster.client.seen(job)).code == "failed: dead_lettered"
         assert not cluster.model.calls
@@ -319,7 +319,7 @@ async def test_obituary_fences_out_a_holder_that_lost_its_lease(servers: Servers
     async with Cluster.running(servers, consumers=2, LEASE_SECONDS=str(LEASE_SECONDS)) as cluster:
         job, hold = await begin(cluster, "frozen")
         holder = next(process for process in cluster.consumers if cluster.model.open_calls(process.name) == 1)
-        await bury(cluster, job, 6)  # the other one reads its share of them
+        await publish_obituaries(cluster, job, 6)  # the other one reads its share of them
         holder.freeze()
         end = await cluster.client.seen(job)
         holder.thaw()

@@ -6,12 +6,16 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import pytest
+from structlog.processors import format_exc_info
+from structlog.testing import capture_logs
 
-from growbin.consumer.handle_job import Tools, bury, handle_job
+from growbin.consumer.context import Consumer
+from growbin.consumer.handle_job import handle_job
+from growbin.consumer.obituaries import end_dead_job
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import (
     Ack,
@@ -73,7 +77,8 @@ class Bench:
         self.progress = FakeProgressLog(self.clock, max_starts=4)
         self.uploads = FakeUploadStore()
         self.outside = Outside()
-        self.tools = Tools(
+        self.consumer = Consumer(
+            leases=self.progress,
             progress=self.progress,
             uploads=self.uploads,
             photos=self.outside,
@@ -121,7 +126,7 @@ def job(deadline_seconds: float = 300) -> Job:
 async def test_good_photo_ends_done_with_advice(bench: Bench) -> None:
     """A job that meets no trouble tells each stage once, publishes the clean photo and ends done."""
     event = job()
-    assert await handle_job(event, bench.tools) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
     assert await bench.stages(event) == ["queued", "fetching", "analysing", "advising", "done"]
     result = json.loads((await bench.told(event))[-1].data)["result"]
     assert result["items"][0]["bin"]
@@ -133,8 +138,8 @@ async def test_good_photo_ends_done_with_advice(bench: Bench) -> None:
 async def test_second_delivery_after_the_end_calls_no_model(bench: Bench) -> None:
     """A duplicate of an ended job is acknowledged unseen."""
     event = job()
-    await handle_job(event, bench.tools)
-    assert await handle_job(event, bench.tools) == Ack()
+    await handle_job(event, bench.consumer)
+    assert await handle_job(event, bench.consumer) == Ack()
     assert bench.outside.model_calls == 1
 
 
@@ -143,7 +148,7 @@ async def test_job_that_cannot_succeed_fails_with_its_code(bench: Bench, code: s
     """JobFailed becomes the terminal event with its code, and the model is not asked."""
     bench.outside.fetch_errors = [JobFailed(code)]
     event = job()
-    assert await handle_job(event, bench.tools) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
     assert await bench.failure_code(event) == code
     assert bench.outside.model_calls == 0
 
@@ -152,7 +157,7 @@ async def test_unavailable_part_brings_the_job_again_then_gives_up(bench: Bench)
     """Three retries with growing delays; the fourth start fails as temporarily unavailable."""
     event = job()
     bench.outside.fetch_errors = [Unavailable("s3", "away")] * 4
-    verdicts = [await handle_job(event, bench.tools) for _ in range(4)]
+    verdicts = [await handle_job(event, bench.consumer) for _ in range(4)]
     assert verdicts == [Retry(1), Retry(5), Retry(15), Ack()]
     assert await bench.failure_code(event) == "temporarily_unavailable"
     stages = await bench.stages(event)
@@ -163,14 +168,14 @@ async def test_step_that_times_out_is_postponed_like_an_absent_part(bench: Bench
     """A TimeoutError with time left is a part that did not answer, not a bug and not the deadline."""
     bench.outside.fetch_errors = [TimeoutError()]
     event = job()
-    assert await handle_job(event, bench.tools) == Retry(1)
+    assert await handle_job(event, bench.consumer) == Retry(1)
 
 
 async def test_retry_that_would_come_too_late_fails_at_once(bench: Bench) -> None:
     """When the next delay is longer than the time left, the client hears so now."""
     event = job(deadline_seconds=0.9)
     bench.outside.fetch_errors = [Unavailable("s3", "away")]
-    assert await handle_job(event, bench.tools) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
     assert await bench.failure_code(event) == "temporarily_unavailable"
 
 
@@ -181,7 +186,7 @@ async def test_answer_paid_for_is_never_paid_again(bench: Bench) -> None:
     assert isinstance(start, Started)
     await bench.progress.keep_answer(event, ANSWER)
     await bench.progress.release(event, start.attempt)
-    assert await handle_job(event, bench.tools) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
     assert bench.outside.model_calls == 0
     assert (await bench.stages(event))[-1] == "done"
 
@@ -190,17 +195,17 @@ async def test_throttled_model_is_asked_again_without_burning_anything(bench: Be
     """A 429 slows down and asks again in the same attempt; nothing paid is counted for it."""
     bench.outside.model_errors = [Throttled("rate", retry_after_seconds=0.01)] * 5
     event = job()
-    assert await handle_job(event, bench.tools) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
     assert await bench.stages(event) == ["queued", "fetching", "analysing", "advising", "done"]
     assert bench.outside.model_calls == 6
-    assert bench.tools.throttle.places < 32
+    assert bench.consumer.throttle.places < 32
 
 
 async def test_unparsable_answer_fails_without_another_call(bench: Bench) -> None:
     """An answer that is no analysis is not asked for again: it was paid for."""
     bench.outside.answer = ANSWER.model_copy(update={"text": "I am not JSON"})
     event = job()
-    assert await handle_job(event, bench.tools) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
     assert await bench.failure_code(event) == "model_answer_invalid"
     assert bench.outside.model_calls == 1
 
@@ -209,23 +214,130 @@ async def test_bug_fails_the_job_and_parks_the_delivery(bench: Bench) -> None:
     """An error nobody named is a bug: `failed: internal`, and a dead letter for people."""
     bench.outside.clean_errors = [ZeroDivisionError("bug")]
     event = job()
-    assert await handle_job(event, bench.tools) == DeadLetter("internal")
+    with capture_logs(processors=[format_exc_info]) as logs:
+        assert await handle_job(event, bench.consumer) == DeadLetter("internal")
     assert await bench.failure_code(event) == "internal"
+    told = next(line for line in logs if line["event"] == "job_hit_a_bug")
+    assert told["log_level"] == "error"
+    assert "ZeroDivisionError: bug" in told["exception"]
 
 
 async def test_deadline_in_mid_call_expires_the_job(bench: Bench) -> None:
     """A call that outlasts the deadline is left, and the job ends expired."""
     bench.outside.model_gate = asyncio.Event()
     event = job(deadline_seconds=0.5)
-    assert await handle_job(event, bench.tools) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
     assert (await bench.stages(event))[-1] == "expired"
+
+
+async def test_deadline_that_was_moved_in_mid_call_brings_the_job_again(bench: Bench) -> None:
+    """A repeated upload-complete gave the job more time: its first delivery ends nothing."""
+    bench.outside.model_gate = asyncio.Event()
+    event = job(deadline_seconds=0.3)
+    await bench.progress.queue_job(event.model_copy(update={"deadline_ms": event.deadline_ms + 60_000}))
+    assert await handle_job(event, bench.consumer) == Retry(5)
+    assert (await bench.stages(event))[-1] == "analysing"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [JobFailed("model_refused"), Unavailable("model", "away"), ZeroDivisionError("bug"), None],
+    ids=["failed", "unavailable", "bug", "too late"],
+)
+async def test_redis_away_past_the_deadline_hands_the_job_on(bench: Bench, error: Exception | None) -> None:
+    """Whatever the job met, its end cannot be written now: a later delivery shall write it."""
+    bench.outside.on_model_call = lambda: setattr(bench.progress, "is_away", True)
+    bench.outside.model_errors = [error] if error else []
+    bench.outside.model_gate = None if error else asyncio.Event()
+    event = job(deadline_seconds=0.3)
+    assert await handle_job(event, bench.consumer) == Retry(5)
+    bench.progress.is_away = False
+    assert (await bench.stages(event))[-1] == "expired"
+
+
+async def test_error_after_the_job_ended_elsewhere_ends_nothing(bench: Bench) -> None:
+    """The job was cancelled while it met its error, and nobody has told us yet: the cancel stays its end."""
+    consumer = replace(bench.consumer, lease_renew_seconds=60)
+    bench.outside.model_gate = asyncio.Event()
+    bench.outside.model_errors = [JobFailed("model_refused")]
+    event = job()
+    running = asyncio.create_task(handle_job(event, consumer))
+    while not bench.outside.model_calls:
+        await asyncio.sleep(0.01)
+    await bench.progress.cancel(event.job_id)
+    bench.outside.model_gate.set()
+    assert await running == Ack()
+    assert (await bench.stages(event))[-1] == "cancelled"
+
+
+async def test_holder_that_was_overtaken_leaves_the_job(bench: Bench) -> None:
+    """Another consumer has begun the job: the late one writes nothing, and looks again later."""
+    consumer = replace(bench.consumer, lease_renew_seconds=60)
+    bench.outside.model_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, consumer))
+    while not bench.outside.model_calls:
+        await asyncio.sleep(0.01)
+    bench.clock.advance(20)  # the lease lapses
+    assert isinstance(await bench.progress.begin(event, alone=False), Started)
+    bench.outside.model_gate.set()
+    assert await running == Retry(5)
+    assert (await bench.stages(event))[-1] == "analysing"
+
+
+async def test_cancelled_handler_gives_its_start_back(bench: Bench) -> None:
+    """The consumer's grace is over: the cancellation goes on to who asked for it, and counts for nothing."""
+    bench.outside.model_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, bench.consumer))
+    while not bench.outside.model_calls:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    again = await bench.progress.begin(event, alone=False)
+    assert isinstance(again, Started)
+    assert again.starts == 1
+
+
+async def test_public_photo_of_a_failed_job_is_taken_back(bench: Bench) -> None:
+    """A job that fails after its photo was put shows no photo; one that comes again keeps it."""
+    bench.outside.model_errors = [Unavailable("model", "away"), JobFailed("model_refused")]
+    event = job()
+    assert await handle_job(event, bench.consumer) == Retry(1)
+    assert event.public_key in bench.uploads.published
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert event.public_key not in bench.uploads.published
+
+
+async def test_job_that_cannot_be_begun_comes_again(bench: Bench) -> None:
+    """Redis is away at the start: nothing is touched, and the delivery waits in a delay queue."""
+    bench.progress.is_away = True
+    assert await handle_job(job(), bench.consumer) == Retry(5)
+
+
+@pytest.mark.parametrize(
+    ("lets_go", "code"), [(True, "temporarily_unavailable"), (False, "crashed")], ids=["given back", "died"]
+)
+async def test_job_whose_starts_are_used_up_fails(bench: Bench, lets_go: bool, code: str) -> None:
+    """After four starts the fifth delivery only writes the end, which tells whether the last holder died."""
+    event = job()
+    for _ in range(4):
+        start = await bench.progress.begin(event, alone=True)
+        assert isinstance(start, Started)
+        if lets_go:
+            await bench.progress.release(event, start.attempt)
+        bench.clock.advance(20)
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert await bench.failure_code(event) == code
+    assert bench.outside.model_calls == 0
 
 
 async def test_cancel_leaves_the_model_call(bench: Bench) -> None:
     """A cancel reaches the running call through the lease's renewal."""
     bench.outside.model_gate = asyncio.Event()
     event = job()
-    running = asyncio.create_task(handle_job(event, bench.tools))
+    running = asyncio.create_task(handle_job(event, bench.consumer))
     async with asyncio.timeout(2):
         while not bench.outside.model_calls:
             await asyncio.sleep(0.01)
@@ -238,7 +350,7 @@ async def test_cancel_takes_back_a_public_photo_that_was_still_being_put(bench: 
     """The store has it and has not said so when the cancel comes: nobody may see it all the same."""
     bench.uploads.publish_gate = asyncio.Event()
     event = job()
-    running = asyncio.create_task(handle_job(event, bench.tools))
+    running = asyncio.create_task(handle_job(event, bench.consumer))
     async with asyncio.timeout(2):
         while event.public_key not in bench.uploads.published:
             await asyncio.sleep(0.01)
@@ -251,7 +363,7 @@ async def test_held_job_comes_again_later(bench: Bench) -> None:
     """While another consumer holds the job, the delivery waits in a delay queue."""
     event = job()
     await bench.progress.begin(event, alone=False)
-    assert await handle_job(event, bench.tools) == Retry(5)
+    assert await handle_job(event, bench.consumer) == Retry(5)
 
 
 async def test_redis_away_at_the_end_keeps_the_result_in_hand(bench: Bench) -> None:
@@ -268,7 +380,7 @@ async def test_redis_away_at_the_end_keeps_the_result_in_hand(bench: Bench) -> N
 
     tasks: list[asyncio.Task[None]] = []
     bench.outside.on_model_call = go_away
-    assert await handle_job(event, bench.tools) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
     assert (await bench.stages(event))[-1] == "done"
     assert bench.outside.model_calls == 1
 
@@ -277,11 +389,11 @@ async def test_stop_hands_back_a_job_that_waits_for_the_model(bench: Bench) -> N
     """Stopping while throttled: the job goes back at once, and its start does not count against it."""
     event = job()
     bench.outside.model_errors = [Throttled("rate", retry_after_seconds=60)]
-    waiting = asyncio.create_task(handle_job(event, bench.tools))
+    waiting = asyncio.create_task(handle_job(event, bench.consumer))
     while not bench.outside.model_calls:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
-    await bench.tools.close()
+    await bench.consumer.close()
     async with asyncio.timeout(1):
         assert await waiting == HandBack()
     again = await bench.progress.begin(event, alone=False)
@@ -293,10 +405,10 @@ async def test_stop_lets_a_running_call_finish(bench: Bench) -> None:
     """What is being paid for when the consumer stops is finished."""
     event = job()
     bench.outside.model_gate = asyncio.Event()
-    running = asyncio.create_task(handle_job(event, bench.tools))
+    running = asyncio.create_task(handle_job(event, bench.consumer))
     while not bench.outside.model_calls:
         await asyncio.sleep(0.01)
-    await bench.tools.close()
+    await bench.consumer.close()
     bench.outside.model_gate.set()
     assert await running == Ack()
     assert (await bench.stages(event))[-1] == "done"
@@ -304,8 +416,8 @@ async def test_stop_lets_a_running_call_finish(bench: Bench) -> None:
 
 async def test_delivery_after_stop_is_handed_back(bench: Bench) -> None:
     """A job that was prefetched and not begun goes to another consumer."""
-    await bench.tools.close()
-    assert await handle_job(job(), bench.tools) == HandBack()
+    await bench.consumer.close()
+    assert await handle_job(job(), bench.consumer) == HandBack()
 
 
 async def test_obituary_ends_a_job_nothing_else_ended(bench: Bench) -> None:
@@ -313,7 +425,7 @@ async def test_obituary_ends_a_job_nothing_else_ended(bench: Bench) -> None:
     event = job()
     await bench.progress.queue_job(event)
     for _ in range(2):
-        await bury(Obituary(event.job_id, event, "delivery_limit"), bench.tools)
+        await end_dead_job(Obituary(event.job_id, event, "delivery_limit"), bench.progress)
     assert await bench.stages(event) == ["queued", "failed"]
     assert await bench.failure_code(event) == "dead_lettered"
 
@@ -322,7 +434,7 @@ async def test_obituary_of_an_unreadable_body_ends_its_job(bench: Bench) -> None
     """When only the id could be read, the known job ends all the same."""
     event = job()
     await bench.progress.queue_job(event)
-    await bury(Obituary(event.job_id, None, "rejected"), bench.tools)
+    await end_dead_job(Obituary(event.job_id, None, "rejected"), bench.progress)
     assert await bench.failure_code(event) == "bad_event"
 
 
@@ -333,10 +445,10 @@ async def test_job_whose_holders_died_twice_runs_alone(bench: Bench) -> None:
     for _ in range(2):
         assert isinstance(await bench.progress.begin(suspect, alone=False), Started)
         bench.clock.advance(20)  # the lease lapses, nobody let go of it
-    beside = asyncio.create_task(handle_job(neighbour, bench.tools))
+    beside = asyncio.create_task(handle_job(neighbour, bench.consumer))
     while not bench.outside.model_calls:
         await asyncio.sleep(0.01)
-    alone = asyncio.create_task(handle_job(suspect, bench.tools))
+    alone = asyncio.create_task(handle_job(suspect, bench.consumer))
     await asyncio.sleep(0.1)
     assert bench.outside.model_calls == 1
     bench.outside.model_gate.set()

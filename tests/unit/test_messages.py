@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from growbin.job import Locale, Stage
-from growbin.messages import Messages, failure_detail, is_retryable, problem_title, stage_message
+from growbin.messages import Messages, failure, problem_title, stage_message
 
 LOCALES: tuple[Locale, ...] = get_args(Locale)
 MESSAGES_TEXT = files("growbin").joinpath("data/messages.json").read_text(encoding="utf-8")
@@ -54,15 +54,15 @@ def test_any_stage_has_its_own_words_in_both_languages() -> None:
 def test_failure_code_has_its_own_words_and_says_whether_to_retry(code: str, retryable: bool) -> None:
     """Each failure tells what to do now, and whether the same photo may be sent again."""
     for locale in LOCALES:
-        assert code == "internal" or failure_detail(code, locale) != failure_detail("internal", locale)
-    assert failure_detail(code, "ko") != failure_detail(code, "en")
-    assert is_retryable(code) is retryable
+        assert code == "internal" or failure(code, locale).detail != failure("internal", locale).detail
+    assert failure(code, "ko").detail != failure(code, "en").detail
+    assert failure(code, "en").retryable is retryable
 
 
 def test_unknown_codes_read_as_internal() -> None:
     """A code that nobody gave words never leaves the client with nothing to show."""
-    assert failure_detail("moon_phase", "ko") == failure_detail("internal", "ko")
-    assert is_retryable("moon_phase") is is_retryable("internal")
+    assert failure("moon_phase", "ko").detail == failure("internal", "ko").detail
+    assert failure("moon_phase", "ko").retryable is failure("internal", "ko").retryable
     assert problem_title("moon_phase") == problem_title("internal")
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from growbin.errors import Rejected
-from growbin.ports import DeadLetters, JobQueue, Letter, ProgressLog, UploadStore
+from growbin.ports import DeadLetters, JobQueue, Letter, RedriveProgress, UploadStore
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ class LetterParts:
     """What the command works with. `deadline_seconds` is a new run's; `asked_by` stands in the audit line."""
 
     letters: DeadLetters
-    progress: ProgressLog
+    progress: RedriveProgress
     uploads: UploadStore
     queue: JobQueue
     deadline_seconds: int

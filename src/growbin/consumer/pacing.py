@@ -14,8 +14,8 @@ from growbin.errors import Throttled
 log = structlog.get_logger()
 
 FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
-LONGEST_ASKED_PAUSE_SECONDS = 300.0  # a job's life; "come back tomorrow" is worth another look before
+MAX_PAUSE_SECONDS = 30.0
+MAX_ASKED_PAUSE_SECONDS = 300.0  # a job's life; "come back tomorrow" is worth another look before
 
 
 class Closing(Exception):
@@ -26,9 +26,9 @@ class Throttle:
     """Adaptive concurrency: halved by a refusal, one more after as many answers as there are places.
     While `is_broken` (key or quota: only a person can mend it) one call at a time probes."""
 
-    def __init__(self, most: int = 32) -> None:
-        self._most = most
-        self._places = float(most)
+    def __init__(self, max_places: int = 32) -> None:
+        self._max_places = max_places
+        self._places = float(max_places)
         self._taken = 0
         self._refusals = 0
         self._open_at = 0.0
@@ -45,7 +45,7 @@ class Throttle:
         each change costs a cancel and a consume); none while it is broken; one to probe after a pause."""
         if self.is_broken:
             return 1 if self._open_at <= asyncio.get_running_loop().time() else 0
-        return self._most if self.places >= self._most else 1 << (self.places.bit_length() - 1)
+        return self._max_places if self.places >= self._max_places else 1 << (self.places.bit_length() - 1)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -81,8 +81,8 @@ class Throttle:
         self._refusals += 1
         self.is_broken = refusal.broken
         self._places = 1.0 if refusal.broken else max(1.0, self._places / 2)
-        backoff = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._refusals - 1, 6))
-        pause = min(refusal.retry_after_seconds or backoff, LONGEST_ASKED_PAUSE_SECONDS)
+        backoff = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._refusals - 1, 6))
+        pause = min(refusal.retry_after_seconds or backoff, MAX_ASKED_PAUSE_SECONDS)
         pause *= random.uniform(1.0, 1.25)  # noqa: S311 - jitter, not a secret
         self._open_at = max(self._open_at, asyncio.get_running_loop().time() + pause)
         log.warning(
@@ -96,11 +96,11 @@ class Throttle:
     def speed_up(self) -> None:
         self._refusals = 0
         self.is_broken = False
-        self._places = min(float(self._most), self._places + 1 / self._places)
+        self._places = min(float(self._max_places), self._places + 1 / self._places)
 
 
 class SoloGate:
-    """Many jobs at once, or one alone. Who wants to be alone goes first, or would never come in."""
+    """Many jobs at once, or one alone. Solo jobs take priority; otherwise they would starve."""
 
     def __init__(self) -> None:
         self._inside = 0

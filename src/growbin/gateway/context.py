@@ -12,7 +12,15 @@ from aiohttp import web
 from growbin.gateway.addresses import Network
 from growbin.gateway.hub import Hub
 from growbin.job import Upload
-from growbin.ports import DeadLetters, JobQueue, JobRecords, PhotoCache, ProgressLog, Sessions, UploadStore
+from growbin.ports import (
+    DeadLetters,
+    GatewayProgress,
+    JobQueue,
+    JobRecords,
+    PhotoCache,
+    Sessions,
+    UploadStore,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class Gateway:
 
     records: JobRecords
     sessions: Sessions
-    progress: ProgressLog
+    progress: GatewayProgress
     uploads: UploadStore
     queue: JobQueue
     letters: DeadLetters

@@ -18,7 +18,7 @@ import structlog
 
 from growbin.errors import Unavailable
 from growbin.job import ENTRY_ID, EXPIRY_MARGIN_SECONDS, JobState, LogEntry
-from growbin.ports import ProgressFeed, ProgressLog
+from growbin.ports import ProgressFeed, ProgressReader
 
 log = structlog.get_logger()
 
@@ -187,7 +187,7 @@ class Topic:
 class Hub:
     """All open streams of one gateway."""
 
-    def __init__(self, progress: ProgressLog, buffer_events: int) -> None:
+    def __init__(self, progress: ProgressReader, buffer_events: int) -> None:
         self._progress = progress
         self._buffer_events = buffer_events
         self._feed: ProgressFeed

@@ -20,7 +20,7 @@ from uuid import UUID
 from growbin.errors import Unavailable
 from growbin.gateway.hub import NOBODYS_ID, Hub, Watch
 from growbin.job import RECENT_JOBS, LogEntry
-from growbin.ports import JobRecords, ProgressLog
+from growbin.ports import JobRecords, JobStates
 
 LOOK_FOR_NEW_SECONDS = 1.0
 STAY_OPEN_SECONDS = 60.0
@@ -57,7 +57,7 @@ class Vector:
 class SessionWatch:
     """Like one Watch, over all jobs of an owner; ends a while after the last job has ended."""
 
-    def __init__(self, hub: Hub, records: JobRecords, progress: ProgressLog, owner: str) -> None:
+    def __init__(self, hub: Hub, records: JobRecords, progress: JobStates, owner: str) -> None:
         self._hub = hub
         self._records = records
         self._progress = progress
@@ -72,7 +72,7 @@ class SessionWatch:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, hub: Hub, records: JobRecords, progress: ProgressLog, owner: str, last_id: str | None
+        cls, hub: Hub, records: JobRecords, progress: JobStates, owner: str, last_id: str | None
     ) -> AsyncIterator[Self]:
         """Raises Unavailable on entering when Redis does not answer in time."""
         watch = cls(hub, records, progress, owner)

@@ -13,7 +13,9 @@ from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.adapters.photos.photo_source import CdnPhotoSource
 from growbin.capabilities import EffortRefused, capabilities_of
 from growbin.config import Settings
-from growbin.consumer.handle_job import Tools, bury, handle_job
+from growbin.consumer.context import Consumer
+from growbin.consumer.handle_job import handle_job
+from growbin.consumer.obituaries import end_dead_job
 from growbin.consumer.pacing import Throttle
 from growbin.probes import build_probes
 from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, serving
@@ -40,7 +42,8 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         )
         analyst = await stack.enter_async_context(open_analyst(settings))
         queue = await stack.enter_async_context(open_queue(settings))
-        tools = Tools(
+        consumer = Consumer(
+            leases=progress,
             progress=progress,
             uploads=uploads,
             photos=photos,
@@ -53,9 +56,9 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             throttle=Throttle(settings.consumer_concurrency),
         )
         consuming = queue.consuming(
-            partial(handle_job, tools=tools),
-            partial(bury, tools=tools),
-            concurrency=tools.throttle.concurrency,
+            partial(handle_job, consumer=consumer),
+            partial(end_dead_job, progress=progress),
+            concurrency=consumer.throttle.concurrency,
             grace_seconds=settings.consumer_grace_seconds,
         )
         async with consuming as is_subscribed:
@@ -76,7 +79,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             log.info("consumer_started", concurrency=settings.consumer_concurrency)
             await stop.wait()
             log.info("consumer_stopping")
-            await tools.close()
+            await consumer.close()
 
 
 def open_analyst(settings: Settings) -> AbstractAsyncContextManager[OpenAIAnalyst]:

@@ -29,7 +29,7 @@ from growbin.adapters.rabbitmq.management import ask_management
 from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, Backlog, DeadLetter, HandBack, Job, Retry, Verdict
-from growbin.ports import Handler, Obituary, Undertaker
+from growbin.ports import Handler, Obituary, ObituaryHandler
 from growbin.telemetry import traces
 
 log = structlog.get_logger()
@@ -171,12 +171,17 @@ class RabbitJobQueue:
 
     @asynccontextmanager
     async def consuming(
-        self, handle: Handler, bury: Undertaker, *, concurrency: Callable[[], int], grace_seconds: float
+        self,
+        handle: Handler,
+        handle_obituary: ObituaryHandler,
+        *,
+        concurrency: Callable[[], int],
+        grace_seconds: float,
     ) -> AsyncIterator[Callable[[], bool]]:
         """Consume until the block is left, then cancel, let running jobs finish for at most
         `grace_seconds`, and hand the rest back. Yields a function that tells whether we are subscribed."""
         jobs = Subscription(self._topology.name, partial(self._on_job, handle))
-        obituaries = Subscription(self._topology.obituaries, partial(self._on_obituary, bury))
+        obituaries = Subscription(self._topology.obituaries, partial(self._on_obituary, handle_obituary))
         is_stopping = False
 
         async def set_up(connection: AbstractConnection) -> None:
@@ -292,11 +297,11 @@ class RabbitJobQueue:
                 log.warning("retry_publish_failed", reason=error.reason)
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
 
-    async def _on_obituary(self, bury: Undertaker, message: AbstractIncomingMessage) -> None:
+    async def _on_obituary(self, handle_obituary: ObituaryHandler, message: AbstractIncomingMessage) -> None:
         letter = read_letter(message)
         verdict: Verdict = HandBack()
         try:
-            await bury(Obituary(letter.job_id, letter.job, letter.reason))
+            await handle_obituary(Obituary(letter.job_id, letter.job, letter.reason))
             verdict = Ack()
         except Unavailable as error:
             log.warning("obituary_postponed", reason=str(error))

@@ -27,11 +27,12 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelPreconditionFailed
 
+from growbin.ports import RETRY_DELAYS_SECONDS
+
 log = structlog.get_logger()
 
-DELAY_STEPS_SECONDS = (1, 5, 15, 60)
 DELIVERY_LIMIT = 20
-NEVER_BY_DELIVERIES = 1_000_000  # 4.x would default to 20; -1 drops at the first redelivery on 3.10
+UNLIMITED_DELIVERIES = 1_000_000  # 4.x would default to 20; -1 drops at the first redelivery on 3.10
 PARKED_MS = 7 * 24 * 3600 * 1000
 BACKSTOP_JOBS = 100_000
 
@@ -58,7 +59,7 @@ class Topology:
 
     def delay(self, seconds: float) -> str:
         """The first step that is at least `seconds`, else the longest."""
-        step = next((step for step in DELAY_STEPS_SECONDS if step >= seconds), DELAY_STEPS_SECONDS[-1])
+        step = next((step for step in RETRY_DELAYS_SECONDS if step >= seconds), RETRY_DELAYS_SECONDS[-1])
         return f"{self.name}.delay.{step}s"
 
     def queues(self) -> Iterator[tuple[str, Arguments]]:
@@ -72,7 +73,7 @@ class Topology:
                 "x-max-length": BACKSTOP_JOBS,
             },
         )
-        for step in DELAY_STEPS_SECONDS:
+        for step in RETRY_DELAYS_SECONDS:
             yield (
                 self.delay(step),
                 dead_letter
@@ -82,8 +83,8 @@ class Topology:
                     "x-message-ttl": step * 1000,
                 },
             )
-        yield self.parked, {"x-message-ttl": PARKED_MS, "x-delivery-limit": NEVER_BY_DELIVERIES}
-        yield self.obituaries, {"x-delivery-limit": NEVER_BY_DELIVERIES}
+        yield self.parked, {"x-message-ttl": PARKED_MS, "x-delivery-limit": UNLIMITED_DELIVERIES}
+        yield self.obituaries, {"x-delivery-limit": UNLIMITED_DELIVERIES}
 
     def names(self) -> list[str]:
         return [self.dead_exchange, *(name for name, _ in self.queues())]

@@ -36,7 +36,7 @@ from growbin.job import (
     Upload,
     Usage,
 )
-from growbin.messages import failure_of, stage_message
+from growbin.messages import failure, stage_message
 from growbin.ports import Beginning, Held, History, Started
 
 log = structlog.get_logger()
@@ -100,7 +100,7 @@ class ProgressLimits:
 
 
 class RedisProgressLog:
-    """Implements ports.ProgressLog; every method may raise Unavailable."""
+    """Implements every port of a job's progress; every method may raise Unavailable."""
 
     def __init__(self, redis: Redis, image_base_url: str, limits: ProgressLimits) -> None:
         self._redis = redis
@@ -271,7 +271,7 @@ class RedisProgressLog:
             stage=Stage.FAILED,
             message=_in_each_locale(Stage.FAILED),
             progress=STAGE_PROGRESS[Stage.FAILED],
-            tail={locale: _failure(failure_of(code, locale)) for locale in LOCALES},
+            tail={locale: _failure(failure(code, locale)) for locale in LOCALES},
         )
 
     async def _append(self, job: Job, attempt: int | None, stage: Stage, tail: str | None = None) -> Held:

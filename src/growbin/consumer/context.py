@@ -1,0 +1,31 @@
+"""What one consumer is made of: the ports it speaks through, and how fast it may go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from growbin.consumer.pacing import SoloGate, Throttle
+from growbin.ports import Analyst, AttemptProgress, Leases, PhotoCleaner, PhotoSource, UploadStore
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """What a consumer works with, once per process."""
+
+    leases: Leases
+    progress: AttemptProgress
+    uploads: UploadStore
+    photos: PhotoSource
+    cleaner: PhotoCleaner
+    analyst: Analyst
+    image_base_url: str
+    cache_seconds: int
+    sure_threshold: float
+    lease_renew_seconds: float
+    throttle: Throttle = field(default_factory=Throttle)
+    solo: SoloGate = field(default_factory=SoloGate)
+
+    async def close(self) -> None:
+        """Stopping: what has not begun its paid call is handed back, the rest finishes."""
+        await self.solo.close()
+        await self.throttle.close()

@@ -1,0 +1,101 @@
+"""The lease on a job: taken, renewed while the work goes on, given back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+
+from growbin.consumer.context import Consumer
+from growbin.consumer.pacing import Closing
+from growbin.errors import Unavailable
+from growbin.job import Ack, Job, Retry, Verdict
+from growbin.messages import failure
+from growbin.ports import Held, Started
+
+log = structlog.get_logger()
+
+HELD_DELAY_SECONDS = 5
+
+
+class Settled(Exception):
+    """The job leaves the story early, with this verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(repr(verdict))
+        self.verdict = verdict
+
+
+@asynccontextmanager
+async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
+    """Begin the job. One that may have crashed two consumers runs alone, so that a third crash hits no
+    other job."""
+    alone = False
+    while True:
+        async with consumer.solo.entered(alone=alone):
+            try:
+                start = await consumer.leases.begin(job, alone=alone)
+            except Unavailable as error:
+                log.warning("job_not_begun", reason=error.reason)
+                raise Settled(Retry(HELD_DELAY_SECONDS)) from None
+            if start == "suspect":
+                alone = True
+                continue
+            if not isinstance(start, Started):
+                raise Settled(await not_begun(job, consumer, start))
+            log.info("job_begun", attempt=start.attempt, starts=start.starts)
+            async with renewed(job, consumer, start):
+                yield start
+            return
+
+
+async def not_begun(job: Job, consumer: Consumer, why: str) -> Verdict:
+    """The verdict on a job that `begin` did not give us."""
+    if why == "held":
+        return Retry(HELD_DELAY_SECONDS)
+    if why in ("exhausted", "crashed"):
+        code = "crashed" if why == "crashed" else "temporarily_unavailable"
+        try:
+            await consumer.progress.finish(job, None, failure(code, job.locale))
+        except Unavailable:
+            return Retry(HELD_DELAY_SECONDS)
+    return Ack()
+
+
+@asynccontextmanager
+async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator[None]:
+    """Renew the lease while the block runs. When the job ends elsewhere (a cancel) or another
+    consumer has begun it, the block is cancelled and Settled raised."""
+    block = asyncio.current_task()
+    assert block is not None
+    found: list[Held] = []
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(consumer.lease_renew_seconds)
+            with suppress(Unavailable):  # the lease may lapse; while nobody else begins, it is still ours
+                held = await consumer.leases.renew(job, start.attempt)
+                if held != "ours":
+                    found.append(held)
+                    block.cancel()
+                    return
+
+    renewer = asyncio.create_task(renew(), name=f"lease-{job.job_id}")
+    refund = False
+    try:
+        yield
+    except Closing:
+        refund = True
+        raise
+    except asyncio.CancelledError:
+        if not found or block.uncancel() > 0:
+            refund = True  # stopped by us, not by the job: this start does not count against it
+            raise
+        log.info("job_left", held=found[0])
+        raise Settled(Ack() if found[0] == "ended" else Retry(HELD_DELAY_SECONDS)) from None
+    finally:
+        renewer.cancel()
+        with suppress(Unavailable):
+            await asyncio.shield(consumer.leases.release(job, start.attempt, refund=refund))
