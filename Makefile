@@ -52,8 +52,8 @@ test-here:
 
 # The browser is installed meanwhile, and node after it: two apt-gets would get in each other's way.
 test-beside:
-	@$(QUIETLY) chromium
-	@$(QUIETLY) node
+	+@$(QUIETLY) --silent chromium
+	+@$(QUIETLY) --silent node
 	@$(TEST) $(TEST_BESIDE) >$(BESIDE) 2>&1
 
 faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
