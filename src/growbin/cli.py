@@ -6,7 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from growbin.config import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="growbin", description="A photo of waste in; which bin, and how, out."
     )
-    commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
 
     analyze = commands.add_parser("analyze", help="photos from this terminal: progress bars, then the advice")
     analyze.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
@@ -36,10 +40,10 @@ def parser() -> argparse.ArgumentParser:
     analyze.set_defaults(run=_analyze)
 
     gateway = commands.add_parser("gateway", help="HTTP API, demo page, progress streams")
-    gateway.set_defaults(run=lambda _: _serve("gateway"))
+    gateway.set_defaults(run=_serve)
 
     consumer = commands.add_parser("consumer", help="photo -> analysis -> advice -> progress")
-    consumer.set_defaults(run=lambda _: _serve("consumer"))
+    consumer.set_defaults(run=_serve)
 
     stack = commands.add_parser("stack", help="start everything locally, for development")
     stack.add_argument("--data", type=Path, default=Path("var"), help="folder of the parts' data and logs")
@@ -51,6 +55,21 @@ def parser() -> argparse.ArgumentParser:
     letters = commands.add_parser(
         "dead-letters", help="look at jobs that could not be done, and drive them again"
     )
+    _add_actions(letters)
+
+    doctor = commands.add_parser("doctor", help="try every part, and say what to do where one is not well")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.set_defaults(run=_doctor)
+
+    model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
+    model.add_argument("--host", default="127.0.0.1")
+    model.add_argument("--port", type=int, required=True)
+    model.add_argument("--cache", type=Path, default=Path("var/model"), help="folder of the built model")
+    model.set_defaults(run=_model_server)
+    return root
+
+
+def _add_actions(letters: argparse.ArgumentParser) -> None:
     actions = letters.add_subparsers(required=True, metavar="ACTION")
     for action, text in (
         ("list", "one line a letter"),
@@ -65,60 +84,42 @@ def parser() -> argparse.ArgumentParser:
         which.add_argument("--all", action="store_true", help="every letter")
         choice.set_defaults(run=_dead_letters, action=action)
 
-    doctor = commands.add_parser("doctor", help="try every part, and say what to do where one is not well")
-    doctor.add_argument("--json", action="store_true", help="for machines")
-    doctor.set_defaults(run=_doctor)
 
-    model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
-    model.add_argument("--host", default="127.0.0.1")
-    model.add_argument("--port", type=int, required=True)
-    model.add_argument("--cache", type=Path, default=Path("var/model"), help="folder of the built model")
-    model.set_defaults(run=_model_server)
-    return root
-
-
-def _serve(process: str) -> int:
+def _load_settings(given: argparse.Namespace) -> Settings:
+    """The settings; a bad one ends us here, before anything else is imported."""
     from growbin.config import BadSetting, load_settings
 
     try:
-        settings = load_settings()
+        return load_settings()
     except BadSetting as error:
-        print(f"growbin {process}: {error}", file=sys.stderr)
-        return 2
+        print(f"growbin {given.command}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _serve(given: argparse.Namespace) -> int:
+    settings = _load_settings(given)
     from growbin.wiring.parts import CannotStart, run_until_stopped
 
-    if process == "gateway":
+    if given.command == "gateway":
         from growbin.wiring.gateway import run_gateway as serve
     else:
         from growbin.wiring.consumer import run_consumer as serve
     try:
         return run_until_stopped(serve, settings)
     except CannotStart as error:
-        print(f"growbin {process}: {error}", file=sys.stderr)
+        print(f"growbin {given.command}: {error}", file=sys.stderr)
         return 1
 
 
 def _dead_letters(given: argparse.Namespace) -> int:
-    from growbin.config import BadSetting, load_settings
-
-    try:
-        settings = load_settings()
-    except BadSetting as error:
-        print(f"growbin dead-letters: {error}", file=sys.stderr)
-        return 2
+    settings = _load_settings(given)
     from growbin.wiring.dead_letters import run_dead_letters
 
     return run_dead_letters(settings, given.action, given.job, given.reason, print)
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    from growbin.config import BadSetting, load_settings
-
-    try:
-        settings = load_settings()
-    except BadSetting as error:
-        print(f"growbin doctor: {error}", file=sys.stderr)
-        return 2
+    settings = _load_settings(given)
     from growbin.wiring.doctor import run_doctor
 
     return run_doctor(settings, print, as_json=given.json)
