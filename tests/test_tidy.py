@@ -225,6 +225,7 @@ def test_end_to_end_tests_know_nothing_of_the_inside() -> None:
             *python_files(TESTS / "e2e", TESTS / "stream_conformance"),
             TESTS / "conftest.py",
             TESTS / "load_profile.py",
+            TESTS / "loopback.py",
             TESTS / "processes.py",
             TESTS / "model_personalities.py",
         ]

@@ -10,7 +10,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from uuid import uuid4
@@ -22,8 +22,8 @@ from aiohttp import web
 from growbin.adapters.upload_store import S3UploadStore
 from growbin.errors import JobFailed, Unavailable
 from growbin.job import CleanPhoto, ContentType, StoredUpload
+from tests.loopback import Handler, served
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 PHOTO = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 40
 
 
@@ -329,23 +329,18 @@ async def test_the_public_copy_carries_type_and_cache_time(
 @contextlib.asynccontextmanager
 async def troubled(handler: Handler, **timeouts: float) -> AsyncIterator[S3UploadStore]:
     """A store whose S3 is a loopback server that answers with `handler`."""
-    server = web.Server(handler)
-    runner = web.ServerRunner(server, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        async with S3UploadStore.open(
+    async with (
+        served(handler) as url,
+        S3UploadStore.open(
             bucket="photos",
             region="ap-northeast-2",
-            endpoint_url=site.name,
+            endpoint_url=url,
             access_key_id="id",
             secret_access_key="CANARY",
             **timeouts,
-        ) as store:
-            yield store
-    finally:
-        await runner.cleanup()
+        ) as store,
+    ):
+        yield store
 
 
 async def test_a_struggling_s3_is_asked_at_most_twice() -> None:
