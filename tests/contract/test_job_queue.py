@@ -27,7 +27,7 @@ from growbin.adapters.letters import RabbitDeadLetters
 from growbin.adapters.topology import Arguments, Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
-from growbin.ports import Handler, Letter, Obituary
+from growbin.ports import Handler, Obituary
 
 
 def job() -> Job:
@@ -403,25 +403,6 @@ async def test_concurrency_is_followed_down_to_nothing_and_up_again(broker: Brok
         assert not handled.is_set()
         wanted = 4
         await asyncio.wait_for(handled.wait(), 10)
-
-
-async def test_listed_letters_stay_and_walked_ones_go(broker: Broker) -> None:
-    """Listing the parked letters many times loses none; a walk removes just those it is told to."""
-    letters = broker.letters()
-    assert await letters.list() == []
-    events = [job() for _ in range(3)]
-    for event in events:
-        await broker.channel.default_exchange.publish(
-            aio_pika.Message(encode_event(event)), broker.topology.parked
-        )
-    for _ in range(25):
-        assert {letter.job_id for letter in await letters.list()} == {event.job_id for event in events}
-
-    async def remove_first(letter: Letter) -> bool:
-        return letter.job == events[0]
-
-    await letters.walk(remove_first)
-    assert {letter.job for letter in await letters.list()} == set(events[1:])
 
 
 async def test_duplicate_while_running_shares_the_running_task(broker: Broker) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -14,8 +13,9 @@ from growbin.adapters import keys
 from growbin.adapters.progress_log import RedisProgressLog
 from growbin.adapters.redis_connection import open_redis
 from growbin.errors import Rejected
-from growbin.job import Backlog, Failure, Job, LogEntry, ModelAnswer, Stage, Upload, Usage
+from growbin.job import Backlog, Failure, Job, LogEntry, ModelAnswer, Stage, Usage
 from growbin.ports import ProgressLog, Started
+from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
 
 FAILURE = Failure(code="photo_missing", detail="없어요", retryable=True)
@@ -31,29 +31,6 @@ async def progress(request: pytest.FixtureRequest) -> AsyncIterator[ProgressLog]
     url = f"{parts['REDIS_URL'].rstrip('/')}/2"
     async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log:
         yield log
-
-
-def upload() -> Upload:
-    job_id = uuid4()
-    now_ms = int(time.time() * 1000)
-    return Upload(
-        job_id=job_id,
-        owner="a" * 64,
-        key=f"incoming/{job_id}.jpg",
-        image_url=f"http://cdn.test/{job_id}.jpg",
-        content_type="image/jpeg",
-        created_at_ms=now_ms,
-        ticket_expires_at_ms=now_ms + 300_000,
-        etag="e1",
-        length=1000,
-        accepted_at_ms=now_ms,
-        deadline_ms=now_ms + 300_000,
-    )
-
-
-def job_of(record: Upload, *, run: int = 1, deadline_in_ms: int = 300_000) -> Job:
-    fields = record.model_dump(include=set(Job.model_fields))
-    return Job.model_validate(fields | {"run": run, "deadline_ms": record.created_at_ms + deadline_in_ms})
 
 
 async def begun(progress: ProgressLog, job: Job) -> Started:

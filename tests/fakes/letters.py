@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from growbin.ports import Letter
@@ -14,6 +15,7 @@ class FakeDeadLetters(MayBeAway):
     def __init__(self) -> None:
         super().__init__()
         self.parked: list[Letter] = []
+        self._turn = asyncio.Lock()
 
     async def list(self) -> Sequence[Letter]:
         self._answer()
@@ -21,4 +23,10 @@ class FakeDeadLetters(MayBeAway):
 
     async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
         self._answer()
-        self.parked = [letter for letter in self.parked if not await act(letter)]
+        async with self._turn:
+            stay = 0
+            while stay < len(self.parked):
+                if await act(self.parked[stay]):
+                    del self.parked[stay]
+                else:
+                    stay += 1

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
-from growbin.job import (
-    LogEntry,
-)
+from growbin.job import LogEntry
 from tests.fakes.absence import MayBeAway
 from tests.fakes.progress_log import FakeProgressLog
 
@@ -26,8 +24,8 @@ class FakeProgressFeed(MayBeAway):
             self._on_entry(job_id, entry)
 
     async def subscribe(self, job_id: UUID) -> None:
+        self.subscribed.add(job_id)  # wanted from now on: also by the connection that comes after this one
         self._answer()
-        self.subscribed.add(job_id)
 
     async def unsubscribe(self, job_id: UUID) -> None:
         self.subscribed.discard(job_id)
