@@ -104,7 +104,7 @@ class FakeProgressLog(MayBeAway):
     async def open_job(self, upload: Upload, deadline_ms: int) -> None:
         self._answer()
         kept = self._of(upload.job_id)
-        if kept.end is None and kept.snapshot is None:
+        if not self._is_over(kept) and kept.snapshot is None:
             kept.snapshot = Snapshot(
                 job_id=upload.job_id,
                 run=1,
@@ -117,7 +117,12 @@ class FakeProgressLog(MayBeAway):
             self._write(kept, Stage.AWAITING_UPLOAD, attempt=1)
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
-        self._append(job, None, Stage.QUEUED, **({"position": backlog.position} if backlog else {}))
+        place: dict[str, int] = {}
+        if backlog is not None:
+            place["position"] = backlog.position
+            if backlog.wait_seconds is not None:
+                place["wait_seconds"] = backlog.wait_seconds
+        self._append(job, None, Stage.QUEUED, **place)
 
     async def cancel(self, job_id: UUID) -> bool:
         self._answer()
@@ -153,7 +158,7 @@ class FakeProgressLog(MayBeAway):
         kept = self._of_run(job)
         if self._is_over(kept, job):
             return "ended"
-        if kept.attempts.token != attempt:
+        if not self._holds_token(kept, attempt, job):
             return "lost"
         kept.lease_until_ms = self.clock.now_ms() + self._lease_ms
         return "ours"
@@ -161,7 +166,7 @@ class FakeProgressLog(MayBeAway):
     async def release(self, job: Job, attempt: int, *, refund: bool = False) -> None:
         self._answer()
         kept = self._of(job.job_id)
-        if kept.attempts.token == attempt:
+        if self._holds_token(kept, attempt):
             kept.lease_until_ms = 0
             kept.attempts.is_open = False
             kept.attempts.starts -= refund
@@ -173,10 +178,13 @@ class FakeProgressLog(MayBeAway):
         self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
     ) -> bool:
         self._answer()
-        attempts = self._of(job.job_id).attempts
-        if attempts.token == attempt and attempts.counted == (call_id, change):
+        kept = self._of(job.job_id)
+        if not self._holds_token(kept, attempt):
+            return False
+        attempts = kept.attempts
+        if attempts.counted == (call_id, change):
             return True
-        if attempts.token != attempt or (change > 0 and attempts.paid >= self._max_paid_calls):
+        if change > 0 and attempts.paid >= self._max_paid_calls:
             return False
         attempts.paid += change
         attempts.counted = (call_id, change)
@@ -207,15 +215,15 @@ class FakeProgressLog(MayBeAway):
         now = kept.snapshot
         deadline_ms = self.clock.now_ms() + deadline_seconds * 1000
         if kept.end is None and now is not None and now.run > 1 and now.stage is Stage.QUEUED:
-            return job.model_copy(update={"run": now.run, "deadline_ms": now.deadline_ms})
+            return _again(job, now.run, now.deadline_ms, deadline_seconds)
         last = kept.end or now
         if last is not None and last.stage is not Stage.FAILED:
             raise Rejected(
                 409, "not_failed", f"Only a failed job can be driven again; this one is {last.stage}."
             )
-        again = job.model_copy(update={"run": (last or job).run + 1, "deadline_ms": deadline_ms})
+        again = _again(job, (last or job).run + 1, deadline_ms, deadline_seconds)
         kept.end, kept.entries, kept.lease_until_ms = None, [], 0
-        kept.attempts = Attempts(token=kept.attempts.token)
+        kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
         kept.snapshot = self._new(again)
         self._write(kept, Stage.QUEUED, attempt=kept.attempts.token + 1)
         return again
@@ -246,7 +254,8 @@ class FakeProgressLog(MayBeAway):
         if latest is None or latest.entry is None:
             return None
         left_seconds = (latest.deadline_ms - self.clock.now_ms()) / 1000
-        return JobState(latest.entry, latest.run, latest.owner, latest.image_url, left_seconds)
+        entry = latest.entry if latest.entry.ends else _without_place(latest.entry)
+        return JobState(entry, latest.run, latest.owner, latest.image_url, left_seconds)
 
     async def history(self, job_id: UUID, after_id: str | None) -> History | None:
         state = await self.state(job_id)
@@ -281,6 +290,14 @@ class FakeProgressLog(MayBeAway):
         is_older = job is not None and kept.snapshot is not None and kept.snapshot.run > job.run
         return kept.end is not None or kept.erased_by is not None or is_older
 
+    def _holds_token(self, kept: Kept, attempt: int, job: Job | None = None) -> bool:
+        """A token ahead of ours is somebody else's; one behind shows that we lost what we knew."""
+        attempts = kept.attempts
+        if attempts.token < attempt and not self._is_over(kept, job):
+            attempts.token, attempts.is_open = attempt, True
+            attempts.starts = attempts.starts or 1
+        return attempts.token == attempt
+
     def _expire(self, kept: Kept, job: Job | None = None) -> bool:
         if self._is_over(kept, job):
             return True
@@ -296,7 +313,7 @@ class FakeProgressLog(MayBeAway):
         kept = self._of_run(job)
         if self._is_over(kept, job):
             return "ended"
-        if attempt is not None and kept.attempts.token != attempt:
+        if attempt is not None and not self._holds_token(kept, attempt, job):
             return "lost"
         present = kept.snapshot or self._new(job)
         if present.stage in (None, Stage.AWAITING_UPLOAD):
@@ -347,3 +364,15 @@ class FakeProgressLog(MayBeAway):
             kept.lease_until_ms = 0
         for listener in self.listeners:
             listener(now.job_id, entry)
+
+
+def _again(job: Job, run: int, deadline_ms: int, deadline_seconds: int) -> Job:
+    times = {"deadline_ms": deadline_ms, "accepted_at_ms": deadline_ms - deadline_seconds * 1000}
+    return job.model_copy(update={"run": run, **times})
+
+
+def _without_place(entry: LogEntry) -> LogEntry:
+    """A place in the queue is told once, not kept."""
+    event = json.loads(entry.data)
+    kept = {name: event[name] for name in event if name not in ("position", "wait_seconds")}
+    return replace(entry, data=json.dumps(kept, ensure_ascii=False, separators=(",", ":")))
