@@ -1,6 +1,5 @@
-"""The outside world on one screen. Each port has one real adapter; the two that hold a job's state
-(JobRecords, ProgressLog) have a fake that passes the same contract suite. Every call may raise
-`Unavailable`; what else it raises stands here.
+"""The outside world on one screen. Each port has one real adapter; where tests have a fake of it, both
+pass the same contract suite. Every call may raise `Unavailable`; what else it raises stands here.
 """
 
 from __future__ import annotations
