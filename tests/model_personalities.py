@@ -16,6 +16,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.loopback import served
+
 INPUT_TOKENS = 1200
 ANSWER_TOKENS = 60
 ANSWER = json.dumps(
@@ -59,16 +61,9 @@ class Personality:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", server.complete)
         app.router.add_get("/v1/models/{model}", server.tell)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        server.url = f"http://{host}:{port}/v1"
-        try:
+        async with served(app) as url:
+            server.url = f"{url}/v1"
             yield server
-        finally:
-            await runner.cleanup()
 
     def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The completion, reasoned, cut and billed. Raises Refused."""

@@ -225,6 +225,7 @@ def test_end_to_end_tests_know_nothing_of_the_inside() -> None:
             *python_files(TESTS / "e2e", TESTS / "stream_conformance"),
             TESTS / "conftest.py",
             TESTS / "load_profile.py",
+            TESTS / "loopback.py",
             TESTS / "processes.py",
             TESTS / "model_personalities.py",
         ]
@@ -265,6 +266,26 @@ def test_limits_are_raised_in_the_load_profile_alone() -> None:
         if not isinstance(value, ast.Constant) or int(value.value) > defaults[name.lower()]  # type: ignore[arg-type]  # a number or one as text
     ]
     assert not raised
+
+
+def test_each_fake_is_held_to_the_suite_of_its_port() -> None:
+    """A contract suite's fixture gives each case the fake and the real thing; neither fake nor suite goes
+    without the other."""
+    fakes = {
+        node.name
+        for path in python_files(TESTS / "fakes")
+        for node in syntax(path).body
+        if isinstance(node, ast.ClassDef) and node.name.startswith("Fake")
+    }
+    fixtures = [
+        {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} & fakes
+        for path in python_files(TESTS / "contract")
+        for function in functions(path)
+        if any("params=['fake', 'real']" in ast.unparse(decorator) for decorator in function.decorator_list)
+    ]
+    assert fakes
+    assert all(fixtures)
+    assert set().union(*fixtures) == fakes
 
 
 def test_each_test_states_behaviour_in_a_sentence() -> None:

@@ -1,6 +1,6 @@
-"""The outside world on one screen. Each port is made for one kind of caller and has one real adapter;
-those that hold a job's state (its record, its progress) have a fake that passes the same contract suite.
-Every call may raise `Unavailable`; what else it raises stands here.
+"""The outside world on one screen. Each port is made for one kind of caller and has one real adapter; where
+tests have a fake of it, both pass the same contract suite. Every call may raise `Unavailable`; what else it
+raises stands here.
 """
 
 from __future__ import annotations

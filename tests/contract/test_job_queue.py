@@ -1,4 +1,5 @@
-"""The job queue on a real RabbitMQ: confirmed publishing, and what each verdict does."""
+"""The job queue on a real RabbitMQ: its topology, poison, lost connections. What each verdict does is in
+test_verdicts.py, on the fake as well."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
 from growbin.adapters.rabbitmq.topology import Arguments, Topology
 from growbin.errors import Unavailable
 from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
-from growbin.ports import Handler, Letter, Obituary
+from growbin.ports import Handler, Obituary
 
 
 def job() -> Job:
@@ -55,7 +56,6 @@ class Broker:
         self.parts = parts
         self.channel = channel
         self.obituaries: asyncio.Queue[Obituary] = asyncio.Queue()
-        self.bugs: list[Exception] = []  # what the next obituaries run into
 
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[RabbitJobQueue]:
@@ -71,8 +71,6 @@ class Broker:
         self, handle: Handler, concurrency: Callable[[], int] = lambda: 4, grace_seconds: float = 5
     ) -> AsyncIterator[RabbitJobQueue]:
         async def note_obituary(obituary: Obituary) -> None:
-            if self.bugs:
-                raise self.bugs.pop()
             self.obituaries.put_nowait(obituary)
 
         async with (
@@ -141,69 +139,6 @@ def test_bad_event_with_a_readable_id_names_its_job() -> None:
     assert refused.value.job_id == event.job_id
 
 
-async def test_published_job_is_handled_once_and_acknowledged(broker: Broker) -> None:
-    """A job goes from publish to handler, and an acknowledged one is gone."""
-    seen: asyncio.Queue[Job] = asyncio.Queue()
-
-    async def handle(delivered: Job) -> Verdict:
-        seen.put_nowait(delivered)
-        return Ack()
-
-    event = job()
-    async with broker.consuming(handle) as queue:
-        await queue.publish(event)
-        assert await asyncio.wait_for(seen.get(), 10) == event
-    assert seen.empty()
-    main = await broker.channel.get_queue(broker.topology.name, ensure=False)
-    assert await main.get(fail=False) is None
-
-
-async def test_retry_comes_back_after_its_delay(broker: Broker) -> None:
-    """A job to retry takes the delay queue and is delivered again, not before its step."""
-    times: list[float] = []
-    again = asyncio.Event()
-
-    async def handle(_: Job) -> Verdict:
-        times.append(time.monotonic())
-        if len(times) == 1:
-            return Retry(1)
-        again.set()
-        return Ack()
-
-    async with broker.consuming(handle) as queue:
-        await queue.publish(job())
-        await asyncio.wait_for(again.wait(), 10)
-    assert times[1] - times[0] >= 1
-
-
-async def test_dead_letter_is_parked_and_gets_an_obituary(broker: Broker) -> None:
-    """A dead letter goes to people and to the obituary reader alike."""
-
-    async def handle(_: Job) -> Verdict:
-        return DeadLetter("internal")
-
-    event = job()
-    async with broker.consuming(handle) as queue:
-        await queue.publish(event)
-        obituary = await asyncio.wait_for(broker.obituaries.get(), 10)
-    assert (obituary.job, obituary.reason) == (event, "rejected")
-    assert await broker.parked() == 1
-
-
-async def test_obituary_that_hits_a_bug_comes_again(broker: Broker) -> None:
-    """Whoever waits for that job must hear its end, however often it takes."""
-
-    async def handle(_: Job) -> Verdict:
-        return DeadLetter("internal")
-
-    event = job()
-    broker.bugs = [ZeroDivisionError("bug"), KeyError("bug")]
-    async with broker.consuming(handle) as queue:
-        await queue.publish(event)
-        obituary = await asyncio.wait_for(broker.obituaries.get(), 20)
-    assert obituary.job == event
-
-
 async def test_poison_body_is_dead_lettered_with_its_id(broker: Broker) -> None:
     """A body that cannot be decoded never reaches the handler; its obituary names the job if it can."""
 
@@ -216,40 +151,6 @@ async def test_poison_body_is_dead_lettered_with_its_id(broker: Broker) -> None:
         await broker.channel.default_exchange.publish(aio_pika.Message(poison), broker.topology.name)
         obituary = await asyncio.wait_for(broker.obituaries.get(), 10)
     assert (obituary.job_id, obituary.job) == (event.job_id, None)
-
-
-async def test_leaving_waits_for_running_jobs_and_their_acknowledgements(broker: Broker) -> None:
-    """A graceful stop finishes what is in hand and acknowledges it: nothing is delivered again."""
-    begun = asyncio.Event()
-
-    async def handle(_: Job) -> Verdict:
-        begun.set()
-        await asyncio.sleep(0.5)
-        return Ack()
-
-    async with broker.consuming(handle) as queue:
-        await queue.publish(job())
-        await asyncio.wait_for(begun.wait(), 10)
-    main = await broker.channel.get_queue(broker.topology.name, ensure=False)
-    assert await main.get(fail=False) is None
-
-
-async def test_job_that_outlasts_the_grace_is_handed_back(broker: Broker) -> None:
-    """When the grace is over the job is cancelled and its delivery returns to the queue."""
-    begun = asyncio.Event()
-
-    async def handle(_: Job) -> Verdict:
-        begun.set()
-        await asyncio.sleep(3600)
-        return Ack()
-
-    async with broker.consuming(handle, grace_seconds=0.2) as queue:
-        await queue.publish(job())
-        await asyncio.wait_for(begun.wait(), 10)
-    main = await broker.channel.get_queue(broker.topology.name, ensure=False)
-    handed_back = await main.get(fail=False)
-    assert handed_back is not None
-    await handed_back.ack()
 
 
 async def test_leaving_while_a_connection_is_set_up_takes_nothing_new(broker: Broker) -> None:
@@ -392,68 +293,6 @@ async def test_comparing_names_all_that_differs_and_all_that_is_missing(broker: 
             assert any(f"'{name}'" in sentence for sentence in facts.different)
 
 
-async def test_concurrency_is_followed_down_to_nothing_and_up_again(broker: Broker) -> None:
-    """At concurrency 0 only obituaries are read; when it grows the waiting job is taken."""
-    wanted = 0
-    handled = asyncio.Event()
-
-    async def handle(_: Job) -> Verdict:
-        handled.set()
-        return Ack()
-
-    async with broker.consuming(handle, concurrency=lambda: wanted) as queue:
-        await queue.publish(job())
-        await broker.channel.default_exchange.publish(
-            aio_pika.Message(encode_event(job())), broker.topology.obituaries
-        )
-        await asyncio.wait_for(broker.obituaries.get(), 10)
-        assert not handled.is_set()
-        wanted = 4
-        await asyncio.wait_for(handled.wait(), 10)
-
-
-async def test_listed_letters_stay_and_walked_ones_go(broker: Broker) -> None:
-    """Listing the parked letters many times loses none; a walk removes just those it is told to,
-    at the first node that answers."""
-    async with broker.letters() as letters:
-        assert await letters.list() == []
-        events = [job() for _ in range(3)]
-        for event in events:
-            await broker.channel.default_exchange.publish(
-                aio_pika.Message(encode_event(event)), broker.topology.parked
-            )
-        for _ in range(25):
-            assert {letter.job_id for letter in await letters.list()} == {event.job_id for event in events}
-
-        async def remove_first(letter: Letter) -> bool:
-            return letter.job == events[0]
-
-        await letters.walk(remove_first)
-        assert {letter.job for letter in await letters.list()} == set(events[1:])
-
-
-async def test_duplicate_while_running_shares_the_running_task(broker: Broker) -> None:
-    """A second message for a job in hand waits for the first one's verdict and starts nothing."""
-    starts = 0
-    may_end = asyncio.Event()
-
-    async def handle(_: Job) -> Verdict:
-        nonlocal starts
-        starts += 1
-        await may_end.wait()
-        return Ack()
-
-    event = job()
-    async with broker.consuming(handle) as queue:
-        await queue.publish(event)
-        await queue.publish(event)
-        await asyncio.sleep(0.5)
-        may_end.set()
-    assert starts == 1
-    main = await broker.channel.get_queue(broker.topology.name, ensure=False)
-    assert await main.get(fail=False) is None
-
-
 async def test_closed_connection_does_not_start_a_running_job_again(broker: Broker) -> None:
     """The broker closes every connection in mid-job: the task lives on and is started once."""
     starts = 0
@@ -501,16 +340,6 @@ async def _close_our_connections(parts: dict[str, str]) -> None:
                         url = URL(f"{base.with_user(None)}{path}", encoded=True)
                         async with session.delete(url) as answer:
                             closed += answer.status == 204
-                await asyncio.sleep(0.3)
-
-
-async def test_depth_is_what_waits(broker: Broker) -> None:
-    """The backlog counts published jobs that nobody consumes."""
-    async with broker.queue() as queue:
-        for _ in range(3):
-            await queue.publish(job())
-        async with asyncio.timeout(20):
-            while (backlog := await queue.backlog()) is None or backlog.waiting != 3:
                 await asyncio.sleep(0.3)
 
 

@@ -152,6 +152,15 @@ async def test_recent_jobs_come_newest_first(records: JobRecords) -> None:
     assert list(await records.recent(owner, 2)) == made[:0:-1]
 
 
+async def test_owners_list_keeps_the_latest_hundred(records: JobRecords) -> None:
+    """The oldest makes room."""
+    owner = uuid4().hex * 2
+    uploads = [upload(owner) for _ in range(101)]
+    for listed in uploads:
+        await records.list_job(listed)
+    assert list(await records.recent(owner, 200)) == [listed.job_id for listed in uploads[:0:-1]]
+
+
 async def test_later_writes_keep_the_record_to_its_day(parts: dict[str, str]) -> None:
     """A record lives 24 hours from its making, whatever is written into it; so does its key."""
     jobs_url, sessions_url = urls(parts)

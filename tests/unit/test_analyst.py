@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -18,8 +18,8 @@ from growbin.adapters.model.analyst import OpenAIAnalyst, strict_schema
 from growbin.analysis import parse_answer
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 from growbin.job import Analysis, Category, CleanPhoto, Condition, Locale, Material, Usage
+from tests.loopback import Handler, served
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 KEY = "sk-CANARY"
 PHOTO = CleanPhoto(b"\xff\xd8\xff photo", "image/jpeg", 4, 3)
 CONTENT = json.dumps(
@@ -71,17 +71,13 @@ async def model(answer: Handler, timeout_seconds: float = 5) -> AsyncIterator[Mo
         posts.append({"path": request.path, "headers": dict(request.headers), "body": await request.json()})
         return await answer(request)
 
-    runner = web.ServerRunner(web.Server(serve), shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        async with OpenAIAnalyst.open(
-            api_key=KEY, base_url=f"{site.name}/v1", model="gpt-4o", timeout_seconds=timeout_seconds
-        ) as analyst:
-            yield Model(analyst, posts)
-    finally:
-        await runner.cleanup()
+    async with (
+        served(serve) as url,
+        OpenAIAnalyst.open(
+            api_key=KEY, base_url=f"{url}/v1", model="gpt-4o", timeout_seconds=timeout_seconds
+        ) as analyst,
+    ):
+        yield Model(analyst, posts)
 
 
 def says(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Handler:

@@ -124,11 +124,11 @@ async def test_undeclared_type_is_taken_from_the_bytes(node: Node, client: Clien
 async def test_full_backlog_is_503_and_an_unknown_one_is_no_obstacle(node: Node, client: Client) -> None:
     """The upload is kept: the same call succeeds later."""
     job_id = await node.uploaded(client)
-    node.queue.known_depth = 100
+    node.queue.crowd = 100
     full = await client.post(f"/upload-complete/{job_id}")
     await problem(full, 503, "backlog_full")
     assert full.headers["Retry-After"]
-    node.queue.known_depth = None
+    node.queue.is_blind = True
     assert (await client.post(f"/upload-complete/{job_id}")).status == 202
 
 

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from growbin.adapters.model.checkup import LISTING_SECONDS, read_shutdown_date
+from tests.loopback import served
 
 DAY = date(2027, 1, 14)
 
@@ -31,14 +32,8 @@ async def listing(pages: Mapping[str, Any]) -> AsyncIterator[tuple[str, list[str
             return web.json_response({"error": {"code": "not_found"}}, status=404)
         return web.Response(text=page if isinstance(page, str) else json.dumps(page))
 
-    runner = web.ServerRunner(web.Server(serve), shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"{site.name}/v1", asked
-    finally:
-        await runner.cleanup()
+    async with served(serve) as url:
+        yield f"{url}/v1", asked
 
 
 async def read(pages: Mapping[str, Any], model: str = "m") -> date | None:

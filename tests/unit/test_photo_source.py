@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,12 +14,12 @@ from structlog.testing import capture_logs
 
 from growbin.adapters.photos.photo_source import CdnPhotoSource
 from growbin.errors import JobFailed, Unavailable
+from tests.loopback import served
 
 KEY = "incoming/11111111-2222-4333-8444-555555555555.jpg"
 PHOTO = bytes(range(256)) * 1000
 ETAG = "0123abcd"
 SECRET = "reader-CANARY"
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Store:
@@ -43,19 +43,6 @@ async def source(base_url: str, store: Store, **options: Any) -> AsyncIterator[C
         base_url=base_url, read_from_store=store.read, **(defaults | options)
     ) as source:
         yield source
-
-
-@asynccontextmanager
-async def cdn(handler: Handler) -> AsyncIterator[str]:
-    """A loopback CDN; yields its base address."""
-    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield site.name
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -117,7 +104,7 @@ async def test_a_good_answer_of_the_cdn_is_the_photo(x_cache: str | None, cache:
 
     seen: list[tuple[str, str | None, str]] = []
     store = Store()
-    async with cdn(answer) as base_url, source(base_url, store) as photos:
+    async with served(answer) as base_url, source(base_url, store) as photos:
         photo = await photos.fetch(KEY, ETAG, len(PHOTO))
     assert (photo.data, photo.source, photo.cache) == (PHOTO, "cdn", cache)
     assert seen == [(f"/{KEY}", SECRET, "identity")]
@@ -131,7 +118,7 @@ async def test_the_etag_is_compared_without_its_dress(header: str | None) -> Non
     async def answer(request: web.BaseRequest) -> web.Response:
         return photo_answer(headers={"ETag": header} if header else None)
 
-    async with cdn(answer) as base_url, source(base_url, Store()) as photos:
+    async with served(answer) as base_url, source(base_url, Store()) as photos:
         assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "cdn"
 
 
@@ -161,7 +148,7 @@ async def test_a_wrong_answer_of_the_cdn_leads_to_s3(
     async def answer(request: web.BaseRequest) -> web.Response:
         return response()
 
-    async with cdn(answer) as base_url:
+    async with served(answer) as base_url:
         await fetched_from_s3(base_url, reason)
 
 
@@ -201,7 +188,7 @@ async def test_an_endless_body_is_cut_at_the_photos_length() -> None:
             sent += 100_000
         return answer
 
-    async with cdn(endless) as base_url:
+    async with served(endless) as base_url:
         await fetched_from_s3(base_url, "length")
     assert sent < 50_000_000
 
@@ -216,7 +203,7 @@ async def test_a_slow_cdn_is_given_up_within_the_total_time() -> None:
             await answer.write(b"x")
             await asyncio.sleep(0.05)
 
-    async with cdn(drip) as base_url:
+    async with served(drip) as base_url:
         began = time.monotonic()
         await fetched_from_s3(base_url, "TimeoutError", total_timeout_seconds=0.4)
         assert time.monotonic() - began < 3
@@ -268,7 +255,7 @@ async def test_a_cdn_that_keeps_failing_is_skipped_for_a_while() -> None:
         asked += 1
         return photo_answer(b"", 500) if broken else photo_answer()
 
-    async with cdn(answer) as base_url, source(base_url, Store(), skip_seconds=0.5) as photos:
+    async with served(answer) as base_url, source(base_url, Store(), skip_seconds=0.5) as photos:
         for _ in range(8):
             assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "s3"
         assert asked == 5
@@ -291,7 +278,7 @@ async def test_a_photo_the_cdn_does_not_have_is_no_failure_of_the_cdn(status: in
         asked += 1
         return photo_answer(b"", status)
 
-    async with cdn(answer) as base_url, source(base_url, Store()) as photos:
+    async with served(answer) as base_url, source(base_url, Store()) as photos:
         for _ in range(8):
             await photos.fetch(KEY, ETAG, len(PHOTO))
     assert asked == 8

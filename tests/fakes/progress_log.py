@@ -1,32 +1,19 @@
-"""Fakes of the ports: in memory, with the meaning that the ports' docstrings promise.
-
-Each may be told to be away (`is_away = True`): then every call raises Unavailable. Time is the
-machine's, moved ahead by `clock.advance(seconds)` where a test cannot wait.
-"""
+"""The fake of ports.ProgressLog."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
 import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from uuid import UUID
 
-from growbin.errors import Rejected, Unavailable
+from growbin.errors import Rejected
 from growbin.job import (
     STAGE_PROGRESS,
-    Ack,
     Backlog,
-    CleanPhoto,
-    ContentType,
-    DeadLetter,
     Failure,
-    HandBack,
     Job,
     JobState,
     Locale,
@@ -34,136 +21,13 @@ from growbin.job import (
     ModelAnswer,
     Result,
     Stage,
-    StoredUpload,
-    Ticket,
     Upload,
-    Verdict,
     rfc3339,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Beginning, Handler, Held, History, Letter, Obituary, ObituaryHandler, Started
-
-RECENT_JOBS = 100
-
-
-class Clock:
-    """The time of the fakes, in milliseconds. It runs with the loop's clock: a wall clock that is set
-    right in mid-test would make a deadline come at two times."""
-
-    def __init__(self) -> None:
-        self._ahead_ms = 0
-        self._offset_seconds = time.time() - time.monotonic()
-
-    def now_ms(self) -> int:
-        return int((time.monotonic() + self._offset_seconds) * 1000) + self._ahead_ms
-
-    def advance(self, seconds: float) -> None:
-        self._ahead_ms += int(seconds * 1000)
-
-
-class MayBeAway:
-    """What can be away: `is_away` makes every call fail as a lost server would."""
-
-    part = "redis"
-
-    def __init__(self) -> None:
-        self.is_away = False
-
-    def _answer(self) -> None:
-        if self.is_away:
-            raise Unavailable(self.part, "told to be away")
-
-
-# --- sessions and records ----------------------------------------------------------------------
-
-
-class FakeSessions(MayBeAway):
-    def __init__(self) -> None:
-        super().__init__()
-        self.owners: set[str] = set()
-
-    async def create(self) -> str:
-        self._answer()
-        token = secrets.token_urlsafe(32)
-        self.owners.add(hashlib.sha256(token.encode()).hexdigest())
-        return token
-
-    async def owner(self, token: str) -> str | None:
-        self._answer()
-        owner = hashlib.sha256(token.encode()).hexdigest()
-        return owner if owner in self.owners else None
-
-
-class FakeJobRecords(MayBeAway):
-    def __init__(self, clock: Clock, ticket_seconds: int = 300, deadline_seconds: int = 300) -> None:
-        super().__init__()
-        self.clock = clock
-        self.uploads: dict[UUID, Upload] = {}
-        self._ticket_ms = ticket_seconds * 1000
-        self._deadline_ms = deadline_seconds * 1000
-        self._keys: dict[tuple[str, str], Upload] = {}
-        self._recent: dict[str, list[UUID]] = {}
-
-    async def create(self, upload: Upload, idempotency_key: str | None) -> Upload:
-        self._answer()
-        if idempotency_key is not None:
-            claimed = self._keys.setdefault((upload.owner, idempotency_key), upload)
-            if _request(claimed) != _request(upload):
-                raise Rejected("idempotency_key_reused", "Send a new key.")
-            if claimed.job_id in self.uploads:
-                return self.uploads[claimed.job_id]
-            self._keys[upload.owner, idempotency_key] = upload
-        now_ms = self.clock.now_ms()
-        times = {"created_at_ms": now_ms, "ticket_expires_at_ms": now_ms + self._ticket_ms}
-        self.uploads[upload.job_id] = upload.model_copy(update=times)
-        return self.uploads[upload.job_id]
-
-    async def list_job(self, upload: Upload) -> None:
-        self._answer()
-        recent = self._recent.setdefault(upload.owner, [])
-        if upload.job_id not in recent:
-            recent.insert(0, upload.job_id)
-            del recent[RECENT_JOBS:]
-
-    async def get(self, job_id: UUID) -> Upload | None:
-        self._answer()
-        return self.uploads.get(job_id)
-
-    async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
-        self._answer()
-        upload = self.uploads.get(job_id)
-        if upload is None or upload.published:
-            return upload
-        now_ms = self.clock.now_ms()
-        stamps = {
-            "etag": etag,
-            "length": length,
-            "content_type": content_type,
-            "accepted_at_ms": now_ms,
-            "deadline_ms": now_ms + self._deadline_ms,
-        }
-        self.uploads[job_id] = upload.model_copy(update=stamps)
-        return self.uploads[job_id]
-
-    async def mark_published(self, job_id: UUID) -> None:
-        self._answer()
-        if job_id in self.uploads:
-            self.uploads[job_id] = self.uploads[job_id].model_copy(update={"published": True})
-
-    async def erase(self, job_id: UUID) -> None:
-        self._answer()
-        self.uploads.pop(job_id, None)
-
-    async def recent(self, owner: str, limit: int) -> Sequence[UUID]:
-        self._answer()
-        return self._recent.get(owner, [])[:limit]
-
-
-def _request(upload: Upload) -> tuple[object, ...]:
-    return upload.declared_type, upload.declared_length, upload.question, upload.locale
-
-
-# --- progress ----------------------------------------------------------------------------------
+from growbin.ports import Beginning, Held, History, Started
+from tests.fakes.absence import MayBeAway
+from tests.fakes.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +104,7 @@ class FakeProgressLog(MayBeAway):
     async def open_job(self, upload: Upload, deadline_ms: int) -> None:
         self._answer()
         kept = self._of(upload.job_id)
-        if kept.end is None and kept.snapshot is None:
+        if not self._is_over(kept) and kept.snapshot is None:
             kept.snapshot = Snapshot(
                 job_id=upload.job_id,
                 run=1,
@@ -253,7 +117,12 @@ class FakeProgressLog(MayBeAway):
             self._write(kept, Stage.AWAITING_UPLOAD, attempt=1)
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
-        self._append(job, None, Stage.QUEUED, **({"position": backlog.position} if backlog else {}))
+        place: dict[str, int] = {}
+        if backlog is not None:
+            place["position"] = backlog.position
+            if backlog.wait_seconds is not None:
+                place["wait_seconds"] = backlog.wait_seconds
+        self._append(job, None, Stage.QUEUED, **place)
 
     async def cancel(self, job_id: UUID) -> bool:
         self._answer()
@@ -289,7 +158,7 @@ class FakeProgressLog(MayBeAway):
         kept = self._of_run(job)
         if self._is_over(kept, job):
             return "ended"
-        if kept.attempts.token != attempt:
+        if not self._holds_token(kept, attempt, job):
             return "lost"
         kept.lease_until_ms = self.clock.now_ms() + self._lease_ms
         return "ours"
@@ -297,7 +166,7 @@ class FakeProgressLog(MayBeAway):
     async def release(self, job: Job, attempt: int, *, refund: bool = False) -> None:
         self._answer()
         kept = self._of(job.job_id)
-        if kept.attempts.token == attempt:
+        if self._holds_token(kept, attempt):
             kept.lease_until_ms = 0
             kept.attempts.is_open = False
             kept.attempts.starts -= refund
@@ -309,10 +178,13 @@ class FakeProgressLog(MayBeAway):
         self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
     ) -> bool:
         self._answer()
-        attempts = self._of(job.job_id).attempts
-        if attempts.token == attempt and attempts.counted == (call_id, change):
+        kept = self._of(job.job_id)
+        if not self._holds_token(kept, attempt):
+            return False
+        attempts = kept.attempts
+        if attempts.counted == (call_id, change):
             return True
-        if attempts.token != attempt or (change > 0 and attempts.paid >= self._max_paid_calls):
+        if change > 0 and attempts.paid >= self._max_paid_calls:
             return False
         attempts.paid += change
         attempts.counted = (call_id, change)
@@ -343,13 +215,13 @@ class FakeProgressLog(MayBeAway):
         now = kept.snapshot
         deadline_ms = self.clock.now_ms() + deadline_seconds * 1000
         if kept.end is None and now is not None and now.run > 1 and now.stage is Stage.QUEUED:
-            return job.model_copy(update={"run": now.run, "deadline_ms": now.deadline_ms})
+            return _again(job, now.run, now.deadline_ms, deadline_seconds)
         last = kept.end or now
         if last is not None and last.stage is not Stage.FAILED:
             raise Rejected("not_failed", f"Only a failed job can be driven again; this one is {last.stage}.")
-        again = job.model_copy(update={"run": (last or job).run + 1, "deadline_ms": deadline_ms})
+        again = _again(job, (last or job).run + 1, deadline_ms, deadline_seconds)
         kept.end, kept.entries, kept.lease_until_ms = None, [], 0
-        kept.attempts = Attempts(token=kept.attempts.token)
+        kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
         kept.snapshot = self._new(again)
         self._write(kept, Stage.QUEUED, attempt=kept.attempts.token + 1)
         return again
@@ -381,7 +253,8 @@ class FakeProgressLog(MayBeAway):
         if latest is None or latest.entry is None:
             return None
         left_seconds = (latest.deadline_ms - self.clock.now_ms()) / 1000
-        return JobState(latest.entry, latest.run, latest.owner, latest.image_url, left_seconds)
+        entry = latest.entry if latest.entry.ends else _without_place(latest.entry)
+        return JobState(entry, latest.run, latest.owner, latest.image_url, left_seconds)
 
     async def history(self, job_id: UUID, after_id: str | None) -> History | None:
         state = await self.state(job_id)
@@ -416,6 +289,14 @@ class FakeProgressLog(MayBeAway):
         is_older = job is not None and kept.snapshot is not None and kept.snapshot.run > job.run
         return kept.end is not None or kept.erased_by is not None or is_older
 
+    def _holds_token(self, kept: Kept, attempt: int, job: Job | None = None) -> bool:
+        """A token ahead of ours is somebody else's; one behind shows that we lost what we knew."""
+        attempts = kept.attempts
+        if attempts.token < attempt and not self._is_over(kept, job):
+            attempts.token, attempts.is_open = attempt, True
+            attempts.starts = attempts.starts or 1
+        return attempts.token == attempt
+
     def _expire(self, kept: Kept, job: Job | None = None) -> bool:
         if self._is_over(kept, job):
             return True
@@ -431,7 +312,7 @@ class FakeProgressLog(MayBeAway):
         kept = self._of_run(job)
         if self._is_over(kept, job):
             return "ended"
-        if attempt is not None and kept.attempts.token != attempt:
+        if attempt is not None and not self._holds_token(kept, attempt, job):
             return "lost"
         present = kept.snapshot or self._new(job)
         if present.stage in (None, Stage.AWAITING_UPLOAD):
@@ -484,160 +365,13 @@ class FakeProgressLog(MayBeAway):
             listener(now.job_id, entry)
 
 
-class FakeProgressFeed(MayBeAway):
-    """The live side: hands a log's entries of the subscribed jobs to `on_entry`."""
-
-    def __init__(self, progress: FakeProgressLog, on_entry: Callable[[UUID, LogEntry], None]) -> None:
-        super().__init__()
-        self.subscribed: set[UUID] = set()
-        self._on_entry = on_entry
-        progress.listeners.append(self._hear)
-
-    def _hear(self, job_id: UUID, entry: LogEntry) -> None:
-        if job_id in self.subscribed and not self.is_away:
-            self._on_entry(job_id, entry)
-
-    async def subscribe(self, job_id: UUID) -> None:
-        self._answer()
-        self.subscribed.add(job_id)
-
-    async def unsubscribe(self, job_id: UUID) -> None:
-        self.subscribed.discard(job_id)
+def _again(job: Job, run: int, deadline_ms: int, deadline_seconds: int) -> Job:
+    times = {"deadline_ms": deadline_ms, "accepted_at_ms": deadline_ms - deadline_seconds * 1000}
+    return job.model_copy(update={"run": run, **times})
 
 
-# --- uploads and queue -------------------------------------------------------------------------
-
-
-class FakeUploadStore(MayBeAway):
-    """`put` plays the client that uses its ticket."""
-
-    part = "s3"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.objects: dict[str, StoredUpload] = {}
-        self.published: dict[str, CleanPhoto] = {}
-        self.publish_gate: asyncio.Event | None = None  # what was put is there, and nobody is told
-        self.looks = 0
-
-    def put(self, key: str, data: bytes, content_type: str = "image/jpeg") -> None:
-        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        self.objects[key] = StoredUpload(f'"{etag}"', len(data), content_type, data[:64])
-
-    async def ticket(
-        self, key: str, content_type: str | None, content_length: int | None, expires_seconds: int
-    ) -> Ticket:
-        self._answer()
-        headers = {"If-None-Match": "*"}
-        if content_type is not None:
-            headers["Content-Type"] = content_type
-        if content_length is not None:
-            headers["Content-Length"] = str(content_length)
-        signature = secrets.token_hex(32)
-        url = f"https://bucket.test/{key}?X-Amz-Expires={expires_seconds}&X-Amz-Signature={signature}"
-        return Ticket(url, headers)
-
-    async def look(self, key: str) -> StoredUpload | None:
-        self._answer()
-        self.looks += 1
-        return self.objects.get(key)
-
-    async def delete(self, key: str) -> None:
-        self._answer()
-        self.objects.pop(key, None)
-        self.published.pop(key, None)
-
-    async def publish_photo(self, key: str, photo: CleanPhoto, cache_seconds: int) -> None:
-        self._answer()
-        self.published[key] = photo
-        if self.publish_gate is not None:
-            await self.publish_gate.wait()
-
-
-class FakePhotoCache:
-    def __init__(self) -> None:
-        self.forgotten: list[str] = []
-
-    async def forget(self, key: str) -> None:
-        self.forgotten.append(key)
-
-
-class FakeDeadLetters(MayBeAway):
-    part = "rabbitmq"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parked: list[Letter] = []
-
-    async def list(self) -> Sequence[Letter]:
-        self._answer()
-        return tuple(self.parked)
-
-    async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
-        self._answer()
-        self.parked = [letter for letter in self.parked if not await act(letter)]
-
-
-class FakeJobQueue(MayBeAway):
-    """`published` keeps every job sent; `known_depth` is what `backlog` tells; `loses_confirms` sends
-    the job and raises all the same, as a timeout does; `on_publish` may break something just then."""
-
-    part = "rabbitmq"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.published: list[Job] = []
-        self.known_depth: int | None = 0
-        self.loses_confirms = False
-        self.on_publish: Callable[[], None] = lambda: None
-        self.delays_seconds: list[int] = []
-        self._waiting: asyncio.Queue[Job] = asyncio.Queue()
-
-    async def publish(self, job: Job) -> None:
-        await asyncio.sleep(0)  # others may run while the broker confirms
-        self._answer()
-        self.published.append(job)
-        self._waiting.put_nowait(job)
-        self.on_publish()
-        if self.loses_confirms:
-            raise Unavailable(self.part, "no confirm in time")
-
-    async def backlog(self) -> Backlog | None:
-        return None if self.is_away or self.known_depth is None else Backlog(self.known_depth)
-
-    @asynccontextmanager
-    async def consuming(
-        self,
-        handle: Handler,
-        handle_obituary: ObituaryHandler,
-        *,
-        concurrency: Callable[[], int],
-        grace_seconds: float,
-    ) -> AsyncIterator[Callable[[], bool]]:
-        """A delay step takes no time here; its length is noted in `delays_seconds`."""
-
-        async def consume() -> None:
-            while True:
-                job = await self._waiting.get()
-                await self._settle(job, await handle(job), handle_obituary)
-
-        consumers = [asyncio.create_task(consume()) for _ in range(concurrency())]
-        try:
-            yield lambda: not self.is_away
-        finally:
-            for consumer in consumers:
-                consumer.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(*consumers)
-
-    async def _settle(self, job: Job, verdict: Verdict, handle_obituary: ObituaryHandler) -> None:
-        match verdict:
-            case Ack():
-                return
-            case DeadLetter(reason):
-                await handle_obituary(Obituary(job.job_id, job, reason))
-            case HandBack():
-                self._waiting.put_nowait(job)
-            case retry:
-                self.delays_seconds.append(retry.delay_seconds)
-                self._waiting.put_nowait(job)
+def _without_place(entry: LogEntry) -> LogEntry:
+    """A place in the queue is told once, not kept."""
+    event = json.loads(entry.data)
+    kept = {name: event[name] for name in event if name not in ("position", "wait_seconds")}
+    return replace(entry, data=json.dumps(kept, ensure_ascii=False, separators=(",", ":")))

@@ -1,0 +1,110 @@
+"""The CDN's copies of photos, on a real nginx and as the fake: one suite for both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from growbin.adapters.photos.photo_cache import CdnPhotoCache
+from growbin.adapters.photos.upload_store import S3UploadStore
+from growbin.errors import Unavailable
+from growbin.job import CleanPhoto
+from growbin.ports import PhotoCache, UploadStore
+from tests.fakes import FakePhotoCache, FakeUploadStore
+
+YEAR_SECONDS = 365 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class Cdn:
+    """A cache, the store behind it, and what a browser is given."""
+
+    cache: PhotoCache
+    store: UploadStore
+    read: Callable[[str], Awaitable[bytes | None]]
+
+    async def publish(self, key: str, data: bytes) -> None:
+        await self.store.publish_photo(key, CleanPhoto(data, "image/jpeg", 4, 3), YEAR_SECONDS)
+
+
+@pytest_asyncio.fixture(params=["fake", "real"])
+async def cdn(request: pytest.FixtureRequest) -> AsyncIterator[Cdn]:
+    if request.param == "fake":
+        cache, origin = FakePhotoCache(), FakeUploadStore()
+
+        async def read_fake(key: str) -> bytes | None:
+            return cache.read(key, origin)
+
+        yield Cdn(cache, origin, read_fake)
+        return
+    parts = request.getfixturevalue("parts")
+    async with (
+        CdnPhotoCache.open(
+            base_url=parts["CDN_BASE_URL"],
+            reader_secret=parts["CDN_READER_SECRET"],
+            distribution_id="",
+            region=parts["AWS_REGION"],
+        ) as real,
+        S3UploadStore.open(
+            bucket=parts["S3_BUCKET_NAME"],
+            region=parts["AWS_REGION"],
+            endpoint_url=parts["S3_ENDPOINT_URL"],
+            access_key_id=parts["AWS_ACCESS_KEY_ID"],
+            secret_access_key=parts["AWS_SECRET_ACCESS_KEY"],
+        ) as store,
+        aiohttp.ClientSession() as browser,
+    ):
+
+        async def read(key: str) -> bytes | None:
+            async with browser.get(f"{parts['CDN_BASE_URL']}/{key}") as answer:
+                return await answer.read() if answer.status == 200 else None
+
+        yield Cdn(real, store, read)
+
+
+@pytest.fixture
+def key() -> str:
+    return f"{uuid4()}.jpg"
+
+
+async def test_deleted_photo_is_served_until_the_cache_forgets_it(cdn: Cdn, key: str) -> None:
+    """Deleting it from the store is not enough; after `forget` nobody is given it."""
+    await cdn.publish(key, b"photo")
+    assert await cdn.read(key) == b"photo"
+    await cdn.store.delete(key)
+    assert await cdn.read(key) == b"photo"
+    for _ in range(2):
+        await cdn.cache.forget(key)
+        assert await cdn.read(key) is None
+
+
+async def test_forgetting_what_lies_in_the_store_brings_what_lies_there_now(cdn: Cdn, key: str) -> None:
+    """A photo that was not deleted is served as it is by now; others are kept as they were."""
+    other = f"{uuid4()}.jpg"
+    for word in (b"first", b"second"):
+        for name in (key, other):
+            await cdn.publish(name, word)
+            assert await cdn.read(name) == b"first"
+    await cdn.cache.forget(key)
+    assert await cdn.read(key) == b"second"
+    assert await cdn.read(other) == b"first"
+
+
+async def test_photo_that_was_never_there_may_be_forgotten(cdn: Cdn, key: str) -> None:
+    """Whoever deletes a job need not know how far it came."""
+    await cdn.cache.forget(key)
+    assert await cdn.read(key) is None
+
+
+async def test_cdn_that_is_away_is_unavailable() -> None:
+    """Then nobody may be told that the photo is gone."""
+    async with CdnPhotoCache.open(
+        base_url="http://127.0.0.1:1", reader_secret="secret", distribution_id="", region="nowhere"
+    ) as cache:
+        with pytest.raises(Unavailable, match="cdn"):
+            await cache.forget("x.jpg")
