@@ -15,6 +15,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from growbin.taxonomy import Category, Condition, Material
+
 Locale = Literal["ko", "en"]
 ContentType = Literal["image/jpeg", "image/png", "image/webp"]
 
@@ -75,65 +77,6 @@ STAGE_PROGRESS: dict[Stage, int] = {
     Stage.CANCELLED: 0,
     Stage.EXPIRED: 0,
 }
-
-
-class Category(StrEnum):
-    """The eight ways of the Korean separate-collection guidance."""
-
-    RECYCLABLE = "recyclable"
-    GENERAL = "general"
-    NON_COMBUSTIBLE = "non_combustible"
-    FOOD = "food"
-    BULKY = "bulky"
-    CONSTRUCTION = "construction"
-    HAZARDOUS = "hazardous"
-    UNCLASSIFIED = "unclassified"
-
-
-class Material(StrEnum):
-    """The twelve recyclable materials."""
-
-    PAPER = "paper"
-    CARTON = "carton"
-    CLEAR_PET = "clear_pet"
-    PLASTICS = "plastics"
-    FILM = "film"
-    FOAM = "foam"
-    GLASS = "glass"
-    METALS = "metals"
-    TEXTILES = "textiles"
-    BATTERIES = "batteries"
-    LAMPS = "lamps"
-    E_WASTE = "e_waste"
-
-
-class Condition(StrEnum):
-    """What is visible on the item and changes the advice."""
-
-    HAS_CONTENTS = "has_contents"
-    SOILED = "soiled"
-    WET = "wet"
-    HAS_LABEL = "has_label"
-    HAS_CAP = "has_cap"
-    MIXED_SEPARABLE = "mixed_separable"
-    MIXED_INSEPARABLE = "mixed_inseparable"
-    BROKEN = "broken"
-    CRUSHED = "crushed"
-    CUT = "cut"
-    HAS_TAPE = "has_tape"
-    HAS_INVOICE = "has_invoice"
-    COATED = "coated"
-    COLOURED = "coloured"
-    PRESSURISED = "pressurised"
-    SHARP = "sharp"
-    FLAMMABLE = "flammable"
-    HAS_BATTERY = "has_battery"
-    HAS_ELECTRICS = "has_electrics"
-    LAMP_FLUORESCENT = "lamp_fluorescent"
-    LAMP_LED = "lamp_led"
-    LAMP_INCANDESCENT = "lamp_incandescent"
-    SEVERAL_ITEMS = "several_items"
-    NOT_IDENTIFIABLE = "not_identifiable"
 
 
 class Noun(BaseModel):
@@ -444,36 +387,6 @@ class JobState:
     def is_erased(self) -> bool:
         """Only a tombstone is left."""
         return self.entry.event == "deleted"
-
-
-# --- verdicts ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """The delivery is finished."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Bring the job again after one of the delay steps."""
-
-    delay_seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Park the delivery for people; its obituary ends the job if nothing else did."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class HandBack:
-    """Give the untouched delivery back at shutdown."""
-
-
-Verdict = Ack | Retry | DeadLetter | HandBack
 
 
 def rfc3339(milliseconds: int) -> str:

@@ -27,7 +27,6 @@ from growbin.job import (
     StoredUpload,
     Ticket,
     Upload,
-    Verdict,
 )
 
 
@@ -221,6 +220,33 @@ class RedriveProgress(JobStates, Protocol):
 
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
         """Begin a new run of a failed job and return its event. Raises Rejected(not_failed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The delivery is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Bring the job again after one of the delay steps."""
+
+    delay_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Park the delivery for people; its obituary ends the job if nothing else did."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """Give the untouched delivery back at shutdown."""
+
+
+Verdict = Ack | Retry | DeadLetter | HandBack
 
 
 # How long a job waits before its second start, its third, and so on: the queue has a step for each.

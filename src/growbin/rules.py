@@ -21,18 +21,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from growbin.job import (
-    Advice,
-    AdvisedItem,
-    Analysis,
-    Category,
-    Condition,
-    Finding,
-    Locale,
-    Material,
-    Noun,
-    RuleReference,
-)
+from growbin.job import Advice, AdvisedItem, Analysis, Finding, Locale, Noun, RuleReference
+from growbin.taxonomy import Category, Condition, Material
 
 STEP_LIMITS: dict[Locale, int] = {"ko": 60, "en": 90}  # characters: one line or two on a phone
 

@@ -41,7 +41,6 @@ from growbin.gateway.context import Gateway
 from growbin.gateway.hub import Hub
 from growbin.gateway.stream_slots import SLOTS
 from growbin.job import (
-    Ack,
     CleanPhoto,
     ContentType,
     Failure,
@@ -49,12 +48,11 @@ from growbin.job import (
     Job,
     Locale,
     ModelAnswer,
-    Retry,
     Stage,
     Upload,
     Usage,
 )
-from growbin.ports import Obituary, Started
+from growbin.ports import Ack, Obituary, Retry, Started
 from tests.fakes import FakeDeadLetters, FakeJobQueue, FakePhotoCache, FakeUploadStore
 from tests.unit.gateway_node import JPEG, LIMITS
 

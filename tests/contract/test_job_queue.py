@@ -28,8 +28,8 @@ from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
 from growbin.adapters.rabbitmq.topology import Arguments, Topology
 from growbin.errors import Unavailable
-from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
-from growbin.ports import Handler, Obituary
+from growbin.job import Job
+from growbin.ports import Ack, DeadLetter, HandBack, Handler, Obituary, Retry, Verdict
 
 
 def job() -> Job:

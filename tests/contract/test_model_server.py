@@ -22,7 +22,8 @@ from PIL import Image
 from growbin.embedded_model.build import ensure_model
 from growbin.embedded_model.classifier import Classifier
 from growbin.embedded_model.server import BODY_MAX_BYTES, EXCUSES, MODEL_ID, build_app
-from growbin.job import Analysis, Category, Condition, Finding
+from growbin.job import Analysis, Finding
+from growbin.taxonomy import Category, Condition
 
 KEY = "local-key"
 COFFEE_CUP = (Path(__file__).parents[2] / "examples" / "coffee-cup.jpg").read_bytes()

@@ -486,6 +486,22 @@ async def test_holder_tells_its_token_to_a_log_that_lost_everything(progress: Pr
     assert await progress.announce(job, start.attempt, Stage.ADVISING) == "lost"
 
 
+async def test_redrive_that_was_lost_with_the_log_is_told_by_its_delivery(progress: ProgressLog) -> None:
+    """The stored end is an older run's: the new one is shown as it goes, and can be cancelled."""
+    record = upload()
+    job = job_of(record)
+    start = await begun(progress, job)
+    await progress.finish(job, start.attempt, FAILURE)
+    await progress.release(job, start.attempt)
+    await lose_log(progress, job)
+    await begun(progress, job_of(record, run=2))
+    await progress.queue_job(job_of(record, run=2))
+    state = await progress.state(job.job_id)
+    assert state is not None
+    assert (state.run, json.loads(state.entry.data)["stage"]) == (2, "queued")
+    assert await progress.cancel(job.job_id)
+
+
 async def test_result_outlives_the_log(progress: ProgressLog) -> None:
     """When log and snapshot have gone, the result still tells the end, and its id still means "seen"."""
     job = job_of(upload())

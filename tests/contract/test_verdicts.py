@@ -19,8 +19,8 @@ from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
 from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
-from growbin.job import Ack, DeadLetter, HandBack, Job, Retry, Verdict
-from growbin.ports import DeadLetters, Handler, JobQueue, Obituary
+from growbin.job import Job
+from growbin.ports import Ack, DeadLetter, DeadLetters, HandBack, Handler, JobQueue, Obituary, Retry, Verdict
 from tests.contract.jobs import job_of, upload
 from tests.fakes import FakeJobQueue
 

@@ -11,8 +11,18 @@ from uuid import UUID
 
 from growbin.adapters.rabbitmq.job_event import encode_event
 from growbin.errors import Unavailable
-from growbin.job import Ack, Backlog, DeadLetter, HandBack, Job, Retry, Verdict
-from growbin.ports import Handler, Letter, Obituary, ObituaryHandler
+from growbin.job import Backlog, Job
+from growbin.ports import (
+    Ack,
+    DeadLetter,
+    HandBack,
+    Handler,
+    Letter,
+    Obituary,
+    ObituaryHandler,
+    Retry,
+    Verdict,
+)
 from tests.fakes.absence import MayBeAway
 from tests.fakes.letters import FakeDeadLetters
 

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from growbin.errors import Rejected
-from growbin.job import (
-    ContentType,
-    Upload,
-)
+from growbin.job import ContentType, Upload
 from tests.fakes.absence import MayBeAway
 from tests.fakes.clock import Clock
 

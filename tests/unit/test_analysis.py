@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from growbin.analysis import parse_answer
 from growbin.errors import JobFailed
-from growbin.job import Analysis, Category, Condition, Material, ModelAnswer, Usage
+from growbin.job import Analysis, ModelAnswer, Usage
+from growbin.taxonomy import Category, Condition, Material
 
 
 def finding(**changes: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from aiohttp import web
 from growbin.adapters.model.analyst import OpenAIAnalyst, strict_schema
 from growbin.analysis import parse_answer
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
-from growbin.job import Analysis, Category, CleanPhoto, Condition, Locale, Material, Usage
+from growbin.job import Analysis, CleanPhoto, Locale, Usage
+from growbin.taxonomy import Category, Condition, Material
 from tests.loopback import Handler, served
 
 KEY = "sk-CANARY"

@@ -17,7 +17,8 @@ from growbin.adapters.model.analyst import MOST_ANSWER_TOKENS, MOST_REASONING_TO
 from growbin.analysis import parse_answer
 from growbin.capabilities import Effort, EffortRefused, capabilities_of
 from growbin.errors import JobFailed
-from growbin.job import CleanPhoto, Material, ModelAnswer, Usage
+from growbin.job import CleanPhoto, ModelAnswer, Usage
+from growbin.taxonomy import Material
 from tests.model_personalities import (
     ANSWER_TOKENS,
     GPT_4O,

@@ -20,7 +20,7 @@ from growbin.embedded_model.classifier import (
     prepare,
     sightings,
 )
-from growbin.job import Category, Material
+from growbin.taxonomy import Category, Material
 
 COFFEE_CUP = Path(__file__).parents[2] / "examples" / "coffee-cup.jpg"
 LABELS = household_labels()

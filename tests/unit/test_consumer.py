@@ -17,21 +17,8 @@ from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.errors import JobFailed, Throttled, Unavailable
-from growbin.job import (
-    Ack,
-    CleanPhoto,
-    ContentType,
-    DeadLetter,
-    FetchedPhoto,
-    HandBack,
-    Job,
-    Locale,
-    LogEntry,
-    ModelAnswer,
-    Retry,
-    Usage,
-)
-from growbin.ports import Obituary, Started
+from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job, Locale, LogEntry, ModelAnswer, Usage
+from growbin.ports import Ack, DeadLetter, HandBack, Obituary, Retry, Started
 from tests.fakes import Clock, FakeProgressLog, FakeUploadStore
 
 PHOTO = FetchedPhoto(b"photo", "cdn", "miss")

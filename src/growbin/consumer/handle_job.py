@@ -15,7 +15,8 @@ from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled, lease_of
 from growbin.consumer.pacing import Closing
 from growbin.consumer.paid_call import ask_model
 from growbin.errors import JobFailed, Unavailable
-from growbin.job import EXPIRY_MARGIN_SECONDS, Ack, DeadLetter, HandBack, Job, Retry, Stage, Verdict
+from growbin.job import EXPIRY_MARGIN_SECONDS, Job, Stage
+from growbin.ports import Ack, DeadLetter, HandBack, Retry, Verdict
 from growbin.rules import advise_all
 
 log = structlog.get_logger()

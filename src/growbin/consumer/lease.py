@@ -11,9 +11,9 @@ import structlog
 from growbin.consumer.context import Consumer
 from growbin.consumer.pacing import Closing
 from growbin.errors import Unavailable
-from growbin.job import Ack, Job, Retry, Verdict
+from growbin.job import Job
 from growbin.messages import failure
-from growbin.ports import Held, Started
+from growbin.ports import Ack, Held, Retry, Started, Verdict
 
 log = structlog.get_logger()
 

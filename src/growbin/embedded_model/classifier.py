@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growbin.embedded_model.build import SIDE_PIXELS
-from growbin.job import Category, Condition, Locale, Material, Noun
+from growbin.job import Locale, Noun
+from growbin.taxonomy import Category, Condition, Material
 
 if TYPE_CHECKING:
     import numpy

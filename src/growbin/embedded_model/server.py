@@ -31,7 +31,8 @@ from aiohttp.typedefs import Handler
 
 from growbin.embedded_model.build import ModelBuildFailed, ensure_model
 from growbin.embedded_model.classifier import Classifier, Sighting, UnreadablePhoto
-from growbin.job import Analysis, Category, Condition, Finding, Locale
+from growbin.job import Analysis, Finding, Locale
+from growbin.taxonomy import Category, Condition
 
 log = structlog.get_logger()
 

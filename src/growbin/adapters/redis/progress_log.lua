@@ -96,6 +96,7 @@ local result = load_end()
 -- tail: the stored run is history.
 if p.run and result and result.run and result.run < p.run and result.stage ~= 'deleted' then
   result = nil
+  redis.call('DEL', RESULT)
 end
 if p.run and snapshot and snapshot.run < p.run then
   snapshot = nil
