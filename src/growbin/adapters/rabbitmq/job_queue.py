@@ -161,11 +161,11 @@ class RabbitJobQueue:
         path = f"queues/{quote(vhost, safe='')}/{self._topology.name}"
         try:
             queue = await ask_management(management_url, path, MANAGEMENT_TIMEOUT_SECONDS)
-        except Unavailable as error:
-            log.warning("backlog_unknown", reason=error.reason)
+            rate = queue.get("message_stats", {}).get("ack_details", {}).get("rate")
+            return Backlog(int(queue.get("messages_ready", 0)), float(rate) if rate else None)
+        except (Unavailable, ValueError) as error:
+            log.warning("backlog_unknown", reason=str(error))
             return None
-        rate = queue.get("message_stats", {}).get("ack_details", {}).get("rate")
-        return Backlog(int(queue.get("messages_ready", 0)), float(rate) if rate else None)
 
     # --- consuming
 
