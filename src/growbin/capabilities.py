@@ -16,7 +16,7 @@ class EffortRefused(Exception):
     """The model does not accept the reasoning effort; the text names what it accepts."""
 
 
-class Capabilities(Noun):
+class Capabilities(Noun, extra="forbid"):
     """`efforts` has the least first; it is empty for a model that does not reason, None when not known."""
 
     names: tuple[str, ...]
@@ -44,15 +44,15 @@ class Capabilities(Noun):
 
 
 def capabilities_of(model: str) -> Capabilities:
-    """The row with the longest name that `model` is or begins with."""
+    """The row with the longest name that fits `model`; the one for unknown models where none does."""
     # `openai/gpt-4o` and `ft:gpt-4o-2024-08-06:org::id` accept what gpt-4o does.
     name = model.rpartition("/")[2].removeprefix("ft:")
     fitting = [
         (len(known), row)
         for row in _catalogue().models
         for known in row.names
-        # gpt-5 is the beginning of gpt-5-mini, but neither of gpt-5.4 nor of gpt-50.
-        if re.match(rf"{re.escape(known)}(?![\w.])", name)
+        # gpt-5-mini and dated snapshots are a gpt-5; gpt-5.4, gpt-5-chat-latest and gpt-50 are not.
+        if re.fullmatch(rf"{re.escape(known)}(-mini|-nano)?(-\d[\d-]*)?(:.*)?", name)
     ]
     return max(fitting, key=lambda fit: fit[0])[1] if fitting else _catalogue().unknown
 
@@ -60,7 +60,7 @@ def capabilities_of(model: str) -> Capabilities:
 # --- the shape of data/models.json; anything unknown in it is an error ---------------------------
 
 
-class _Catalogue(Noun):
+class _Catalogue(Noun, extra="forbid"):
     models: tuple[Capabilities, ...]
     unknown: Capabilities
 

@@ -141,7 +141,7 @@ class Job(Noun):
     """The job event: the `data` of the CloudEvent that is the RabbitMQ body. Holds no URL to read."""
 
     job_id: UUID
-    run: int = Field(default=1, ge=1, lt=2**31)
+    run: int = Field(default=1, ge=1, lt=10**9)
     key: UploadKey
     etag: ETag
     length: int = Field(gt=0)
@@ -382,6 +382,7 @@ class JobState:
     owner: str
     image_url: str
     left_seconds: float
+    is_readable: bool = True  # False: it has ended, and how cannot be told
 
     @property
     def is_erased(self) -> bool:

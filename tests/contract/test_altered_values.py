@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -236,9 +237,85 @@ async def test_end_that_cannot_be_read_is_an_end_and_is_left_alone(world: World,
     await _answer(world.redis.set(keys.result(job.job_id), text))
     calls = world.outside.calls["all"]
     assert await _delivered(world, encode_event(job)) == "acknowledged"
-    assert await world.progress.state(job.job_id) is None
+    state = await world.progress.state(job.job_id)
+    assert state is not None
+    assert (state.entry.event, state.is_readable) == ("failed", False)
     assert await _answer(world.redis.get(keys.result(job.job_id))) == text
+    assert job.public_key in world.uploads.published  # it may have been done: nobody takes its photo back
     assert world.outside.calls["all"] == calls
+
+
+async def test_end_of_which_only_the_owner_can_be_read_is_told_and_can_be_deleted(world: World) -> None:
+    """When the record has gone, its client still hears an end, and DELETE works."""
+    caller, owner = await _newcomer(world)
+    job, _ = await _made(world, owner, "done")
+    await world.records.erase(job.job_id)
+    await _answer(world.redis.set(keys.result(job.job_id), json.dumps({"owner": owner, "stage": "done"})))
+    await _answer(world.redis.delete(keys.progress(job.job_id), keys.events(job.job_id)))
+    path = f"/api/v1/waste/jobs/{job.job_id}"
+    async with world.client.get(path, headers=caller.headers) as answer:
+        assert (await answer.json())["failure"]["code"] == "internal"
+    async with world.client.get(f"{path}/events", headers=caller.headers) as stream:
+        assert "event: failed" in await stream.text()
+    assert await caller.delete(path) == 204
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '"x":1e999',
+        '"x":' + "[" * 900 + "]" * 900,
+        '"x":[]',
+        '"epoch":"ZZ yy"',
+        '"owner":"é"',
+        '"run":1e300',
+    ],
+)
+@pytest.mark.parametrize("what", ["snapshot", "record"])
+async def test_value_that_one_side_reads_and_the_other_cannot_write_holds_nothing_up(
+    world: World, what: What, odd: str
+) -> None:
+    """Numbers, depths and texts that JSON, Lua and Python see differently: every call answers, the message is
+    settled, and the job can be deleted."""
+    caller, owner = await _newcomer(world)
+    job, _ = await _made(world, owner, "begun" if what == "snapshot" else "awaiting")
+    redis, key = (
+        (world.redis, keys.progress(job.job_id))
+        if what == "snapshot"
+        else (world.jobs, keys.record(job.job_id))
+    )
+    text = await _answer(redis.get(key))
+    await _answer(redis.set(key, f"{text[:-1]},{odd}}}", keepttl=True))
+    path = f"/api/v1/waste/jobs/{job.job_id}"
+    await caller.get(path)
+    await caller.get("/api/v1/waste/jobs")
+    await caller.post(f"/upload-complete/{job.job_id}")
+    assert await _delivered(world, encode_event(job)) == "acknowledged"
+    await caller.post(f"{path}/cancel")
+    assert await caller.delete(path) == 204
+
+
+@pytest.mark.parametrize("name", [keys.progress, keys.result, keys.events])
+async def test_key_of_another_type_holds_nothing_up(world: World, name: Callable[[UUID], str]) -> None:
+    """Somebody else's hash under a key of ours counts as a value that cannot be read."""
+    caller, owner = await _newcomer(world)
+    job, _ = await _made(world, owner, "begun")
+    await _answer(world.redis.delete(name(job.job_id)))
+    await _answer(world.redis.hset(name(job.job_id), "a", "b"))
+    await caller.get(f"/api/v1/waste/jobs/{job.job_id}")
+    assert await _delivered(world, encode_event(job)) == "acknowledged"
+    assert await caller.delete(f"/api/v1/waste/jobs/{job.job_id}") == 204
+
+
+@pytest.mark.parametrize("suffix", ["", ".jpg", ".png", ".webp"])
+async def test_deletion_reaches_the_photo_under_every_shape_of_key(world: World, suffix: str) -> None:
+    """The raw photo goes, whichever version gave it its key."""
+    caller, owner = await _newcomer(world)
+    job, _ = await _made(world, owner, "queued")
+    raw = f"incoming/{job.job_id}{suffix}"
+    world.uploads.put(raw, JPEG)
+    assert await caller.delete(f"/api/v1/waste/jobs/{job.job_id}") == 204
+    assert await world.uploads.look(raw) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"stage":"fetching"}', '{"stage":7,"run":"x"}'])
@@ -432,7 +509,24 @@ def _altered(choice: random.Random, text: str) -> bytes:
 
 def _anything(choice: random.Random) -> Any:
     return choice.choice(
-        [None, True, 0, -7, 0.5, "", "x", "\ud800", "a\x00b", "ㅁ" * 600, [], [1], {}, {"text": "x"}, [{}]]
+        [
+            *(
+                None,
+                True,
+                0,
+                -7,
+                0.5,
+                math.inf,
+                math.nan,
+                12345678901234567,
+                "",
+                "x",
+                "é",
+                "\ud800",
+                "a\x00b",
+            ),
+            *("ㅁ" * 600, [], [1], {}, {"text": "x"}, [{}], json.loads("[" * 300 + "]" * 300)),
+        ]
     )
 
 

@@ -67,7 +67,8 @@ def many_photos(folder: Path, count: int) -> list[Path]:
 
 
 class Relay:
-    """Stands between the terminal and the gateway: sees the session's token, and may cut streams."""
+    """Stands between the terminal and the gateway: sees the session's token, and may cut streams, with a
+    notice as the last thing said."""
 
     def __init__(self, upstream: str, cut_after_events: int | None = None) -> None:
         self._upstream = upstream
@@ -94,7 +95,7 @@ class Relay:
                 if line.startswith(b"data:") and len(self.last_ids) == 1 and self._cut_after_events:
                     self._cut_after_events -= 1
                     if not self._cut_after_events:
-                        await stream.write(b"\n")
+                        await stream.write(b'\n\nevent: notice\ndata: {"part": "model"}\n\n')
                         break
             return stream
 
@@ -202,7 +203,8 @@ def read_terminal(descriptor: int) -> bytes:
 
 
 async def test_broken_stream_goes_on_where_it_was(system: System) -> None:
-    """A stream that is cut is taken up with its last id: no stage twice, none lost."""
+    """A stream that is cut is taken up with its last id: no stage twice, none lost. A notice, which has no
+    id and tells of no stage, changes nothing of it."""
     relay = Relay(system.base_url, cut_after_events=2)
     async with relay.serving() as server:
         ended = await analyze(server, COFFEE_CUP, "--locale", "en")

@@ -73,6 +73,9 @@ async def ask(server: PersonalityServer, effort: Effort | None = None, model: st
         ("ft:gpt-4o-2024-08-06:org::id", ()),
         ("gpt-4.1-nano", ()),
         ("gpt-5.4", None),
+        ("gpt-5-chat-latest", None),  # refuses what gpt-5 accepts
+        ("gpt-5.1-chat-latest", None),
+        ("gpt-5-codex", None),
         ("gpt-50", None),
         ("gpt-4", None),
         ("o3000", None),

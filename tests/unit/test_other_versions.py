@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from growbin.adapters.rabbitmq.job_event import BadEvent, decode_event, encode_event
-from growbin.adapters.redis.progress_log import parse_entry, parse_kept_answer
+from growbin.adapters.redis.stored_values import parse_entry, read_answer
 from growbin.analysis import parse_answer
 from growbin.errors import JobFailed
 from growbin.job import Job, LogEntry, ModelAnswer, Result, Upload, Usage
@@ -100,6 +100,14 @@ def test_record_with_unknown_fields_is_read() -> None:
     assert Upload.model_validate(newer) == record.model_copy(update={"declared_type": "image/heic"})
 
 
+def test_null_is_as_good_as_a_missing_field() -> None:
+    """Another version may write what it does not know as null."""
+    whole = json.loads(encode_event(JOB))
+    whole["data"] |= {"content_type": None, "locale": None, "run": None}
+    job = decode_event(json.dumps(whole).encode())
+    assert (job.content_type, job.locale, job.run) == ("image/jpeg", "ko", 1)
+
+
 def test_record_that_was_published_without_its_stamps_is_none() -> None:
     """From a record that says published, the job event can always be made again."""
     with pytest.raises(ValueError, match="not stamped"):
@@ -116,16 +124,24 @@ def test_record_that_was_published_without_its_stamps_is_none() -> None:
 
 def test_kept_answer_of_another_version_is_used() -> None:
     """It was paid for: unknown fields are ignored, missing ones have defaults."""
-    assert parse_kept_answer('{"text":"{}","usage":{"reasoning_tokens":7},"finish":"stop"}') == ModelAnswer(
+    assert read_answer('{"text":"{}","usage":{"reasoning_tokens":7},"finish":"stop"}') == ModelAnswer(
         text="{}", usage=Usage()
     )
 
 
-@pytest.mark.parametrize("text", ["", "null", "{}", '{"text":null}', '{"text":"{}","usage":7}', "\x00"])
+@pytest.mark.parametrize(
+    "odd", ['"usage":null', '"usage":7', '"model":null', '"usage":{"input_tokens":null}', '"analyse_ms":1.5']
+)
+def test_text_of_a_kept_answer_is_used_whatever_is_odd_beside_it(odd: str) -> None:
+    """It was paid for."""
+    assert read_answer(f'{{"text":"{{}}",{odd}}}').text == "{}"
+
+
+@pytest.mark.parametrize("text", ["", "null", "{}", '{"text":null}', '{"text":7}', "\x00"])
 def test_kept_answer_that_cannot_be_read_fails_the_job_and_is_not_paid_again(text: str) -> None:
     """It becomes an answer without sense, never no answer."""
     with pytest.raises(JobFailed, match="model_answer_invalid"):
-        parse_answer(parse_kept_answer(text))
+        parse_answer(read_answer(text))
 
 
 @pytest.mark.parametrize("ask_back", [None, "Closer, please.", {"reason": "far", "text": "Closer, please."}])

@@ -48,6 +48,9 @@ def table(outcomes: Iterable[Outcome]) -> str:
             rows.append((name, "-", "-", clean((outcome.failure or {})["detail"])))
             continue
         items = outcome.result["items"]
+        if not items:
+            rows.append((name, "-", "-", "-"))
+            notes[len(rows) - 1] = []
         for item, following in zip_longest(items, items[1:]):
             rows.append((name, clean(item["name"]), f"{item['confidence']:4.0%}", clean(item["bin"])))
             name = ""

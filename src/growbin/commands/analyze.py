@@ -197,7 +197,11 @@ class Service:
                     async with self._http.get(url, headers=headers, timeout=timeout) as answer:
                         await _check(answer)
                         async for event_id, name, event in _events(answer.content):
-                            headers["Last-Event-ID"], heard_at = event_id, time.monotonic()
+                            heard_at = time.monotonic()
+                            if event_id:
+                                headers["Last-Event-ID"] = event_id
+                            if "progress" not in event:  # a notice, say: not of this job's story
+                                continue
                             show(event)
                             if name in TERMINAL_STAGES:
                                 return event

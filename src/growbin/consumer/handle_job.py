@@ -95,5 +95,7 @@ async def withdraw_if_unwanted(job: Job, consumer: Consumer) -> None:
     """Remove the public copy of a job that ended without a result, here or elsewhere."""
     with suppress(Unavailable):
         state = await consumer.progress.state(job.job_id)
-        if state is None or state.entry.event in ("failed", "cancelled", "expired", "deleted"):
+        if state is None or (
+            state.is_readable and state.entry.event in ("failed", "cancelled", "expired", "deleted")
+        ):
             await consumer.uploads.delete(job.public_key)

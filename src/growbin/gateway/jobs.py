@@ -111,14 +111,19 @@ async def delete_job(request: web.Request) -> web.Response:
     # First the tombstone, so that no consumer brings anything back; then whatever may lie anywhere.
     # Each step may be repeated: should one fail, the client hears 503 and asks again.
     await gateway.progress.erase(job.job_id, job.session.owner)
-    for extension in EXTENSIONS.values():
-        for key in (f"incoming/{job.job_id}.{extension}", f"{job.job_id}.{extension}"):
-            await gateway.uploads.delete(key)
-            await gateway.photo_cache.forget(key)
+    for key in _keys_of(job.job_id):
+        await gateway.uploads.delete(key)
+        await gateway.photo_cache.forget(key)
     await gateway.letters.walk(_is_of(job.job_id))
     await gateway.records.erase(job.job_id)
     log.info("job_deleted")
     return web.Response(status=204)
+
+
+def _keys_of(job_id: UUID) -> list[str]:
+    """Wherever its photo may lie, under keys of either shape: as it came, and the public copy."""
+    names = [f"{job_id}.{extension}" for extension in EXTENSIONS.values()]
+    return [f"incoming/{job_id}", *(f"incoming/{name}" for name in names), *names]
 
 
 def _is_of(job_id: UUID) -> Callable[[Letter], Awaitable[bool]]:

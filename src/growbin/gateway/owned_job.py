@@ -45,7 +45,7 @@ async def find_job(request: web.Request, *, even_erased: bool = False) -> KnownJ
     upload = await gateway.records.get(job_id)
     state = await gateway.progress.state(job_id)
     owner = upload.owner if upload else state.owner if state else ""
-    if not hmac.compare_digest(owner, session.owner):
+    if not hmac.compare_digest(owner.encode(), session.owner.encode()):
         raise not_found()
     if state and state.is_erased:
         if not even_erased:

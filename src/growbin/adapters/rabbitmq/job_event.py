@@ -57,8 +57,9 @@ def decode_event(body: bytes) -> Job:
     if not isinstance(data, dict) or event.get("type") != EVENT_TYPE:
         raise BadEvent("not an upload-completed event of version 1", job_id)
     try:
-        # From JSON, pydantic refuses half characters, which no later step could encode.
-        return Job.model_validate_json(json.dumps(data))
+        # A null is as good as nothing. From JSON, pydantic refuses half characters, which nobody can encode.
+        given = {name: value for name, value in data.items() if value is not None}
+        return Job.model_validate_json(json.dumps(given))
     except ValidationError as error:
         fields = ", ".join(str(problem["loc"]) for problem in error.errors())
         raise BadEvent(f"bad fields: {fields}", job_id) from error

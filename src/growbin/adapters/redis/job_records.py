@@ -8,16 +8,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 from uuid import UUID
 
-import structlog
-from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import ask, open_redis
+from growbin.adapters.redis.stored_values import read_record
 from growbin.errors import Rejected, Unavailable
 from growbin.job import RECENT_JOBS, SESSION_SECONDS, ContentType, Upload
-
-log = structlog.get_logger()
 
 # Stamps times from the server's clock, so that gateways with skewed clocks agree.
 CREATE = """
@@ -43,14 +40,15 @@ ACCEPT = """
 local text = redis.call('GET', KEYS[1])
 local is_json, record = pcall(cjson.decode, text)
 if not is_json or type(record) ~= 'table' then return '' end
-if record.published then return text end
+if record.published == true then return text end
 local clock = redis.call('TIME')
 record.accepted_at_ms = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 record.deadline_ms = record.accepted_at_ms + tonumber(ARGV[4])
 record.etag = ARGV[1]
 record.length = tonumber(ARGV[2])
 record.content_type = ARGV[3]
-text = cjson.encode(record)
+local is_written, text = pcall(cjson.encode, record)
+if not is_written then return '' end
 redis.call('SET', KEYS[1], text, 'KEEPTTL')
 return text
 """
@@ -59,7 +57,8 @@ MARK_PUBLISHED = """
 local is_json, record = pcall(cjson.decode, redis.call('GET', KEYS[1]))
 if not is_json or type(record) ~= 'table' then return end
 record.published = true
-redis.call('SET', KEYS[1], cjson.encode(record), 'KEEPTTL')
+local is_written, text = pcall(cjson.encode, record)
+if is_written then redis.call('SET', KEYS[1], text, 'KEEPTTL') end
 """
 
 # A job keeps its place: to a stream that is open, whatever stands before what it knows is new.
@@ -151,13 +150,13 @@ class RedisJobRecords:
         )
 
     async def get(self, job_id: UUID) -> Upload | None:
-        return _readable(job_id, await ask(self._jobs.get(keys.record(job_id))))
+        return read_record(job_id, await ask(self._jobs.get(keys.record(job_id))))
 
     async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
         text = await ask(
             self._accept(keys=[keys.record(job_id)], args=[etag, length, content_type, self._deadline_ms])
         )
-        return _readable(job_id, text)
+        return read_record(job_id, text)
 
     async def mark_published(self, job_id: UUID) -> None:
         await ask(self._mark_published(keys=[keys.record(job_id)]))
@@ -168,18 +167,6 @@ class RedisJobRecords:
     async def recent(self, owner: str, limit: int) -> Sequence[UUID]:
         found = await ask(self._sessions.lrange(keys.session_jobs(owner), 0, limit - 1))
         return [UUID(job_id) for job_id in found if _is_id(job_id)]
-
-
-def _readable(job_id: UUID, text: str | None) -> Upload | None:
-    """The record, also as another version wrote it; what cannot be read is as if it had gone."""
-    if not text:
-        return None
-    try:
-        upload = Upload.model_validate_json(text)
-    except ValidationError as error:
-        log.warning("record_unreadable", job_id=str(job_id), problems=error.error_count())
-        return None
-    return upload if upload.job_id == job_id else None
 
 
 def _is_id(text: str) -> bool:

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import CONNECT_TIMEOUT_SECONDS, ask, open_redis
-from growbin.adapters.redis.progress_log import parse_entry
+from growbin.adapters.redis.stored_values import parse_entry
 from growbin.errors import Unavailable
 from growbin.job import LogEntry
 

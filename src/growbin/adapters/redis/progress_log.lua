@@ -58,15 +58,26 @@ local function decoded(text)
   return is_json and type(value) == 'table' and value or {}
 end
 
--- The snapshot, also as another version wrote it: fields we do not know are kept, missing new ones get a
--- default. One without what our rules need counts as lost: a new history begins, and clients get `reset`.
+local function fits(value, pattern, longest)
+  return type(value) == 'string' and #value <= longest and string.find(value, pattern) ~= nil
+end
+
+-- The snapshot, also as another version wrote it: missing new fields get a default, and of fields we do not
+-- know those are kept that come out of here as they went in (texts, truths, small whole numbers).
+-- One without what our rules need counts as lost: a new history begins, and clients get `reset`.
 local function load_snapshot()
-  local s = decoded(redis.call('GET', PROGRESS))
-  local is_readable = (RANK[s.stage] or ENDS[s.stage]) and type(s.id) == 'string'
-    and string.find(s.id, '^%x+%.%d+%.%w+$') and type(s.epoch) == 'string' and type(s.owner) == 'string'
+  local s = decoded(redis.pcall('GET', PROGRESS))
+  local is_readable = (RANK[s.stage] or ENDS[s.stage]) and fits(s.id, '^[0-9a-f]+%.%d+%.[0-9a-z]+$', 64)
+    and fits(s.epoch, '^[0-9a-f]+$', 32) and fits(s.owner, '^[0-9a-f]+$', 64) and #s.owner == 64
     and is_whole(s.seq, 1, MOST) and is_whole(s.run, 1, MOST) and is_whole(s.deadline_ms, 0, LAST_MS)
   if not is_readable then
     return nil
+  end
+  for name, value in pairs(s) do
+    if type(value) ~= 'string' and type(value) ~= 'boolean' and name ~= 'deadline_ms'
+      and not is_whole(value, -MOST, MOST) then
+      s[name] = nil
+    end
   end
   s.job_id = p.job_id
   s.attempt = is_whole(s.attempt, 1, MOST) and s.attempt or 1
@@ -81,7 +92,7 @@ end
 -- An end that cannot be read is an end all the same: nothing follows it, and nothing is written over what a
 -- newer version may be able to read.
 local function load_end()
-  local text = redis.call('GET', RESULT)
+  local text = redis.pcall('GET', RESULT)
   if not text then
     return nil
   end
@@ -144,7 +155,10 @@ local function write(stage, message, percent, attempt, nonce, tail)
     .. ',"updated_at":"' .. snapshot.updated_at .. '"' .. (tail and ',' .. tail or '') .. '}'
   local ends = RANK[stage] == nil
   local entry = snapshot.id .. ' ' .. (ends and stage or 'progress') .. ' ' .. data
-  redis.call('RPUSH', EVENTS, entry)
+  if type(redis.pcall('RPUSH', EVENTS, entry)) == 'table' then -- it is no list
+    redis.call('DEL', EVENTS)
+    redis.call('RPUSH', EVENTS, entry)
+  end
   redis.call('SET', PROGRESS, cjson.encode(snapshot))
   if ends then
     redis.call('SET', RESULT, '{"id":"' .. snapshot.id .. '","stage":"' .. stage .. '","run":' .. whole(snapshot.run)
@@ -360,15 +374,22 @@ function operations.read()
   local known = '1'
   if p.after_id then
     local seq = tonumber(string.match(p.after_id, '^[^.]+%.(%d+)%.') or 0)
-    local entry = seq > 0 and redis.call('LINDEX', EVENTS, seq - 1)
-    if entry and string.sub(entry, 1, #p.after_id + 1) == p.after_id .. ' ' then
+    local entry = seq > 0 and redis.pcall('LINDEX', EVENTS, seq - 1)
+    if type(entry) == 'string' and string.sub(entry, 1, #p.after_id + 1) == p.after_id .. ' ' then
       first = seq
     else
       known = '0'
     end
   end
-  local entries = p.with_log and redis.call('LRANGE', EVENTS, first, -1) or redis.call('LRANGE', EVENTS, -1, -1)
-  return { snapshot and cjson.encode(snapshot) or '', redis.call('GET', RESULT), known, whole(now_ms), entries }
+  local entries = redis.pcall('LRANGE', EVENTS, p.with_log and first or -1, -1)
+  local ended = redis.pcall('GET', RESULT)
+  return {
+    snapshot and cjson.encode(snapshot) or '',
+    type(ended) == 'table' and '' or ended, -- no text, but an end
+    known,
+    whole(now_ms),
+    entries.err and {} or entries,
+  }
 end
 
 return operations[ARGV[1]]()

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 from uuid import UUID
 
-import structlog
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
-from pydantic_core import from_json
 from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import ask, open_redis
+from growbin.adapters.redis.stored_values import parse_entry, read_answer, read_end, read_snapshot
 from growbin.errors import Rejected
 from growbin.job import (
-    ENTRY_ID,
     STAGE_PROGRESS,
     TERMINAL_STAGES,
     Backlog,
@@ -34,12 +30,9 @@ from growbin.job import (
     Result,
     Stage,
     Upload,
-    Usage,
 )
 from growbin.messages import failure, stage_message
 from growbin.ports import Beginning, Held, History, Started
-
-log = structlog.get_logger()
 
 # One death with many jobs in hand tells nothing about any of them; two do. From then on a job runs
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
@@ -50,26 +43,6 @@ LOCALES: tuple[Locale, ...] = ("ko", "en")
 
 def _in_each_locale(stage: Stage) -> dict[str, str]:
     return {locale: stage_message(stage, locale) for locale in LOCALES}
-
-
-_EVENTS = "|".join(["progress", *sorted(TERMINAL_STAGES)])
-_ENTRY = re.compile(rf"({ENTRY_ID}) ({_EVENTS}) (\{{.*\}})", re.DOTALL)
-
-
-def parse_entry(text: str) -> LogEntry | None:
-    """`"<id> <event> <data>"`, as the script writes it; None for anything else."""
-    found = _ENTRY.fullmatch(text)
-    return LogEntry(found[1], found[2], found[3]) if found else None
-
-
-def parse_kept_answer(text: str) -> ModelAnswer:
-    """A stored answer, also as another version wrote it. It was paid for: one that cannot be read becomes an
-    empty one, which fails its job as any answer without sense does, and is not asked for again."""
-    try:
-        return ModelAnswer.model_validate_json(text)
-    except ValidationError as error:
-        log.warning("answer_unreadable", problems=error.error_count())
-        return ModelAnswer(text="", usage=Usage())
 
 
 def _json(value: object) -> str:
@@ -206,7 +179,7 @@ class RedisProgressLog:
         )
         if status == "started":
             attempt, starts, now_ms, answer = rest
-            kept = parse_kept_answer(answer) if answer else None
+            kept = read_answer(answer) if answer else None
             return Started(int(attempt), int(starts), int(now_ms), kept)
         return cast("Literal['held', 'suspect', 'ended', 'exhausted', 'crashed']", status)
 
@@ -323,71 +296,8 @@ class RedisProgressLog:
             with_log=with_log or None,
             expired_message=_in_each_locale(Stage.EXPIRED),
         )
-        state = _state(snapshot, int(now_ms)) if result is None else _end_state(job_id, result, int(now_ms))
+        state = read_snapshot(snapshot, int(now_ms))
+        if result is not None:
+            state = read_end(job_id, result, int(now_ms))
         parsed = [entry for entry in map(parse_entry, entries) if entry is not None]
         return state, is_known == "1", parsed if len(parsed) == len(entries) else None
-
-
-def _state(snapshot: str, now_ms: int) -> JobState | None:
-    """From the snapshot, of which the script hands out only what can be read."""
-    if not snapshot:
-        return None
-    known = json.loads(snapshot)
-    names = ("job_id", "seq", "stage", "progress", "message", "attempt", "updated_at")
-    entry = LogEntry(known["id"], "progress", _json({name: known[name] for name in names}))
-    left_seconds = (known["deadline_ms"] - now_ms) / 1000
-    return JobState(entry, known["run"], known["owner"], known["image_url"], left_seconds)
-
-
-class EndEvent(BaseModel):
-    """What a reader must find in a terminal event. Result and failure are handed on as they were written:
-    a newer version's client may know more of them than we do."""
-
-    job_id: UUID
-    seq: int
-    stage: Stage
-    progress: int
-    message: str
-    attempt: int
-    updated_at: str
-    result: dict[str, Any] | None = None
-    failure: Failure | None = None
-
-    @model_validator(mode="after")
-    def _says_what_it_ended_with(self) -> Self:
-        if not self.stage.is_terminal:
-            raise ValueError("not an end")
-        if (self.stage == Stage.DONE) != (self.result is not None) or (
-            self.stage == Stage.FAILED and not self.failure
-        ):
-            raise ValueError("result and failure do not fit the stage")
-        return self
-
-
-class Tombstone(BaseModel):
-    """What is left of an erased job."""
-
-    stage: Literal["deleted"]
-
-
-class StoredEnd(BaseModel):
-    """`job:{id}:result`, as this version and its neighbours write it."""
-
-    id: Annotated[str, StringConstraints(pattern=rf"^{ENTRY_ID}$")]
-    run: int = Field(default=1, ge=1)
-    owner: str
-    image_url: str = ""
-    deadline_ms: int = Field(default=0, ge=0, lt=2**47)
-    data: EndEvent | Tombstone
-
-
-def _end_state(job_id: UUID, result: str, now_ms: int) -> JobState | None:
-    """From a stored end; None when it cannot be read: there is nothing to show then."""
-    try:
-        known = from_json(result)
-        end = StoredEnd.model_validate(known)
-    except ValueError as error:  # pydantic's errors are ValueErrors
-        log.warning("result_unreadable", job_id=str(job_id), reason=type(error).__name__)
-        return None
-    entry = LogEntry(end.id, end.data.stage, _json(known["data"]))
-    return JobState(entry, end.run, end.owner, end.image_url, (end.deadline_ms - now_ms) / 1000)

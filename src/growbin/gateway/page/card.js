@@ -132,7 +132,7 @@ export class Card {
     this.#shown = result;
     this.#exchangePhoto(result.image_url);
     this.photo.alt = say("photo_of", { name: result.waste_type });
-    this.element.dataset.kind = kindOf(result.items[0]);
+    this.element.dataset.kind = result.items.length ? kindOf(result.items[0]) : "";
     this.element.classList.toggle("unsure", !result.sure);
     const parts = grouped(result.items).map((items) => advised(items, result));
     if (result.answer || this.#job.question) parts.unshift(answered(result.answer, this.#job.question));
@@ -158,7 +158,7 @@ export class Card {
     const again = made("button", say("again"), "secondary");
     again.type = "button";
     again.onclick = this.takeAnother;
-    const asked = result.ask_back?.text ?? result.ask_back ?? say("unsure");
+    const asked = [result.ask_back?.text, result.ask_back].find((text) => typeof text === "string") ?? say("unsure");
     box.append(icon("unsure"), made("p", asked, "", result.locale), again);
     return box;
   }
