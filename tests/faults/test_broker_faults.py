@@ -44,6 +44,7 @@ from tests.faults.steps import (
 )
 from tests.faults.surgery import waiting_in
 
+RETRY_ROUND_SECONDS = 2.3  # a publish that times out, and the pause after it
 RESUMED_SECONDS = 2.0
 NOTICED_SECONDS = 35.0
 PUBLISHES_EACH_SECOND = 200
@@ -353,6 +354,8 @@ async def test_retry_whose_connection_alone_goes_silent_is_published_on_the_next
         consumer.links["amqp"].silence(b"growbin-publisher")
         for _, hold in begun:
             hold.release()
+            # Spread over a whole round of trying and pausing: whenever the loss is noticed, some are trying.
+            await asyncio.sleep(RETRY_ROUND_SECONDS / len(begun))
         for job, _ in begun:
             assert (await cluster.client.seen(job, 90)).code == "done"
         await cluster.prove()
