@@ -89,8 +89,8 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
 
 

@@ -201,8 +201,21 @@ async def test_table_and_picture_show_the_same(tmp_path: Path) -> None:
     assert {(38, 132, 88), (196, 78, 60)} <= {colour for _, colour in colours}  # a right row and a wrong one
 
 
-async def test_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Ctrl-C ends it with what was answered kept; the next run asks for the rest only."""
+@pytest.mark.parametrize(
+    ("harm", "status", "sentences"),
+    [
+        (
+            signal.SIGINT,
+            130,
+            ["growbin evaluate: stopped. What was answered is in r.jsonl: run again to go on."],
+        ),
+        (signal.SIGKILL, -signal.SIGKILL, []),
+    ],
+)
+async def test_interrupted_run_goes_on_where_it_was(
+    tmp_path: Path, harm: signal.Signals, status: int, sentences: list[str]
+) -> None:
+    """Ctrl-C or a kill leave what was answered; the next run asks for the rest only."""
     folder_of_photos(tmp_path / "photos")
     model, third, never = Model(), asyncio.Event(), asyncio.Event()
 
@@ -213,13 +226,14 @@ async def test_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
     model.before = before
     async with model.serving():
-        process = await begin(model, tmp_path, "photos", "--results", "r.jsonl", "--concurrency", "1")
+        process = await begin(
+            model, tmp_path, "photos", "--results", "r.jsonl", "--concurrency", "1", "--json"
+        )
         async with asyncio.timeout(LONGEST_RUN_SECONDS):
             await third.wait()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(harm)
             _, complained = await process.communicate()
-        assert (process.returncode, b"Traceback" in complained) == (130, False)
-        assert b"r.jsonl: run again to go on" in complained
+        assert (process.returncode, complained.decode().splitlines()) == (status, sentences)
         kept = lines_of(tmp_path / "r.jsonl")
         answered = sum(line["error"] != "photo_unreadable" for line in kept)
         assert answered == 2
@@ -250,13 +264,12 @@ async def test_refused_key_stops_with_one_sentence(tmp_path: Path) -> None:
 async def test_model_that_is_away_for_a_moment_is_asked_again(tmp_path: Path) -> None:
     """A 503 is no answer, so it is no failure either."""
     folder_of_photos(tmp_path / "photos")
-    model = Model()
+    refusals = [refused(503, "overloaded")]
 
     async def before() -> web.Response | None:
-        return refused(503, "overloaded") if model.calls == 1 else None
+        return refusals.pop() if refusals else None
 
-    model.before = before
-    async with model.serving():
+    async with Model(before=before).serving() as model:
         report = await report_of(model, tmp_path, "photos")
     assert model.calls == 6
     assert report["accuracy"] == 0.5
@@ -267,7 +280,9 @@ async def test_model_that_is_not_there_stops_with_one_sentence(tmp_path: Path) -
     folder_of_photos(tmp_path / "photos")
     async with Model().serving() as model:
         pass
-    _, complained = await evaluate(model, tmp_path, "photos", "--json", "--results", "r.jsonl", status=1)
+    _, complained = await evaluate(
+        model, tmp_path, *["photos", "--json", "--results", "r.jsonl", "--concurrency", "3"], status=1
+    )
     [sentence] = complained.splitlines()
     assert "the model does not answer" in sentence
     async with Model().serving() as model:
@@ -294,6 +309,20 @@ async def test_two_analysts_are_compared_on_the_same_photos(tmp_path: Path) -> N
     }
 
 
+async def test_corrected_label_needs_no_new_answer(tmp_path: Path) -> None:
+    """Answers are kept, not verdicts: today's label judges them, those of the other analyst as well."""
+    folder_of_photos(tmp_path)
+    async with Model().serving() as model:
+        (tmp_path / "list.csv").write_text("path,label\nglass/a.png,metal\n")
+        report = await report_of(model, tmp_path, "list.csv", "--results", "r.jsonl")
+        assert report["accuracy"] == 0
+        (tmp_path / "list.csv").write_text("path,label\nglass/a.png,glass\n")
+        report = await report_of(model, tmp_path, "list.csv", "--results", "r.jsonl", "--compare", "r.jsonl")
+        assert report["accuracy"] == 1
+        assert report["comparison"]["both_right"] == 1
+        assert model.calls == 1
+
+
 async def test_manifest_and_sample_say_which_photos_are_asked_about(tmp_path: Path) -> None:
     """Collections are told apart, and a limit leaves the rest unasked."""
     folder_of_photos(tmp_path)
@@ -316,6 +345,7 @@ async def test_manifest_and_sample_say_which_photos_are_asked_about(tmp_path: Pa
         (["unknown"], "nothing is known of the label dog"),
         (["photos", "--results", "photos/README.md"], "name another file"),
         (["photos", "--compare", "nowhere.jsonl"], "cannot be read"),
+        (["photos", "--compare", "empty.jsonl"], "holds none of these photos"),
     ],
 )
 async def test_wrong_input_is_refused_in_one_sentence_before_anything_is_asked(
@@ -324,6 +354,7 @@ async def test_wrong_input_is_refused_in_one_sentence_before_anything_is_asked(
     """Nothing is paid for a mistake on the command line."""
     folder_of_photos(tmp_path / "photos")
     folder_of_photos(tmp_path / "unknown")
+    (tmp_path / "empty.jsonl").touch()
     (tmp_path / "unknown" / "glass").rename(tmp_path / "unknown" / "dog")
     async with Model().serving() as model:
         said, complained = await evaluate(model, tmp_path, *arguments, status=1)

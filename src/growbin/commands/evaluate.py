@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ SILENT_PHOTOS = 3  # given up one after the other: then the model is not there
 
 Analyse = Callable[[bytes], Awaitable[PhotoAnswer]]
 OpenAnalyst = Callable[[], AbstractAsyncContextManager[Analyse]]
+Photos = Mapping[tuple[str, str], LabelledPhoto]  # by the key of their results
 
 
 class Stopped(Exception):
@@ -65,7 +66,7 @@ async def evaluate(wishes: Wishes, model: str, open_analyst: OpenAnalyst) -> int
     """
     found = await asyncio.to_thread(find_photos, wishes.source, wishes.limit, wishes.seed)
     photos = await asyncio.to_thread(lambda: {_key(photo): photo for photo in found})
-    other = read_results(wishes.compare) if wishes.compare else None
+    other = _others(wishes.compare, photos) if wishes.compare else {}
     has_results = wishes.results is not None and wishes.results.exists()
     answered = dict(read_results(wishes.results, model)) if wishes.results and has_results else {}
     missing = [key for key in photos if key not in answered or answered[key].error == NO_ANSWER_YET]
@@ -74,13 +75,14 @@ async def evaluate(wishes: Wishes, model: str, open_analyst: OpenAnalyst) -> int
             bars = ProgressBars(sys.stderr, is_quiet=wishes.as_json)
             async with open_analyst() as analyse, bars.drawn():
                 asking = _Asking(model, analyse, file, bars, bars.begin(wishes.source), len(missing))
-                await asking.ask_all([(key, photos[key]) for key in missing], wishes.concurrency)
+                await asking.ask_all({key: photos[key] for key in missing}, wishes.concurrency)
                 answered |= asking.results
     report = _report(model, [_labelled(answered[key], photo) for key, photo in photos.items()], other)
+    told = json.dumps(report.as_json(), ensure_ascii=False) + "\n" if wishes.as_json else report.table()
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may know no Hangul
+    sys.stdout.write(told)
     if wishes.picture:
         _save_picture(report, wishes.picture)
-    told = json.dumps(report.as_json(), ensure_ascii=False) + "\n" if wishes.as_json else report.table()
-    sys.stdout.write(told)
     return 0
 
 
@@ -97,17 +99,20 @@ def _labelled(result: PhotoResult, photo: LabelledPhoto) -> PhotoResult:
     return result.model_copy(update=told)
 
 
-def _report(model: str, results: Sequence[PhotoResult], other: Known | None) -> Report:
-    if other is None:
+def _others(path: Path, photos: Photos) -> Known:
+    """What another model said of the same photos."""
+    found = read_results(path)
+    same = {key: _labelled(found[key], photo) for key, photo in photos.items() if key in found}
+    if not same:
+        raise BadPhotos(f"{path} holds none of these photos: compare results of the same folder.")
+    return same
+
+
+def _report(model: str, results: Sequence[PhotoResult], other: Known) -> Report:
+    if not other:
         return Report(results, model)
-    pairs = [
-        (result.is_right, other[result.key].model_copy(update={"label": result.label}).is_right)
-        for result in results
-        if result.key in other
-    ]
-    if not pairs:
-        raise BadPhotos("the results to compare with hold none of these photos: evaluate the same folder.")
-    models = sorted({other[result.key].model for result in results if result.key in other})
+    pairs = [(one.is_right, other[one.key].is_right) for one in results if one.key in other]
+    models = sorted({result.model for result in other.values()})
     return Report(results, model, ", ".join(models), compare(pairs))
 
 
@@ -133,11 +138,9 @@ class _Asking:
         self._silent = 0  # photos given up since the last answer
         self.results: dict[tuple[str, str], PhotoResult] = {}
 
-    async def ask_all(
-        self, photos: Sequence[tuple[tuple[str, str], LabelledPhoto]], concurrency: int
-    ) -> None:
+    async def ask_all(self, photos: Photos, concurrency: int) -> None:
         """Raises Stopped."""
-        waiting = iter(photos)
+        waiting = iter(photos.items())
 
         async def work() -> None:
             for key, photo in waiting:
