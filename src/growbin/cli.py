@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -61,12 +62,36 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="for machines")
     doctor.set_defaults(run=_doctor)
 
+    _add_evaluate(commands.add_parser("evaluate", help="how often a model is right about labelled photos"))
+
     model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
     model.add_argument("--host", default="127.0.0.1")
     model.add_argument("--port", type=int, required=True)
     model.add_argument("--cache", type=Path, default=Path("var/model"), help="folder of the built model")
     model.set_defaults(run=_model_server)
     return root
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument(
+        "source", type=Path, metavar="FOLDER", help="a folder of photos for each label, or a manifest"
+    )
+    evaluate.add_argument(
+        "--results", type=Path, metavar="FILE.jsonl", help="keep answers; ask no photo twice"
+    )
+    evaluate.add_argument("--compare", type=Path, metavar="OTHER.jsonl", help="with another model's results")
+    evaluate.add_argument("--picture", type=Path, metavar="FILE.png", help="matrix and reliability diagram")
+    evaluate.add_argument("--limit", type=_count, metavar="N", help="a sample of so many photos")
+    evaluate.add_argument("--seed", type=int, default=0, help="another seed, another sample")
+    evaluate.add_argument("--concurrency", type=_count, default=2, help="photos at once")
+    evaluate.add_argument("--json", action="store_true", help="for machines")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def _add_actions(letters: argparse.ArgumentParser) -> None:
@@ -123,6 +148,24 @@ def _doctor(given: argparse.Namespace) -> int:
     from growbin.wiring.doctor import run_doctor
 
     return run_doctor(settings, print, as_json=given.json)
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    settings = _load_settings(given)
+    from growbin.commands.evaluate import Wishes
+    from growbin.wiring.evaluate import run_evaluate
+
+    wishes = Wishes(
+        source=given.source,
+        results=given.results,
+        compare=given.compare,
+        picture=given.picture,
+        limit=given.limit,
+        seed=given.seed,
+        concurrency=given.concurrency,
+        as_json=given.json,
+    )
+    return run_evaluate(settings, wishes, partial(print, file=sys.stderr))
 
 
 def _analyze(given: argparse.Namespace) -> int:

@@ -1,9 +1,12 @@
-"""What `growbin doctor` measures of each part: adapters measure, the command judges."""
+"""What `growbin doctor` measures of each part, and `growbin evaluate` of each photo: others measure, the
+commands judge."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+
+from growbin.job import AdvisedItem, ModelAnswer
 
 
 def in_ms(milliseconds: float) -> str:
@@ -85,3 +88,15 @@ class ModelFacts:
     tokens: int = 0
     problem: str = ""
     is_broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoAnswer:
+    """What became of one labelled photo: its first item, or the code of its failure. `answer` is there
+    whenever the model has answered, for that is paid for."""
+
+    duration_ms: int
+    item: AdvisedItem | None = None
+    is_sure: bool = False
+    answer: ModelAnswer | None = None
+    failure: str | None = None

@@ -1,0 +1,30 @@
+"""One photo without a job: the steps of the story, with nobody to tell and nothing to keep."""
+
+from __future__ import annotations
+
+import time
+
+from growbin.analysis import parse_answer
+from growbin.errors import JobFailed
+from growbin.job import Locale, ModelAnswer
+from growbin.measurements import PhotoAnswer, since_ms
+from growbin.ports import Analyst, PhotoCleaner
+from growbin.rules import advise_all
+
+
+async def analyse_photo(
+    data: bytes, *, cleaner: PhotoCleaner, analyst: Analyst, locale: Locale, sure_threshold: float
+) -> PhotoAnswer:
+    """Clean, ask, parse, advise, as `handle_job` does; a photo that fails is an answer as well.
+
+    Raises Unavailable and Throttled: then the photo has no answer yet.
+    """
+    began = time.perf_counter()
+    answer: ModelAnswer | None = None
+    try:
+        clean = await cleaner.clean(data, "image/jpeg")
+        answer = await analyst.ask(clean, None, locale)
+        advised = advise_all(parse_answer(answer), locale, sure_threshold)
+    except JobFailed as failed:
+        return PhotoAnswer(round(since_ms(began)), answer=answer, failure=failed.code)
+    return PhotoAnswer(round(since_ms(began)), advised.items[0], advised.sure, answer)
