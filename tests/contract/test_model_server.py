@@ -72,7 +72,7 @@ async def test_coffee_cup_comes_back_as_an_analysis(client: openai.AsyncOpenAI) 
     assert analysis is not None
     (cup,) = analysis.items
     assert cup == Finding(
-        name="컵", category=Category.NON_COMBUSTIBLE, material=None, confidence=cup.confidence
+        name="머그컵", category=Category.NON_COMBUSTIBLE, material=None, confidence=cup.confidence
     )
     assert cup.confidence > 0.8
     assert analysis.answer is None
@@ -84,7 +84,7 @@ async def test_coffee_cup_comes_back_as_an_analysis(client: openai.AsyncOpenAI) 
     )
 
 
-@pytest.mark.parametrize(("language", "name"), [("ko", "컵"), ("en", "cup")])
+@pytest.mark.parametrize(("language", "name"), [("ko", "머그컵"), ("en", "cup")])
 async def test_question_gets_an_honest_excuse_in_its_language(
     client: openai.AsyncOpenAI, language: str, name: str
 ) -> None:

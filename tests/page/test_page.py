@@ -65,7 +65,7 @@ async def test_photo_passes_each_stage_and_ends_with_advice(visit: Visit) -> Non
 
     states = await visit.page.evaluate("window.states")
     assert [state for state in states if state in STORY] == STORY
-    await expect(card.locator("h3")).to_have_text("컵")
+    await expect(card.locator("h3")).to_have_text("머그컵")
     await expect(card.locator(".bin strong")).not_to_be_empty()
     assert await card.locator(".steps li").count() >= 2
     await expect(card.locator(".confidence")).to_contain_text("%")
@@ -173,7 +173,7 @@ async def test_unfinished_photo_is_followed_again_after_a_reload(visit: Visit, m
         card = await visit.reaches("analysing")
         await expect(card.locator("progress")).to_be_visible()
     card = await visit.reaches("done")
-    await expect(card.locator("h3")).to_have_text("컵")
+    await expect(card.locator("h3")).to_have_text("머그컵")
     await expect(card.locator("img")).to_have_attribute("src", PUBLIC_PHOTO)
 
 

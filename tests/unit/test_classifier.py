@@ -16,14 +16,13 @@ from growbin.embedded_model.classifier import (
     Classifier,
     Sighting,
     UnreadablePhoto,
-    household_labels,
     prepare,
     sightings,
 )
+from growbin.embedded_model.object_names import object_names
 from growbin.taxonomy import Category, Material
 
 COFFEE_CUP = Path(__file__).parents[2] / "examples" / "coffee-cup.jpg"
-LABELS = household_labels()
 DOG, SODA_BOTTLE, WATER_BOTTLE, ORANGE, LEMON, BANANA = 208, 737, 898, 950, 951, 954
 
 
@@ -40,7 +39,7 @@ def classifier(model: Path) -> Classifier:
 def seen(probabilities: dict[int, float]) -> list[Sighting]:
     everything = numpy.zeros(1000, numpy.float32)
     everything[list(probabilities)] = list(probabilities.values())
-    return sightings(LABELS, everything)
+    return sightings(object_names(), everything)
 
 
 def names(things: list[Sighting]) -> list[str]:
@@ -89,7 +88,7 @@ def test_pickle_that_calls_something_is_refused(tmp_path: Path) -> None:
 def test_coffee_cup_is_a_cup(classifier: Classifier) -> None:
     """The example photo is recognised, and crockery is non-combustible waste."""
     (cup,) = classifier.classify(COFFEE_CUP.read_bytes())
-    assert cup.label.name == {"ko": "컵", "en": "cup"}
+    assert cup.label.name == {"ko": "머그컵", "en": "cup"}
     assert cup.label.category is Category.NON_COMBUSTIBLE
     assert cup.confidence > 0.8
 

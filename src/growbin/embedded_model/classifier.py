@@ -1,25 +1,22 @@
 """What the embedded model sees in a photo, in the words of the sorting rules.
 
-EfficientNet-Lite0 knows the 1,000 things of ImageNet. `data/labels.json` is the reviewed table of
-those that are household things, each with its bin; whatever is not in the table (a dog, a bus) is
-no evidence for any bin. Nothing was trained on waste: this is a table over a general model, and
-ImageNet has no drinks can, beverage carton, battery, light bulb or foam.
+EfficientNet-Lite0 knows the 1,000 things of ImageNet. `object_names` says which of them are household
+things, each with its bin; any other (a dog, a bus) is no evidence for any bin. Nothing was trained on
+waste: this is a table over a general model, and ImageNet has no drinks can, beverage carton, battery,
+light bulb or foam.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growbin.embedded_model.build import SIDE_PIXELS
-from growbin.job import Locale, Noun
-from growbin.taxonomy import Category, Condition, Material
+from growbin.embedded_model.object_names import HouseholdThing, ObjectName, object_names
 
 if TYPE_CHECKING:
     import numpy
@@ -40,34 +37,17 @@ class UnreadablePhoto(Exception):
     """The bytes are no JPEG, PNG or WebP picture that can be decoded, or it is far too large."""
 
 
-class HouseholdLabel(Noun, extra="forbid"):
-    """One ImageNet label that a household throws away. `condition` holds only what is true of every
-    such thing (a phone has a battery), never what a photo would have to show."""
-
-    index: int
-    label: str
-    name: dict[Locale, str]
-    category: Category
-    material: Material | None
-    condition: list[Condition]
-
-
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """One thing in the photo. `confidence` is the sum over all labels that bear its name: a mug, a
     tea cup and an espresso are one cup to whoever sorts it."""
 
-    label: HouseholdLabel
+    label: HouseholdThing
     confidence: float
 
     @property
     def sure(self) -> bool:
         return self.confidence >= SURE_FROM
-
-
-def household_labels() -> list[HouseholdLabel]:
-    table = resources.files("growbin") / "data" / "labels.json"
-    return [HouseholdLabel.model_validate(row) for row in json.loads(table.read_bytes())]
 
 
 class Classifier:
@@ -81,28 +61,27 @@ class Classifier:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
-        self._labels = household_labels()
+        self._names = object_names()
 
     def classify(self, photo: bytes) -> list[Sighting]:
         """What is in the photo, see `sightings`. Raises UnreadablePhoto."""
         outputs = self._session.run(["probabilities"], {"photo": prepare(photo)})
-        return sightings(self._labels, outputs[0][0])
+        return sightings(self._names, outputs[0][0])
 
 
-def sightings(labels: Sequence[HouseholdLabel], probabilities: Sequence[float] | Floats) -> list[Sighting]:
+def sightings(names: Sequence[ObjectName], probabilities: Sequence[float] | Floats) -> list[Sighting]:
     """The things seen, best first: those we are sure of, else the three best guesses.
 
     `probabilities` holds one number for each ImageNet label.
     """
-    by_name: dict[tuple[str, Category, Material | None], list[HouseholdLabel]] = defaultdict(list)
-    for label in labels:
-        by_name[label.name["en"], label.category, label.material].append(label)
-
-    def sighting(same: list[HouseholdLabel]) -> Sighting:
-        best = max(same, key=lambda label: probabilities[label.index])
-        return Sighting(best, min(1.0, float(sum(probabilities[label.index] for label in same))))
-
-    found = sorted(map(sighting, by_name.values()), key=lambda seen: seen.confidence, reverse=True)
+    things: dict[str, HouseholdThing] = {}
+    confidences: dict[str, float] = defaultdict(float)
+    for name in names:
+        if name.thing:
+            things[name.thing.name["en"]] = name.thing
+            confidences[name.thing.name["en"]] += float(probabilities[name.index])
+    found = [Sighting(thing, min(1.0, confidences[english])) for english, thing in things.items()]
+    found.sort(key=lambda seen: seen.confidence, reverse=True)
     if not found[0].sure:
         return found[:GUESSES]
     return found[:1] + [seen for seen in found[1:] if seen.confidence >= SECOND_ITEM_FROM]

@@ -177,7 +177,7 @@ class _Completions:
         answer = analysis(seen, prompt).model_dump_json()
         log.info(
             "photo_classified",
-            best=seen[0].label.label,
+            best=seen[0].label.name["en"],
             confidence=round(seen[0].confidence, 3),
             duration_ms=round((time.perf_counter() - started) * 1000),
         )
