@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from growbin.commands.evaluation_results import PhotoResult, keep, read_results, results_file
-from growbin.commands.labelled_photos import BadPhotos, LabelledPhoto, find_photos
+from growbin.labelled_photos import BadPhotos, LabelledPhoto, find_photos
 
 
 def folder_of(root: Path, *names: str) -> Path:
@@ -46,11 +46,23 @@ def test_manifest_gives_its_photos_with_what_it_knows(tmp_path: Path, name: str)
     ]
 
 
+def test_manifest_of_a_collection_is_read_by_its_own_headings(tmp_path: Path) -> None:
+    """`file` and `source` are taken as well, and a label that only the collection knows by its material."""
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(
+        "file,material,label,source\na.jpg,textiles,hat,wardrobe\nb.jpg,textiles,clothes,wardrobe\n"
+    )
+    assert [(photo.name, photo.label, photo.collection) for photo in find_photos(manifest, None, 0)] == [
+        ("b.jpg", "clothes", "wardrobe"),
+        ("a.jpg", "textiles", "wardrobe"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
         ("list.csv", "path,label\na.jpg,dog\n", "nothing is known of the label dog"),
-        ("list.csv", "file,label\na.jpg,glass\n", "line 2: it needs `path` and `label`"),
+        ("list.csv", "photo,label\na.jpg,glass\n", "line 2: it needs `path` and `label`"),
         ("list.jsonl", '{"path": "a.jpg", "label": "glass"}\n7\n', "line 2: it is no JSON object"),
         ("list.csv", "path,label\n", "holds no labelled photo"),
         ("list.txt", "", "neither a folder nor a manifest"),

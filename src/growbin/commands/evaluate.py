@@ -26,7 +26,7 @@ from growbin.commands.evaluation_results import (
     read_results,
     results_file,
 )
-from growbin.commands.labelled_photos import BadPhotos, LabelledPhoto, find_photos
+from growbin.labelled_photos import BadPhotos, LabelledPhoto, find_photos
 from growbin.commands.progress_bars import ProgressBar, ProgressBars
 from growbin.errors import Throttled, Unavailable
 from growbin.measurements import PhotoAnswer

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from growbin.commands.labelled_photos import BadPhotos
+from growbin.labelled_photos import BadPhotos
 from growbin.job import Noun
 from growbin.photo_labels import matched_name
 from growbin.taxonomy import Category, Material

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.commands.evaluate import Analyse, Stopped, Wishes, evaluate
-from growbin.commands.labelled_photos import BadPhotos
+from growbin.labelled_photos import BadPhotos
 from growbin.config import Settings
 from growbin.consumer.one_photo import analyse_photo
 from growbin.embedded_model.server import MODEL_ID

@@ -14,6 +14,7 @@ from growbin.photo_labels import known_labels, right_answers
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson"})
+COLUMNS = ("path", "file", "label", "material", "collection", "source", "object")
 
 
 class BadPhotos(Exception):
@@ -57,21 +58,20 @@ def _of_folder(folder: Path) -> Iterator[LabelledPhoto]:
 
 
 def _of_manifest(manifest: Path) -> Iterator[LabelledPhoto]:
-    """A line a photo, with `path` (from the manifest's folder on) and `label`; `collection` and `object`
-    where they are known."""
+    """A line a photo, with `path` or `file` (from the manifest's folder on) and `label`; `collection` or
+    `source`, and `object`, where they are known. A label that is a name of the collection's own (a hat) may be
+    explained by a `material`."""
     if manifest.suffix.lower() not in MANIFEST_SUFFIXES:
         raise BadPhotos(f"{manifest} is neither a folder nor a manifest (.csv, .jsonl).")
     for number, row in _rows(manifest):
-        told = {name: str(row[name]) for name in ("path", "label", "collection", "object") if row.get(name)}
-        if "path" not in told or "label" not in told:
+        told = {name: str(row[name]) for name in COLUMNS if row.get(name)}
+        path, label = told.get("path") or told.get("file"), told.get("label") or told.get("material")
+        if path is None or label is None:
             raise BadPhotos(f"{manifest}, line {number}: it needs `path` and `label`.")
-        yield LabelledPhoto(
-            manifest.parent / told["path"],
-            told["path"],
-            told["label"],
-            told.get("collection"),
-            told.get("object"),
-        )
+        if not right_answers(label):
+            label = told.get("material", label)
+        collection = told.get("collection") or told.get("source")
+        yield LabelledPhoto(manifest.parent / path, path, label, collection, told.get("object"))
 
 
 def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
