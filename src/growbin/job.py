@@ -166,23 +166,6 @@ class Job(Noun):
         return next(content_type for content_type, known in EXTENSIONS.items() if known == extension)
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What waits in the main queue, and how fast it is worked off when the broker knows."""
-
-    waiting: int
-    per_second: float | None = None
-
-    @property
-    def position(self) -> int:
-        """Of the job that comes next."""
-        return self.waiting + 1
-
-    @property
-    def wait_seconds(self) -> int | None:
-        return round(self.position / self.per_second) if self.per_second else None
-
-
 # --- the photo ---------------------------------------------------------------------------------
 
 # Opens `incoming/`, where raw photos lie, at the CDN: with the secret that the consumer has.

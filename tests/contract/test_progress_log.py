@@ -14,7 +14,6 @@ from growbin.adapters.redis.connection import open_redis
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.errors import Rejected
 from growbin.job import (
-    Backlog,
     Failure,
     Job,
     Locale,
@@ -28,7 +27,7 @@ from growbin.job import (
     Usage,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Started
+from growbin.ports import Backlog, Started
 from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
 
