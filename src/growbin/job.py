@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from growbin.taxonomy import Category, Condition, Material
 
 Locale = Literal["ko", "en"]
+# Why it is not certain what the photo shows. `unknown`: well to be seen, and yet it cannot be told.
+DoubtReason = Literal["several", "dark", "blurred", "far", "unknown", "not_waste"]
 ContentType = Literal["image/jpeg", "image/png", "image/webp"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
@@ -195,6 +197,14 @@ class CleanPhoto:
 
 ShortText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
 FreeText = Annotated[str, StringConstraints(strip_whitespace=True, max_length=600)]
+MOST_CHOICES = 4  # fit a phone beside the sentence that asks
+
+
+class Sorting(Noun):
+    """Where something goes, and what it is made of where that matters."""
+
+    category: Category
+    material: Material | None
 
 
 class Finding(Noun):
@@ -212,6 +222,8 @@ class Analysis(Noun):
 
     items: Annotated[list[Finding], Field(max_length=10)]
     answer: FreeText | None = None  # to the user's question, at most three sentences
+    doubt: DoubtReason | None = None
+    choices: Annotated[list[Sorting], Field(max_length=MOST_CHOICES)] = []  # what it most likely is instead
 
 
 class Usage(Noun):
@@ -275,12 +287,10 @@ class Timings(Noun):
     total: int
 
 
-class Choice(Noun):
+class Choice(Sorting):
     """What a person may say it is."""
 
     label: str
-    category: Category
-    material: Material | None
 
 
 class AskBack(Noun):
