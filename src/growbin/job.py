@@ -20,6 +20,7 @@ from growbin.taxonomy import Category, Condition, Material
 Locale = Literal["ko", "en"]
 # Why it is not certain what the photo shows. `unknown`: well to be seen, and yet it cannot be told.
 DoubtReason = Literal["several", "dark", "blurred", "far", "unknown", "not_waste"]
+Certainty = Literal["sure", "probable", "unsure"]
 ContentType = Literal["image/jpeg", "image/png", "image/webp"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}

@@ -21,7 +21,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from growbin.job import Advice, AdvisedItem, Analysis, Finding, Locale, Noun, RuleReference
+from growbin.certainty import Thresholds, certainty_of
+from growbin.job import Advice, AdvisedItem, Analysis, Certainty, Finding, Locale, Noun, RuleReference
 from growbin.taxonomy import Category, Condition, Material
 
 STEP_LIMITS: dict[Locale, int] = {"ko": 60, "en": 90}  # characters: one line or two on a phone
@@ -31,14 +32,17 @@ STEP_LIMITS: dict[Locale, int] = {"ko": 60, "en": 90}  # characters: one line or
 class Advised:
     """The advice for a whole photo. There is always at least one item, the most confident first.
 
-    `sure` is False, and `ask_back` says what to photograph next, when the best confidence is below
-    the threshold or something was seen that cannot be classified.
+    Unless it is sure, `ask_back` says what to photograph next.
     """
 
     items: list[AdvisedItem]
     waste_type: str
-    sure: bool
+    certainty: Certainty
     ask_back: str | None
+
+    @property
+    def is_sure(self) -> bool:
+        return self.certainty == "sure"
 
 
 def advise(finding: Finding, locale: Locale) -> Advice:
@@ -71,17 +75,17 @@ def advise(finding: Finding, locale: Locale) -> Advice:
     )
 
 
-def advise_all(analysis: Analysis, locale: Locale, sure_threshold: float) -> Advised:
+def advise_all(analysis: Analysis, locale: Locale, thresholds: Thresholds) -> Advised:
     """The advice for everything in the photo. Where nothing was seen, one item says so and asks back."""
     findings = sorted(analysis.items, key=lambda finding: finding.confidence, reverse=True)
     findings = findings or [_nothing_seen(locale)]
     best = findings[0]
-    sure = best.confidence >= sure_threshold and not any(map(_is_unknown, findings))
+    certainty = certainty_of(analysis, thresholds)
     return Advised(
         items=[_advised_item(finding, locale) for finding in findings],
         waste_type=best.name,
-        sure=sure,
-        ask_back=None if sure else _ask_back(findings, locale),
+        certainty=certainty,
+        ask_back=None if certainty == "sure" else _ask_back(findings, locale),
     )
 
 
@@ -93,10 +97,6 @@ def _nothing_seen(locale: Locale) -> Finding:
         confidence=0,
         condition=[Condition.NOT_IDENTIFIABLE],
     )
-
-
-def _is_unknown(finding: Finding) -> bool:
-    return finding.category is Category.UNCLASSIFIED or Condition.NOT_IDENTIFIABLE in finding.condition
 
 
 def _advised_item(finding: Finding, locale: Locale) -> AdvisedItem:

@@ -13,6 +13,7 @@ import pytest
 from structlog.processors import format_exc_info
 from structlog.testing import capture_logs
 
+from growbin.certainty import Thresholds
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
@@ -73,7 +74,7 @@ class Bench:
             analyst=self.outside,
             image_base_url="https://cdn.test",
             cache_seconds=60,
-            sure_threshold=0.25,
+            thresholds_of=lambda _model: Thresholds(sure=0.8, probable=0.5),
             lease_renew_seconds=0.02,
         )
 

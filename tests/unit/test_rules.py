@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from growbin.certainty import Thresholds
 from growbin.job import Advice, Analysis, Finding, Locale
 from growbin.rules import STEP_LIMITS, Rulebook, advise, advise_all
 from growbin.taxonomy import Category, Condition, Material
@@ -28,6 +29,7 @@ findings = st.builds(
     condition=st.lists(st.sampled_from(Condition), max_size=len(Condition)),
 )
 locales = st.sampled_from(LOCALES)
+HALF = Thresholds(sure=0.5, probable=0.5)
 
 
 def found(
@@ -163,34 +165,27 @@ def test_unidentifiable_finding_is_not_sent_to_any_bin() -> None:
 
 def test_one_confident_item_is_sure() -> None:
     """A clear photo gets its answer without a question back."""
-    advised = advise_all(Analysis(items=[recyclable(Material.GLASS)]), "ko", 0.5)
-    assert (advised.waste_type, advised.sure, advised.ask_back) == ("물건", True, None)
-
-
-def test_confidence_at_the_threshold_is_sure() -> None:
-    """Only a confidence below the threshold is in doubt."""
-    analysis = Analysis(items=[found(Category.FOOD, confidence=0.5)])
-    assert advise_all(analysis, "ko", 0.5).sure
-    assert not advise_all(analysis, "ko", 0.51).sure
+    advised = advise_all(Analysis(items=[recyclable(Material.GLASS)]), "ko", HALF)
+    assert (advised.waste_type, advised.is_sure, advised.ask_back) == ("물건", True, None)
 
 
 def test_items_in_any_order_come_most_confident_first() -> None:
     """The primary item is the one the model is surest of, even if it was not named first."""
     faint = found(Category.FOOD, confidence=0.2).model_copy(update={"name": "귤껍질"})
     clear = recyclable(Material.GLASS).model_copy(update={"name": "유리병"})
-    advised = advise_all(Analysis(items=[faint, clear]), "ko", 0.5)
+    advised = advise_all(Analysis(items=[faint, clear]), "ko", HALF)
     assert [item.name for item in advised.items] == ["유리병", "귤껍질"]
-    assert (advised.waste_type, advised.sure) == ("유리병", True)
+    assert (advised.waste_type, advised.is_sure) == ("유리병", True)
 
 
 @pytest.mark.parametrize("locale", LOCALES)
 def test_empty_analysis_gives_one_item_that_asks_back(locale: Locale) -> None:
     """Where nothing was seen there is still an item to show, and it says to photograph again."""
-    advised = advise_all(Analysis(items=[]), locale, 0)
+    advised = advise_all(Analysis(items=[]), locale, Thresholds(sure=0, probable=0))
     [item] = advised.items
     assert (item.category, item.confidence, item.recyclable) == (Category.UNCLASSIFIED, 0, False)
     assert item.name == advised.waste_type
-    assert not advised.sure
+    assert not advised.is_sure
     assert advised.ask_back
 
 
@@ -200,9 +195,9 @@ def test_empty_analysis_gives_one_item_that_asks_back(locale: Locale) -> None:
 )
 def test_something_unknown_in_the_photo_is_not_sure(unknown: Finding) -> None:
     """An answer that leaves something open says so, however confident the rest is."""
-    assert not advise_all(Analysis(items=[unknown]), "ko", 0.5).sure
-    beside = advise_all(Analysis(items=[recyclable(Material.GLASS), unknown]), "en", 0.5)
-    assert not beside.sure
+    assert not advise_all(Analysis(items=[unknown]), "ko", HALF).is_sure
+    beside = advise_all(Analysis(items=[recyclable(Material.GLASS), unknown]), "en", HALF)
+    assert not beside.is_sure
     assert beside.ask_back
     assert "by itself" in beside.ask_back
 
@@ -221,19 +216,21 @@ def test_something_unknown_in_the_photo_is_not_sure(unknown: Finding) -> None:
 )
 def test_doubtful_finding_asks_for_the_photo_that_would_help(finding: Finding, words: str) -> None:
     """What is doubtful decides what to photograph next."""
-    ask_back = advise_all(Analysis(items=[finding]), "en", 1).ask_back
+    ask_back = advise_all(Analysis(items=[finding]), "en", Thresholds(sure=1, probable=1)).ask_back
     assert ask_back is not None
     assert words in ask_back
 
 
-@given(st.lists(findings, max_size=10), locales, st.floats(0, 1))
+@given(st.lists(findings, max_size=10), locales, st.floats(0, 1), st.floats(0, 1))
 def test_any_analysis_asks_back_exactly_when_unsure(
-    items: list[Finding], locale: Locale, threshold: float
+    items: list[Finding], locale: Locale, one: float, other: float
 ) -> None:
     """`sure` and `ask_back` never contradict each other, and no finding is lost."""
-    advised = advise_all(Analysis(items=items), locale, threshold)
+    advised = advise_all(
+        Analysis(items=items), locale, Thresholds(sure=max(one, other), probable=min(one, other))
+    )
     assert len(advised.items) == max(1, len(items))
-    assert advised.sure == (advised.ask_back is None)
+    assert advised.is_sure == (advised.ask_back is None)
     assert advised.ask_back != ""
 
 

@@ -90,7 +90,7 @@ class Attempt:
             waste_type=advised.waste_type,
             items=advised.items,
             answer=analysis.answer,
-            sure=advised.sure,
+            sure=advised.is_sure,
             ask_back=advised.ask_back,
             model=answer.model,
             usage=answer.usage,
