@@ -297,7 +297,7 @@ class Choice(Sorting):
 class AskBack(Noun):
     """Why the answer is in doubt, and what would help."""
 
-    reason: str
+    reason: DoubtReason
     text: str
     choices: list[Choice] = []
 
@@ -312,7 +312,8 @@ class Result(Noun):
     items: list[AdvisedItem]
     answer: str | None
     sure: bool
-    ask_back: AskBack | str | None  # today a text; clients must take both
+    certainty: Certainty | None = None  # an earlier version wrote none
+    ask_back: AskBack | str | None  # an earlier version wrote a text; clients must take both
     model: str
     usage: Usage
     photo: PhotoReport

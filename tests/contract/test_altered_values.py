@@ -148,7 +148,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
             analyst=outside,
             image_base_url="http://cdn.test",
             cache_seconds=60,
-            thresholds_of=lambda _model: Thresholds(sure=0.8, probable=0.5),
+            thresholds_of=lambda _answered: Thresholds(sure=0.8, probable=0.5),
             lease_renew_seconds=1,
         )
         yield World(

@@ -91,6 +91,7 @@ class Attempt:
             items=advised.items,
             answer=analysis.answer,
             sure=advised.is_sure,
+            certainty=advised.certainty,
             ask_back=advised.ask_back,
             model=answer.model,
             usage=answer.usage,
