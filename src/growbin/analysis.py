@@ -5,10 +5,12 @@ import json
 import math
 import re
 import unicodedata
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import ValidationError
 
 from growbin.errors import JobFailed
-from growbin.job import Analysis, ModelAnswer
+from growbin.job import MOST_CHOICES, Analysis, DoubtReason, ModelAnswer, Sorting
 
 LONGEST_TEXT = 20_000  # characters; an honest answer has a tenth of it
 LONGEST_REPLY = 600  # characters of `answer`, as the noun allows
@@ -26,8 +28,8 @@ def parse_answer(answer: ModelAnswer) -> Analysis:
         raise JobFailed("model_answer_invalid", f"{len(answer.text)} characters")
     try:
         said = _plain(json.loads(answer.text, parse_constant=_refuse_constant))
-        if isinstance(said, dict) and isinstance(said.get("answer"), str):
-            said["answer"] = said["answer"][:LONGEST_REPLY] or None
+        if isinstance(said, dict):
+            said |= _beside_the_findings(said)
         analysis = Analysis.model_validate_json(json.dumps(said), strict=True)
     except (ValueError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
         raise JobFailed("model_answer_invalid", type(error).__name__) from error
@@ -36,6 +38,24 @@ def parse_answer(answer: ModelAnswer) -> Analysis:
     ]
     items.sort(key=lambda item: item.confidence, reverse=True)
     return analysis.model_copy(update={"items": items})
+
+
+def _beside_the_findings(said: dict[str, Any]) -> dict[str, Any]:
+    """What does not fit there is left out: it costs no paid answer."""
+    reply, doubt, choices = (said.get(name) for name in ("answer", "doubt", "choices"))
+    return {
+        "answer": reply[:LONGEST_REPLY] or None if isinstance(reply, str) else reply,
+        "doubt": doubt if doubt in get_args(DoubtReason) else None,
+        "choices": list(filter(_is_sorting, choices))[:MOST_CHOICES] if isinstance(choices, list) else [],
+    }
+
+
+def _is_sorting(choice: object) -> bool:
+    try:
+        Sorting.model_validate(choice)
+    except ValidationError:
+        return False
+    return True
 
 
 def _refuse_constant(name: str) -> float:

@@ -1,4 +1,5 @@
-"""What each model accepts. It stands in `data/models.json`, a row for a name or the beginning of names."""
+"""What each model accepts, and from when it is believed. It stands in `data/models.json`, a row for
+a name or the beginning of names."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
+from growbin.certainty import Thresholds
 from growbin.job import Noun
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -17,12 +19,14 @@ class EffortRefused(Exception):
 
 
 class Capabilities(Noun, extra="forbid"):
-    """`efforts` has the least first; it is empty for a model that does not reason, None when not known."""
+    """`efforts` has the least first; it is empty for a model that does not reason, None when not known.
+    `certainty` is a guess for the hosted models: nobody has measured them."""
 
     names: tuple[str, ...]
     efforts: tuple[Effort, ...] | None
     cap_parameter: Literal["max_completion_tokens", "max_tokens"]
     response_format: Literal["json_schema"]
+    certainty: Thresholds
     source: str
 
     def effort(self, model: str, wanted: Effort | None) -> Effort | None:
@@ -45,6 +49,19 @@ class Capabilities(Noun, extra="forbid"):
 
 def capabilities_of(model: str) -> Capabilities:
     """The row with the longest name that fits `model`; the one for unknown models where none does."""
+    return _known(model) or _catalogue().unknown
+
+
+def thresholds_of(answered: str, *, configured: str, sure_threshold: float | None) -> Thresholds:
+    """Those of the model that answered where it is known, else of the configured one. A `sure_threshold`
+    takes the place of its `sure`."""
+    own = (_known(answered) or capabilities_of(configured)).certainty
+    if sure_threshold is None:
+        return own
+    return Thresholds(sure=sure_threshold, probable=min(own.probable, sure_threshold))
+
+
+def _known(model: str) -> Capabilities | None:
     # `openai/gpt-4o` and `ft:gpt-4o-2024-08-06:org::id` accept what gpt-4o does.
     name = model.rpartition("/")[2].removeprefix("ft:")
     fitting = [
@@ -54,7 +71,7 @@ def capabilities_of(model: str) -> Capabilities:
         # gpt-5-mini and dated snapshots are a gpt-5; gpt-5.4, gpt-5-chat-latest and gpt-50 are not.
         if re.fullmatch(rf"{re.escape(known)}(-mini|-nano)?(-\d[\d-]*)?(:.*)?", name)
     ]
-    return max(fitting, key=lambda fit: fit[0])[1] if fitting else _catalogue().unknown
+    return max(fitting, key=lambda fit: fit[0])[1] if fitting else None
 
 
 # --- the shape of data/models.json; anything unknown in it is an error ---------------------------

@@ -80,8 +80,8 @@ class Settings(BaseSettings):
         None, description="how long the model thinks, `none` to `max`; unset: the least it allows"
     )
     model_timeout_seconds: float = Field(60, gt=0, description="longest model call")
-    sure_threshold: float = Field(
-        0.25, ge=0, le=1, description="confidence below which we say so and ask back"
+    sure_threshold: float | None = Field(
+        None, ge=0, le=1, description="confidence from which an answer is sure; unset: the model's own"
     )
 
     # --- limits

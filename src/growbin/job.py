@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from growbin.taxonomy import Category, Condition, Material
 
 Locale = Literal["ko", "en"]
+# Why it is not certain what the photo shows. `unknown`: well to be seen, and yet it cannot be told.
+DoubtReason = Literal["several", "dark", "blurred", "far", "unknown", "not_waste"]
+Certainty = Literal["sure", "probable", "unsure"]
 ContentType = Literal["image/jpeg", "image/png", "image/webp"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
@@ -166,23 +169,6 @@ class Job(Noun):
         return next(content_type for content_type, known in EXTENSIONS.items() if known == extension)
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What waits in the main queue, and how fast it is worked off when the broker knows."""
-
-    waiting: int
-    per_second: float | None = None
-
-    @property
-    def position(self) -> int:
-        """Of the job that comes next."""
-        return self.waiting + 1
-
-    @property
-    def wait_seconds(self) -> int | None:
-        return round(self.position / self.per_second) if self.per_second else None
-
-
 # --- the photo ---------------------------------------------------------------------------------
 
 # Opens `incoming/`, where raw photos lie, at the CDN: with the secret that the consumer has.
@@ -212,6 +198,14 @@ class CleanPhoto:
 
 ShortText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
 FreeText = Annotated[str, StringConstraints(strip_whitespace=True, max_length=600)]
+MOST_CHOICES = 4  # fit a phone beside the sentence that asks
+
+
+class Sorting(Noun):
+    """Where something goes, and what it is made of where that matters."""
+
+    category: Category
+    material: Material | None
 
 
 class Finding(Noun):
@@ -229,6 +223,8 @@ class Analysis(Noun):
 
     items: Annotated[list[Finding], Field(max_length=10)]
     answer: FreeText | None = None  # to the user's question, at most three sentences
+    doubt: DoubtReason | None = None
+    choices: Annotated[list[Sorting], Field(max_length=MOST_CHOICES)] = []  # what it most likely is instead
 
 
 class Usage(Noun):
@@ -292,18 +288,16 @@ class Timings(Noun):
     total: int
 
 
-class Choice(Noun):
+class Choice(Sorting):
     """What a person may say it is."""
 
     label: str
-    category: Category
-    material: Material | None
 
 
 class AskBack(Noun):
     """Why the answer is in doubt, and what would help."""
 
-    reason: str
+    reason: DoubtReason
     text: str
     choices: list[Choice] = []
 
@@ -318,7 +312,8 @@ class Result(Noun):
     items: list[AdvisedItem]
     answer: str | None
     sure: bool
-    ask_back: AskBack | str | None  # today a text; clients must take both
+    certainty: Certainty | None = None  # an earlier version wrote none
+    ask_back: AskBack | str | None  # an earlier version wrote a text; clients must take both
     model: str
     usage: Usage
     photo: PhotoReport

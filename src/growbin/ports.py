@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from growbin.job import (
-    Backlog,
     CleanPhoto,
     ContentType,
     Failure,
@@ -276,6 +275,23 @@ class Letter:
 
 
 ObituaryHandler = Callable[[Obituary], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in the main queue, and how fast it is worked off when the broker knows."""
+
+    waiting: int
+    per_second: float | None = None
+
+    @property
+    def position(self) -> int:
+        """Of the job that comes next."""
+        return self.waiting + 1
+
+    @property
+    def wait_seconds(self) -> int | None:
+        return round(self.position / self.per_second) if self.per_second else None
 
 
 class JobQueue(Protocol):

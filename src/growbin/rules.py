@@ -17,11 +17,26 @@ from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from growbin.job import Advice, AdvisedItem, Analysis, Finding, Locale, Noun, RuleReference
+from growbin.certainty import Thresholds, certainty_of, doubt_of
+from growbin.job import (
+    MOST_CHOICES,
+    Advice,
+    AdvisedItem,
+    Analysis,
+    AskBack,
+    Certainty,
+    Choice,
+    DoubtReason,
+    Finding,
+    Locale,
+    Noun,
+    RuleReference,
+    Sorting,
+)
 from growbin.taxonomy import Category, Condition, Material
 
 STEP_LIMITS: dict[Locale, int] = {"ko": 60, "en": 90}  # characters: one line or two on a phone
@@ -31,14 +46,17 @@ STEP_LIMITS: dict[Locale, int] = {"ko": 60, "en": 90}  # characters: one line or
 class Advised:
     """The advice for a whole photo. There is always at least one item, the most confident first.
 
-    `sure` is False, and `ask_back` says what to photograph next, when the best confidence is below
-    the threshold or something was seen that cannot be classified.
+    Unless it is sure, `ask_back` says what to photograph next.
     """
 
     items: list[AdvisedItem]
     waste_type: str
-    sure: bool
-    ask_back: str | None
+    certainty: Certainty
+    ask_back: AskBack | None
+
+    @property
+    def is_sure(self) -> bool:
+        return self.certainty == "sure"
 
 
 def advise(finding: Finding, locale: Locale) -> Advice:
@@ -71,17 +89,17 @@ def advise(finding: Finding, locale: Locale) -> Advice:
     )
 
 
-def advise_all(analysis: Analysis, locale: Locale, sure_threshold: float) -> Advised:
+def advise_all(analysis: Analysis, locale: Locale, thresholds: Thresholds) -> Advised:
     """The advice for everything in the photo. Where nothing was seen, one item says so and asks back."""
     findings = sorted(analysis.items, key=lambda finding: finding.confidence, reverse=True)
     findings = findings or [_nothing_seen(locale)]
-    best = findings[0]
-    sure = best.confidence >= sure_threshold and not any(map(_is_unknown, findings))
+    items = [_advised_item(finding, locale) for finding in findings]
+    certainty = certainty_of(analysis, thresholds)
     return Advised(
-        items=[_advised_item(finding, locale) for finding in findings],
-        waste_type=best.name,
-        sure=sure,
-        ask_back=None if sure else _ask_back(findings, locale),
+        items=items,
+        waste_type=items[0].name,
+        certainty=certainty,
+        ask_back=None if certainty == "sure" else _ask_back(analysis, items, locale),
     )
 
 
@@ -95,29 +113,27 @@ def _nothing_seen(locale: Locale) -> Finding:
     )
 
 
-def _is_unknown(finding: Finding) -> bool:
-    return finding.category is Category.UNCLASSIFIED or Condition.NOT_IDENTIFIABLE in finding.condition
-
-
 def _advised_item(finding: Finding, locale: Locale) -> AdvisedItem:
     return AdvisedItem(**dict(finding), **dict(advise(finding, locale)))
 
 
-def _ask_back(findings: list[Finding], locale: Locale) -> str:
-    """What to photograph next: the first text of the data that fits what is doubtful."""
-    best = findings[0]
-    conditions = set(best.condition)
-    if len(findings) > 1:
-        conditions.add(Condition.SEVERAL_ITEMS)
-    fitting = (
-        ask_back.text
-        for ask_back in _rulebook().ask_backs
-        if ask_back.is_last_resort
-        or best.category in ask_back.categories
-        or best.material in ask_back.materials
-        or conditions & ask_back.conditions
-    )
-    return next(fitting)[locale]
+def _ask_back(analysis: Analysis, items: list[AdvisedItem], locale: Locale) -> AskBack:
+    reason = doubt_of(analysis)
+    fitting = (photo.text for photo in _rulebook().next_photos[reason] if photo.fits(items[0]))
+    choices = [] if reason == "not_waste" else _choices(analysis.choices, items, locale)
+    return AskBack(reason=reason, text=next(fitting)[locale], choices=choices)
+
+
+def _choices(said: list[Sorting], items: list[AdvisedItem], locale: Locale) -> list[Choice]:
+    """What it may be instead, by the model, else by what else was seen; what one rule sorts is one choice."""
+    book = _rulebook()
+    best, *others = items
+    choices: dict[str, Choice] = {}
+    for other in said or others:
+        label = book.rules[book.choose(other.category, other.material)].title[locale]
+        if other.category is not Category.UNCLASSIFIED and label != best.rule.title:
+            choices.setdefault(label, Choice(label=label, category=other.category, material=other.material))
+    return list(choices.values())[:MOST_CHOICES]
 
 
 def _said_once(texts: Iterable[Text | None], locale: Locale) -> list[str]:
@@ -180,8 +196,8 @@ class Note(Effect):
         return self
 
 
-class AskBack(Noun, extra="forbid"):
-    """What to photograph next, if any of these is seen; without any it is the last resort."""
+class NextPhoto(Noun, extra="forbid"):
+    """What to photograph next, if any of these is seen on the best item; without any it fits everything."""
 
     conditions: frozenset[Condition] = frozenset()
     materials: frozenset[Material] = frozenset()
@@ -189,8 +205,16 @@ class AskBack(Noun, extra="forbid"):
     text: Text
 
     @property
-    def is_last_resort(self) -> bool:
+    def fits_everything(self) -> bool:
         return not (self.conditions or self.materials or self.categories)
+
+    def fits(self, item: AdvisedItem) -> bool:
+        return (
+            self.fits_everything
+            or item.category in self.categories
+            or item.material in self.materials
+            or not self.conditions.isdisjoint(item.condition)
+        )
 
 
 class Rulebook(Noun, extra="forbid"):
@@ -203,7 +227,7 @@ class Rulebook(Noun, extra="forbid"):
     switches: list[Switch]
     notes: list[Note]
     nothing_seen: Text
-    ask_backs: Annotated[list[AskBack], Field(min_length=1)]
+    next_photos: dict[DoubtReason, Annotated[list[NextPhoto], Field(min_length=1)]]
 
     def choose(self, category: Category, material: Material | None) -> str:
         """The rule to start from. Some materials outweigh the category: no battery goes in a bag."""
@@ -226,9 +250,10 @@ class Rulebook(Noun, extra="forbid"):
                 raise ValueError(f"no rule is called {pattern}")
         if any("otherwise" not in choice for choice in self.choices.values()):
             raise ValueError("each category needs an `otherwise`")
-        *others, last = self.ask_backs
-        if not last.is_last_resort or any(ask_back.is_last_resort for ask_back in others):
-            raise ValueError("the last ask_back, and only that one, fits everything")
+        _must_agree("reasons", self.next_photos, get_args(DoubtReason))
+        for *others, last in self.next_photos.values():
+            if not last.fits_everything or any(photo.fits_everything for photo in others):
+                raise ValueError("the last of a reason's next_photos, and only that one, fits everything")
         return self
 
 

@@ -34,6 +34,7 @@ from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
+from growbin.certainty import Thresholds
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
@@ -147,7 +148,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
             analyst=outside,
             image_base_url="http://cdn.test",
             cache_seconds=60,
-            sure_threshold=0.25,
+            thresholds_of=lambda _answered: Thresholds(sure=0.8, probable=0.5),
             lease_renew_seconds=1,
         )
         yield World(

@@ -14,7 +14,7 @@ from growbin.adapters.redis.connection import open_redis
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.errors import Rejected
 from growbin.job import (
-    Backlog,
+    AskBack,
     Failure,
     Job,
     Locale,
@@ -28,7 +28,7 @@ from growbin.job import (
     Usage,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Started
+from growbin.ports import Backlog, Started
 from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
 
@@ -565,7 +565,7 @@ async def test_end_without_a_lease_is_the_whole_story_of_an_unknown_job(progress
 
 
 async def test_result_is_told_and_kept_as_it_was_given(progress: ProgressLog) -> None:
-    """A done job's last event holds it, at a hundred percent."""
+    """A done job's last event holds it, at a hundred percent; an empty list in it stays one in every copy."""
     job = job_of(upload())
     start = await begun(progress, job)
     result = Result(
@@ -576,7 +576,8 @@ async def test_result_is_told_and_kept_as_it_was_given(progress: ProgressLog) ->
         items=[],
         answer=None,
         sure=False,
-        ask_back=None,
+        certainty="unsure",
+        ask_back=AskBack(reason="dark", text="밝은 곳에서", choices=[]),
         model="test",
         usage=Usage(),
         photo=PhotoReport(source="cdn", cache=None, bytes=1000),
@@ -586,7 +587,10 @@ async def test_result_is_told_and_kept_as_it_was_given(progress: ProgressLog) ->
     await progress.finish(job, start.attempt, result)
     last = json.loads((await log_of(progress, job))[-1].data)
     assert (last["stage"], last["progress"]) == ("done", 100)
-    assert Result.model_validate(last["result"]) == result
+    assert last["result"] == json.loads(result.model_dump_json())
+    state = await progress.state(job.job_id)
+    assert state is not None
+    assert json.loads(state.entry.data)["result"] == last["result"]
 
 
 async def test_state_tells_whose_job_it_is_and_how_long_it_has(progress: ProgressLog) -> None:

@@ -25,8 +25,8 @@ MATERIALS = {
     *("glass", "metals", "textiles", "batteries", "lamps", "e_waste"),
 }
 RESULT_FIELDS = {
-    *("job_id", "image_url", "locale", "waste_type", "items", "answer", "sure", "ask_back"),
-    *("model", "usage", "photo", "timings_ms", "analysed_at"),
+    *("job_id", "image_url", "locale", "waste_type", "items", "answer", "sure"),
+    *("certainty", "ask_back", "model", "usage", "photo", "timings_ms", "analysed_at"),
 }
 ITEM_FIELDS = {
     *("name", "category", "material", "confidence", "recyclable", "condition"),
@@ -96,7 +96,7 @@ async def test_real_photo_names_the_object_and_tells_what_to_do(client: Client) 
     assert set(result) == RESULT_FIELDS
     assert result["job_id"] == job_id
     assert result["locale"] == "en"
-    assert result["sure"] is True
+    assert (result["sure"], result["certainty"], result["ask_back"]) == (True, "sure", None)
     assert re.search(r"cup|mug|espresso", result["waste_type"], re.IGNORECASE)
     assert result["waste_type"] == result["items"][0]["name"]
     for item in result["items"]:

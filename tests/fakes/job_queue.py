@@ -11,9 +11,10 @@ from uuid import UUID
 
 from growbin.adapters.rabbitmq.job_event import encode_event
 from growbin.errors import Unavailable
-from growbin.job import Backlog, Job
+from growbin.job import Job
 from growbin.ports import (
     Ack,
+    Backlog,
     DeadLetter,
     HandBack,
     Handler,

@@ -12,7 +12,6 @@ from uuid import UUID
 from growbin.errors import Rejected
 from growbin.job import (
     STAGE_PROGRESS,
-    Backlog,
     Failure,
     Job,
     JobState,
@@ -25,7 +24,7 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Beginning, Held, History, Started
+from growbin.ports import Backlog, Beginning, Held, History, Started
 from tests.fakes.absence import MayBeAway
 from tests.fakes.clock import Clock
 

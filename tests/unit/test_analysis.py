@@ -1,7 +1,7 @@
 """Reading the model's answer: its shape is checked, its text made plain, and nothing else believed."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from growbin.analysis import parse_answer
 from growbin.errors import JobFailed
-from growbin.job import Analysis, ModelAnswer, Usage
+from growbin.job import Analysis, DoubtReason, ModelAnswer, Sorting, Usage
 from growbin.taxonomy import Category, Condition, Material
 
 
@@ -82,6 +82,52 @@ def test_an_empty_reply_is_none_and_a_long_one_is_cut(said: str, kept: str | Non
     assert parsed({"items": [], "answer": said}).answer == kept
 
 
+GLASS = {"category": "recyclable", "material": "glass"}
+FOOD = {"category": "food", "material": None}
+
+
+def test_doubt_and_choices_are_read_as_they_were_said() -> None:
+    """What the model is not sure about, and what it may be instead, best first."""
+    analysis = parsed({"items": [finding()], "answer": None, "doubt": "dark", "choices": [GLASS, FOOD]})
+    assert analysis.doubt == "dark"
+    assert analysis.choices == [
+        Sorting(category=Category.RECYCLABLE, material=Material.GLASS),
+        Sorting(category=Category.FOOD, material=None),
+    ]
+
+
+@pytest.mark.parametrize("doubt", [None, "", "confused", "DARK", 7, True, [], ["dark"], {"reason": "dark"}])
+def test_doubt_in_other_words_is_none_and_costs_no_answer(doubt: Any) -> None:
+    """It was paid for: the findings count."""
+    assert parsed({"items": [finding()], "doubt": doubt}) == parsed({"items": [finding()]})
+
+
+@pytest.mark.parametrize("choices", [None, "glass", 7, {}, GLASS, {"first": GLASS}])
+def test_choices_that_are_no_list_are_none_at_all(choices: Any) -> None:
+    """It was paid for: the findings count."""
+    assert parsed({"items": [finding()], "choices": choices}) == parsed({"items": [finding()]})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(None, "glass", 7, [], {}, [GLASS], {"category": "food"}, {"category": None, "material": None}),
+        *({"category": "plastic", "material": None}, {"category": "recyclable", "material": "gold"}),
+    ],
+)
+def test_choice_that_is_unknown_is_dropped_alone(bad: Any) -> None:
+    """The others stay, and so does the answer."""
+    analysis = parsed({"items": [finding()], "choices": [GLASS, bad, {**FOOD, "name": "peel"}]})
+    assert [choice.category for choice in analysis.choices] == [Category.RECYCLABLE, Category.FOOD]
+
+
+def test_too_many_choices_are_cut_to_the_best() -> None:
+    """More than four are no help."""
+    said = [{"category": "recyclable", "material": material} for material in Material]
+    analysis = parsed({"items": [finding()], "choices": ["?", *said]})
+    assert [choice.material for choice in analysis.choices] == list(Material)[:4]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -152,6 +198,8 @@ anything = st.recursive(
                 max_size=3,
             ),
             "answer": st.none() | st.text(max_size=700),
+            "doubt": st.sampled_from([*get_args(DoubtReason), "sad"]) | anything,
+            "choices": st.lists(st.sampled_from([GLASS, FOOD]) | anything, max_size=6) | anything,
         }
     ).map(json.dumps)
 )

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from aiohttp import web
@@ -17,7 +17,7 @@ from aiohttp import web
 from growbin.adapters.model.analyst import OpenAIAnalyst, strict_schema
 from growbin.analysis import parse_answer
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
-from growbin.job import Analysis, CleanPhoto, Locale, Usage
+from growbin.job import Analysis, CleanPhoto, DoubtReason, Locale, Usage
 from growbin.taxonomy import Category, Condition, Material
 from tests.loopback import Handler, served
 
@@ -314,10 +314,10 @@ async def test_an_absent_server_is_for_later() -> None:
 
 
 def test_the_prompt_explains_every_id() -> None:
-    """Each category, material and condition has its line in the prompt, and says what a stranger may not."""
+    """Each word the model may use has its line in the prompt, which says what a stranger may not."""
     prompt = resources.files("growbin").joinpath("data/prompt.txt").read_text(encoding="utf-8")
     explained = [line[2:].partition(":")[0] for line in prompt.splitlines() if line.startswith("- ")]
-    assert explained == [*Category, *Material, *Condition]
+    assert explained == [*Category, *Material, *Condition, *get_args(DoubtReason)]
     assert "never an instruction" in prompt
     assert "Answer in:" not in prompt
 
@@ -335,7 +335,7 @@ def test_the_schema_is_strict_all_the_way_down() -> None:
 
     schema = strict_schema(Analysis)
     found = objects(schema)
-    assert len(found) == 2
+    assert len(found) == 3
     for one in found:
         assert one["required"] == list(one["properties"])
         assert one["additionalProperties"] is False
@@ -343,4 +343,9 @@ def test_the_schema_is_strict_all_the_way_down() -> None:
     assert not any(
         f'"{word}"' in words for word in ("default", "maxLength", "maximum", "title", "description")
     )
+    assert schema["properties"]["doubt"]["anyOf"] == [
+        {"enum": list(get_args(DoubtReason)), "type": "string"},
+        {"type": "null"},
+    ]
+    assert schema["properties"]["choices"] == {"items": {"$ref": "#/$defs/Sorting"}, "type": "array"}
     assert set(schema["$defs"]["Category"]["enum"]) == {str(category) for category in Category}

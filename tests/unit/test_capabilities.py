@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from growbin.adapters.model.analyst import MOST_ANSWER_TOKENS, MOST_REASONING_TOKENS, OpenAIAnalyst
 from growbin.analysis import parse_answer
-from growbin.capabilities import Effort, EffortRefused, capabilities_of
+from growbin.capabilities import Effort, EffortRefused, capabilities_of, thresholds_of
 from growbin.errors import JobFailed
 from growbin.job import CleanPhoto, ModelAnswer, Usage
 from growbin.taxonomy import Material
@@ -30,6 +30,7 @@ from tests.model_personalities import (
 
 PHOTO = CleanPhoto(b"\xff\xd8\xff photo", "image/jpeg", 4, 3)
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
+EMBEDDED = "growbin-embedded"
 ALL_EFFORTS = ("none", "low", "medium", "high", "xhigh", "max")
 
 
@@ -72,6 +73,7 @@ async def ask(server: PersonalityServer, effort: Effort | None = None, model: st
         ("openai/gpt-4o:extended", ()),
         ("ft:gpt-4o-2024-08-06:org::id", ()),
         ("gpt-4.1-nano", ()),
+        (EMBEDDED, ()),
         ("gpt-5.4", None),
         ("gpt-5-chat-latest", None),  # refuses what gpt-5 accepts
         ("gpt-5.1-chat-latest", None),
@@ -101,9 +103,36 @@ def test_longest_fitting_name_wins() -> None:
 def test_each_row_names_its_source_and_efforts_from_the_least() -> None:
     """Where it was seen, and when; the first effort is the one that is sent by default."""
     for row in catalogue():
-        assert "seen 2026-11-26" in row["source"]
+        assert "seen 2026-11-26" in row["source"] or row["names"] == [EMBEDDED]
         ranks = [EFFORTS.index(effort) for effort in row["efforts"]]
         assert ranks == sorted(set(ranks))
+
+
+@pytest.mark.parametrize(
+    ("answered", "configured", "thresholds"),
+    [
+        (EMBEDDED, "gpt-5", EMBEDDED),
+        ("gpt-5-2025-08-07", EMBEDDED, "gpt-5"),
+        ("a-name-of-its-own", EMBEDDED, EMBEDDED),
+        ("unknown", EMBEDDED, EMBEDDED),
+        ("unknown", "scripted-model", "scripted-model"),
+    ],
+)
+def test_thresholds_are_those_of_the_model_that_answered(
+    answered: str, configured: str, thresholds: str
+) -> None:
+    """A kept answer may be another model's; where its name tells nothing, the configured one is meant."""
+    assert capabilities_of(EMBEDDED).certainty != capabilities_of("gpt-5").certainty
+    found = thresholds_of(answered, configured=configured, sure_threshold=None)
+    assert found == capabilities_of(thresholds).certainty
+
+
+@pytest.mark.parametrize("sure", [0.0, 0.3, 0.95])
+def test_threshold_that_is_set_overrides_the_models_own(sure: float) -> None:
+    """Then nothing from there on is only probable."""
+    own = thresholds_of("gpt-5", configured="gpt-5", sure_threshold=None)
+    found = thresholds_of("gpt-5", configured="gpt-5", sure_threshold=sure)
+    assert (found.sure, found.probable) == (sure, min(own.probable, sure))
 
 
 def catalogue() -> list[dict[str, Any]]:

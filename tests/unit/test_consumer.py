@@ -13,6 +13,7 @@ import pytest
 from structlog.processors import format_exc_info
 from structlog.testing import capture_logs
 
+from growbin.certainty import Thresholds
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
@@ -23,6 +24,11 @@ from tests.fakes import Clock, FakeProgressLog, FakeUploadStore
 
 PHOTO = FetchedPhoto(b"photo", "cdn", "miss")
 SEEN = {"name": "병", "category": "recyclable", "material": "glass", "confidence": 0.9, "condition": []}
+THRESHOLDS = {
+    "test": Thresholds(sure=0.8, probable=0.5),
+    "careful": Thresholds(sure=0.95, probable=0.9),
+    "humble": Thresholds(sure=1, probable=0.95),
+}
 ANSWER = ModelAnswer(text=json.dumps({"items": [SEEN], "answer": None}), model="test", usage=Usage())
 
 
@@ -73,7 +79,7 @@ class Bench:
             analyst=self.outside,
             image_base_url="https://cdn.test",
             cache_seconds=60,
-            sure_threshold=0.25,
+            thresholds_of=THRESHOLDS.__getitem__,
             lease_renew_seconds=0.02,
         )
 
@@ -120,6 +126,38 @@ async def test_good_photo_ends_done_with_advice(bench: Bench) -> None:
     assert result["photo"] == {"source": "cdn", "cache": "miss", "bytes": 5}
     assert set(result["timings_ms"]) == {"queue", "fetch", "prepare", "analyse", "total"}
     assert event.public_key in bench.uploads.published
+
+
+@pytest.mark.parametrize(
+    ("model", "doubt", "certainty", "reason"),
+    [
+        ("test", None, "sure", None),
+        ("careful", None, "probable", "unknown"),
+        ("humble", None, "unsure", "unknown"),
+        ("test", "far", "unsure", "far"),
+    ],
+)
+async def test_result_says_how_sure_the_model_that_answered_is(
+    bench: Bench, model: str, doubt: str | None, certainty: str, reason: str | None
+) -> None:
+    """Its own thresholds count, and its doubt; whoever is not sure asks back, with what else it may be."""
+    said = {
+        "items": [SEEN],
+        "answer": None,
+        "doubt": doubt,
+        "choices": [{"category": "food", "material": None}],
+    }
+    bench.outside.answer = ModelAnswer(text=json.dumps(said), model=model, usage=Usage())
+    event = job()
+    assert await handle_job(event, bench.consumer) == Ack()
+    result = json.loads((await bench.told(event))[-1].data)["result"]
+    assert (result["certainty"], result["sure"]) == (certainty, certainty == "sure")
+    if reason is None:
+        assert result["ask_back"] is None
+    else:
+        assert result["ask_back"]["reason"] == reason
+        assert result["ask_back"]["text"]
+        assert [choice["category"] for choice in result["ask_back"]["choices"]] == ["food"]
 
 
 async def test_second_delivery_after_the_end_calls_no_model(bench: Bench) -> None:

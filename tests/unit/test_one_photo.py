@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import pytest
 
+from growbin.certainty import Thresholds
 from growbin.consumer.one_photo import analyse_photo
 from growbin.errors import JobFailed, Throttled
 from growbin.job import CleanPhoto, ContentType, Locale, ModelAnswer, Usage
 from growbin.measurements import PhotoAnswer
 
 USAGE = Usage(input_tokens=7, output_tokens=3)
+THRESHOLDS = {"scripted": Thresholds(sure=0.5, probable=0.4)}  # by the model that answers
 
 
 def item(category: str, material: str | None, confidence: float) -> dict[str, object]:
@@ -44,7 +46,9 @@ class Analyst:
 
 
 async def analyse(analyst: Analyst, data: bytes = b"photo") -> PhotoAnswer:
-    return await analyse_photo(data, cleaner=Cleaner(), analyst=analyst, locale="en", sure_threshold=0.5)
+    return await analyse_photo(
+        data, cleaner=Cleaner(), analyst=analyst, locale="en", thresholds_of=THRESHOLDS.__getitem__
+    )
 
 
 async def test_first_item_is_the_most_confident() -> None:
@@ -53,6 +57,13 @@ async def test_first_item_is_the_most_confident() -> None:
     seen = await analyse(Analyst(json.dumps({"items": items, "answer": None})))
     assert seen.item is not None
     assert (seen.item.material, seen.is_sure, seen.failure) == ("glass", True, None)
+
+
+async def test_doubt_of_the_model_is_not_sure() -> None:
+    """The same function decides as for a job."""
+    said = {"items": [item("recyclable", "glass", 0.9)], "answer": None}
+    assert (await analyse(Analyst(json.dumps(said)))).is_sure
+    assert not (await analyse(Analyst(json.dumps(said | {"doubt": "dark"})))).is_sure
 
 
 async def test_nothing_seen_is_an_answer_that_is_not_sure() -> None:

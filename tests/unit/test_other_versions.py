@@ -144,27 +144,40 @@ def test_kept_answer_that_cannot_be_read_fails_the_job_and_is_not_paid_again(tex
         parse_answer(read_answer(text))
 
 
+STORED_RESULT: dict[str, Any] = {
+    "job_id": str(JOB_ID),
+    "image_url": "",
+    "locale": "en",
+    "waste_type": "",
+    "items": [],
+    "answer": None,
+    "sure": False,
+    "ask_back": None,
+    "model": "m",
+    "usage": {"cached_tokens": 1},
+    "photo": {"source": "cdn", "cache": None, "bytes": 1, "pixels": 2},
+    "timings_ms": {"queue": 1, "fetch": 1, "prepare": 1, "analyse": 1, "total": 4},
+    "analysed_at": "2026-01-01T00:00:00.000Z",
+}
+
+
 @pytest.mark.parametrize("ask_back", [None, "Closer, please.", {"reason": "far", "text": "Closer, please."}])
 def test_doubt_is_read_as_text_and_as_object(ask_back: object) -> None:
-    """`ask_back` was a text and becomes an object."""
-    stored = {
-        "job_id": str(JOB_ID),
-        "image_url": "",
-        "locale": "en",
-        "waste_type": "",
-        "items": [],
-        "answer": None,
-        "sure": False,
-        "ask_back": ask_back,
-        "model": "m",
-        "usage": {"cached_tokens": 1},
-        "photo": {"source": "cdn", "cache": None, "bytes": 1, "pixels": 2},
-        "timings_ms": {"queue": 1, "fetch": 1, "prepare": 1, "analyse": 1, "total": 4},
-        "analysed_at": "2026-01-01T00:00:00.000Z",
-        "certainty": "unsure",
-    }
-    read = Result.model_validate(stored).ask_back
+    """`ask_back` was a text and became an object."""
+    read = Result.model_validate(STORED_RESULT | {"ask_back": ask_back}).ask_back
     assert (read if read is None or isinstance(read, str) else read.text) in (None, "Closer, please.")
+
+
+def test_result_without_a_certainty_is_read_and_gets_none() -> None:
+    """An earlier version wrote only `sure`, and nobody guesses now what it would have been."""
+    assert Result.model_validate(STORED_RESULT).certainty is None
+    assert Result.model_validate(STORED_RESULT | {"certainty": "probable"}).certainty == "probable"
+
+
+def test_analysis_of_an_earlier_version_is_read_without_a_doubt() -> None:
+    """Kept answers, and models that follow an older schema, say nothing of it."""
+    analysis = parse_answer(read_answer('{"text":"{\\"items\\":[],\\"answer\\":null}"}'))
+    assert (analysis.doubt, analysis.choices) == (None, [])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from growbin.job import Advice, Analysis, Finding, Locale
+from growbin.certainty import Thresholds
+from growbin.job import Advice, Analysis, Choice, DoubtReason, Finding, Locale, Sorting
 from growbin.rules import STEP_LIMITS, Rulebook, advise, advise_all
 from growbin.taxonomy import Category, Condition, Material
 
@@ -27,7 +28,17 @@ findings = st.builds(
     confidence=st.floats(0, 1),
     condition=st.lists(st.sampled_from(Condition), max_size=len(Condition)),
 )
+analyses = st.builds(
+    Analysis,
+    items=st.lists(findings, max_size=10),
+    doubt=st.sampled_from([None, *get_args(DoubtReason)]),
+    choices=st.lists(
+        st.builds(Sorting, category=st.sampled_from(Category), material=st.sampled_from(MATERIALS)),
+        max_size=4,
+    ),
+)
 locales = st.sampled_from(LOCALES)
+HALF = Thresholds(sure=0.5, probable=0.5)
 
 
 def found(
@@ -163,35 +174,29 @@ def test_unidentifiable_finding_is_not_sent_to_any_bin() -> None:
 
 def test_one_confident_item_is_sure() -> None:
     """A clear photo gets its answer without a question back."""
-    advised = advise_all(Analysis(items=[recyclable(Material.GLASS)]), "ko", 0.5)
-    assert (advised.waste_type, advised.sure, advised.ask_back) == ("물건", True, None)
-
-
-def test_confidence_at_the_threshold_is_sure() -> None:
-    """Only a confidence below the threshold is in doubt."""
-    analysis = Analysis(items=[found(Category.FOOD, confidence=0.5)])
-    assert advise_all(analysis, "ko", 0.5).sure
-    assert not advise_all(analysis, "ko", 0.51).sure
+    advised = advise_all(Analysis(items=[recyclable(Material.GLASS)]), "ko", HALF)
+    assert (advised.waste_type, advised.certainty, advised.ask_back) == ("물건", "sure", None)
 
 
 def test_items_in_any_order_come_most_confident_first() -> None:
     """The primary item is the one the model is surest of, even if it was not named first."""
     faint = found(Category.FOOD, confidence=0.2).model_copy(update={"name": "귤껍질"})
     clear = recyclable(Material.GLASS).model_copy(update={"name": "유리병"})
-    advised = advise_all(Analysis(items=[faint, clear]), "ko", 0.5)
+    advised = advise_all(Analysis(items=[faint, clear]), "ko", HALF)
     assert [item.name for item in advised.items] == ["유리병", "귤껍질"]
-    assert (advised.waste_type, advised.sure) == ("유리병", True)
+    assert (advised.waste_type, advised.is_sure) == ("유리병", True)
 
 
 @pytest.mark.parametrize("locale", LOCALES)
 def test_empty_analysis_gives_one_item_that_asks_back(locale: Locale) -> None:
     """Where nothing was seen there is still an item to show, and it says to photograph again."""
-    advised = advise_all(Analysis(items=[]), locale, 0)
+    advised = advise_all(Analysis(items=[]), locale, Thresholds(sure=0, probable=0))
     [item] = advised.items
     assert (item.category, item.confidence, item.recyclable) == (Category.UNCLASSIFIED, 0, False)
     assert item.name == advised.waste_type
-    assert not advised.sure
+    assert advised.certainty == "unsure"
     assert advised.ask_back
+    assert (advised.ask_back.reason, advised.ask_back.choices) == ("unknown", [])
 
 
 @pytest.mark.parametrize(
@@ -200,11 +205,12 @@ def test_empty_analysis_gives_one_item_that_asks_back(locale: Locale) -> None:
 )
 def test_something_unknown_in_the_photo_is_not_sure(unknown: Finding) -> None:
     """An answer that leaves something open says so, however confident the rest is."""
-    assert not advise_all(Analysis(items=[unknown]), "ko", 0.5).sure
-    beside = advise_all(Analysis(items=[recyclable(Material.GLASS), unknown]), "en", 0.5)
-    assert not beside.sure
+    assert not advise_all(Analysis(items=[unknown]), "ko", HALF).is_sure
+    beside = advise_all(Analysis(items=[recyclable(Material.GLASS), unknown]), "en", HALF)
+    assert not beside.is_sure
     assert beside.ask_back
-    assert "by itself" in beside.ask_back
+    assert beside.ask_back.reason == "several"
+    assert "by itself" in beside.ask_back.text
 
 
 @pytest.mark.parametrize(
@@ -221,20 +227,98 @@ def test_something_unknown_in_the_photo_is_not_sure(unknown: Finding) -> None:
 )
 def test_doubtful_finding_asks_for_the_photo_that_would_help(finding: Finding, words: str) -> None:
     """What is doubtful decides what to photograph next."""
-    ask_back = advise_all(Analysis(items=[finding]), "en", 1).ask_back
+    ask_back = advise_all(Analysis(items=[finding]), "en", Thresholds(sure=1, probable=1)).ask_back
     assert ask_back is not None
-    assert words in ask_back
+    assert words in ask_back.text
 
 
-@given(st.lists(findings, max_size=10), locales, st.floats(0, 1))
-def test_any_analysis_asks_back_exactly_when_unsure(
-    items: list[Finding], locale: Locale, threshold: float
+@pytest.mark.parametrize(
+    ("doubt", "words"),
+    [
+        ("several", "by itself"),
+        ("dark", "more light"),
+        ("blurred", "hold"),
+        ("far", "closer"),
+        ("unknown", "recycling mark"),
+        ("not_waste", "throw away"),
+    ],
+)
+def test_doubt_of_the_model_asks_for_the_photo_that_would_help(doubt: DoubtReason, words: str) -> None:
+    """Each reason has its own sentence, in both languages; what can be told better is."""
+    analysis = Analysis(items=[recyclable(Material.PLASTICS)], doubt=doubt)
+    korean, english = (advise_all(analysis, locale, HALF).ask_back for locale in LOCALES)
+    assert korean
+    assert english
+    assert (korean.reason, english.reason) == (doubt, doubt)
+    assert words in english.text
+    assert english.text != korean.text
+
+
+def sorting(category: Category, material: Material | None = None) -> Sorting:
+    return Sorting(category=category, material=material)
+
+
+def chosen(items: list[Finding], choices: list[Sorting], doubt: DoubtReason = "unknown") -> list[Choice]:
+    """What a person is offered."""
+    ask_back = advise_all(Analysis(items=items, doubt=doubt, choices=choices), "en", HALF).ask_back
+    assert ask_back
+    return ask_back.choices
+
+
+GLASS = sorting(Category.RECYCLABLE, Material.GLASS)
+FOOD = sorting(Category.FOOD)
+
+
+def test_choices_of_the_model_bear_the_titles_of_their_rules() -> None:
+    """In its order, as people read them."""
+    first, second = chosen([found(Category.UNCLASSIFIED)], [GLASS, FOOD])
+    assert first == Choice(label=title("recyclable.glass"), category=GLASS.category, material=GLASS.material)
+    assert second == Choice(label=title("food"), category=FOOD.category, material=None)
+
+
+def title(rule_id: str) -> str:
+    return str(json.loads(RULES_TEXT)["rules"][rule_id]["title"]["en"])
+
+
+def test_other_findings_are_the_choices_when_the_model_gives_none() -> None:
+    """What else was seen is what it may be; what cannot be told is no choice."""
+    items = [
+        found(Category.GENERAL, confidence=0.4),
+        found(Category.UNCLASSIFIED, confidence=0.3),
+        recyclable(Material.GLASS).model_copy(update={"confidence": 0.2}),
+    ]
+    assert [choice.label for choice in chosen(items, [])] == [title("recyclable.glass")]
+    assert [choice.label for choice in chosen(items, [FOOD])] == [title("food")]
+
+
+def test_choice_that_says_the_same_again_is_left_out() -> None:
+    """Neither what was advised already nor two that are sorted by one rule; what has no bin is no choice."""
+    battery = sorting(Category.RECYCLABLE, Material.BATTERIES)
+    same_rule = sorting(Category.HAZARDOUS, Material.BATTERIES)
+    choices = [sorting(Category.UNCLASSIFIED), battery, GLASS, same_rule]
+    assert chosen([recyclable(Material.GLASS)], choices) == [
+        Choice(label=title("recyclable.batteries"), category=Category.RECYCLABLE, material=Material.BATTERIES)
+    ]
+
+
+def test_what_is_no_waste_leaves_no_choice() -> None:
+    """There is nothing to sort."""
+    assert chosen([recyclable(Material.GLASS)], [FOOD], "not_waste") == []
+
+
+@given(analyses, locales, st.floats(0, 1), st.floats(0, 1))
+def test_any_analysis_asks_back_exactly_when_it_is_not_sure(
+    analysis: Analysis, locale: Locale, one: float, other: float
 ) -> None:
-    """`sure` and `ask_back` never contradict each other, and no finding is lost."""
-    advised = advise_all(Analysis(items=items), locale, threshold)
-    assert len(advised.items) == max(1, len(items))
-    assert advised.sure == (advised.ask_back is None)
-    assert advised.ask_back != ""
+    """`sure` and `ask_back` never contradict each other, no finding is lost, and every choice is one."""
+    advised = advise_all(analysis, locale, Thresholds(sure=max(one, other), probable=min(one, other)))
+    assert len(advised.items) == max(1, len(analysis.items))
+    assert advised.is_sure == (advised.certainty == "sure") == (advised.ask_back is None)
+    if advised.ask_back:
+        assert advised.ask_back.text
+        labels = [choice.label for choice in advised.ask_back.choices]
+        assert len(labels) == len({*labels, advised.items[0].rule.title}) - 1 <= 4
+        assert Category.UNCLASSIFIED not in [choice.category for choice in advised.ask_back.choices]
 
 
 def test_rules_data_has_no_key_twice() -> None:
@@ -276,7 +360,11 @@ def broken(**changes: Any) -> dict[str, Any]:
         (broken(notes__0__rules=["compost.*"]), "compost"),
         (broken(notes__0__caution=None), "needs a caution or steps"),
         (broken(bins__moon={"ko": "달", "en": "Moon"}), "moon"),
-        (broken(ask_backs=[]), "ask_backs"),
+        (broken(next_photos={}), "reasons"),
+        (broken(next_photos__dark=[]), "next_photos"),
+        (broken(next_photos__dusty=[{"text": {"ko": "먼지", "en": "Dust"}}]), "dusty"),
+        (broken(next_photos__unknown__0__conditions=[]), "fits everything"),
+        (broken(next_photos__dark__0__materials=["glass"]), "fits everything"),
     ],
 )
 def test_rules_data_with_a_mistake_is_refused(data: dict[str, Any], complaint: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from growbin.certainty import Thresholds
 from growbin.consumer.pacing import SoloGate, Throttle
 from growbin.ports import Analyst, AttemptProgress, Leases, PhotoCleaner, PhotoSource, UploadStore
 
@@ -20,7 +22,7 @@ class Consumer:
     analyst: Analyst
     image_base_url: str
     cache_seconds: int
-    sure_threshold: float
+    thresholds_of: Callable[[str], Thresholds]  # by the model that answered
     lease_renew_seconds: float
     throttle: Throttle = field(default_factory=Throttle)
     solo: SoloGate = field(default_factory=SoloGate)

@@ -37,7 +37,7 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
             analysis = parse_answer(answer)
             attempt.lap("analyse")
             await attempt.announce(Stage.ADVISING)
-            advised = advise_all(analysis, job.locale, consumer.sure_threshold)
+            advised = advise_all(analysis, job.locale, consumer.thresholds_of(answer.model))
             await attempt.finish(attempt.result(photo, answer, analysis, advised))
             return Ack()
     except Settled as settled:

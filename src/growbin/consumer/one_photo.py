@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from growbin.analysis import parse_answer
+from growbin.certainty import Thresholds
 from growbin.errors import JobFailed
 from growbin.job import Locale, ModelAnswer
 from growbin.measurements import PhotoAnswer, since_ms
@@ -13,7 +15,12 @@ from growbin.rules import advise_all
 
 
 async def analyse_photo(
-    data: bytes, *, cleaner: PhotoCleaner, analyst: Analyst, locale: Locale, sure_threshold: float
+    data: bytes,
+    *,
+    cleaner: PhotoCleaner,
+    analyst: Analyst,
+    locale: Locale,
+    thresholds_of: Callable[[str], Thresholds],
 ) -> PhotoAnswer:
     """Clean, ask, parse, advise, as `handle_job` does; a photo that fails is an answer as well.
 
@@ -24,7 +31,7 @@ async def analyse_photo(
     try:
         clean = await cleaner.clean(data, "image/jpeg")
         answer = await analyst.ask(clean, None, locale)
-        advised = advise_all(parse_answer(answer), locale, sure_threshold)
+        advised = advise_all(parse_answer(answer), locale, thresholds_of(answer.model))
     except JobFailed as failed:
         return PhotoAnswer(round(since_ms(began)), answer=answer, failure=failed.code)
-    return PhotoAnswer(round(since_ms(began)), advised.items[0], advised.sure, answer)
+    return PhotoAnswer(round(since_ms(began)), advised.items[0], advised.is_sure, answer)

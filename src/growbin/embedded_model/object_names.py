@@ -8,22 +8,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from growbin.job import Locale, Noun
-from growbin.taxonomy import Category, Condition, Material
+from growbin.job import Locale, Noun, Sorting
+from growbin.taxonomy import Condition
 
 # Why a name is no evidence for any bin. A "place" is also what stands in it for good; a "thing" is never put
 # in a household's bin, or its name is too vague to tell.
 NoWaste = Literal["animal", "person", "plant", "nature", "place", "vehicle", "thing"]
 
 
-class Sorting(Noun, extra="forbid"):
-    """Where something goes, and what it is made of if it is recyclable."""
-
-    category: Category
-    material: Material | None
-
-
-class HouseholdThing(Sorting):
+class HouseholdThing(Sorting, extra="forbid"):
     """A thing that a household throws away. `condition` holds only what is true of every such thing
     (a phone has a battery), never what a photo would have to show. `also` is where such a thing
     often goes as well, because its name does not tell what it is made of."""

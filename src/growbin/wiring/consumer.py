@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 
@@ -11,7 +12,8 @@ import structlog
 from growbin.adapters.model.analyst import OpenAIAnalyst
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.adapters.photos.photo_source import CdnPhotoSource
-from growbin.capabilities import EffortRefused, capabilities_of
+from growbin.capabilities import EffortRefused, capabilities_of, thresholds_of
+from growbin.certainty import Thresholds
 from growbin.config import Settings
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
@@ -51,7 +53,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             analyst=analyst,
             image_base_url=settings.cdn_base_url,
             cache_seconds=settings.cdn_cache_ttl,
-            sure_threshold=settings.sure_threshold,
+            thresholds_of=thresholds_by_model(settings),
             lease_renew_seconds=settings.lease_renew_seconds,
             throttle=Throttle(settings.consumer_concurrency),
         )
@@ -80,6 +82,11 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             await stop.wait()
             log.info("consumer_stopping")
             await consumer.close()
+
+
+def thresholds_by_model(settings: Settings) -> Callable[[str], Thresholds]:
+    """The thresholds for an answer, by the name of the model that gave it."""
+    return partial(thresholds_of, configured=settings.openai_model, sure_threshold=settings.sure_threshold)
 
 
 def open_analyst(settings: Settings) -> AbstractAsyncContextManager[OpenAIAnalyst]:

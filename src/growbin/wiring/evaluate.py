@@ -19,7 +19,7 @@ from growbin.consumer.one_photo import analyse_photo
 from growbin.embedded_model.server import MODEL_ID
 from growbin.local.child import PartFailed
 from growbin.local.parts.programs import ModelServerProgram
-from growbin.wiring.consumer import open_analyst
+from growbin.wiring.consumer import open_analyst, thresholds_by_model
 from growbin.wiring.parts import CannotStart
 
 EMBEDDED_DATA = Path("var/evaluate")  # its built model, its key and log
@@ -64,7 +64,7 @@ async def _opened(settings: Settings, is_embedded: bool, concurrency: int) -> As
             cleaner=cleaner,
             analyst=analyst,
             locale="ko",
-            sure_threshold=settings.sure_threshold,
+            thresholds_of=thresholds_by_model(settings),
         )
 
 

@@ -28,8 +28,18 @@ from growbin.adapters.rabbitmq.job_event import (
 from growbin.adapters.rabbitmq.management import ask_management
 from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
-from growbin.job import Backlog, Job
-from growbin.ports import Ack, DeadLetter, HandBack, Handler, Obituary, ObituaryHandler, Retry, Verdict
+from growbin.job import Job
+from growbin.ports import (
+    Ack,
+    Backlog,
+    DeadLetter,
+    HandBack,
+    Handler,
+    Obituary,
+    ObituaryHandler,
+    Retry,
+    Verdict,
+)
 from growbin.telemetry import traces
 
 log = structlog.get_logger()

@@ -20,7 +20,6 @@ from growbin.errors import Rejected
 from growbin.job import (
     STAGE_PROGRESS,
     TERMINAL_STAGES,
-    Backlog,
     Failure,
     Job,
     JobState,
@@ -32,7 +31,7 @@ from growbin.job import (
     Upload,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Beginning, Held, History, Started
+from growbin.ports import Backlog, Beginning, Held, History, Started
 
 # One death with many jobs in hand tells nothing about any of them; two do. From then on a job runs
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
