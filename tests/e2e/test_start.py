@@ -64,7 +64,7 @@ def test_shared_system_has_the_default_limits(system: System) -> None:
     what anybody gets."""
     told: dict[str, set[str]] = {}
     for process in psutil.Process().children():
-        variables = process.environ()
+        variables = {name: value for name, value in process.environ().items() if value}  # empty is unset
         if variables.get("QUEUE_NAME") == system.settings["QUEUE_NAME"]:
             told[process.cmdline()[-1]] = variables.keys() - set(INHERITED) - PLACES
     assert told == {"gateway": set(), "consumer": set()}
