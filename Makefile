@@ -23,8 +23,16 @@ QUIETLY := $(MAKE) --no-print-directory
 DEPLOY_VENV := .venv-deploy
 DEPLOY_INSTALLED := $(DEPLOY_VENV)/.installed-$(VERSION)
 
+# Training: PyTorch is heavy, and nothing that runs needs it.
+DATA ?=
+TORCH ?=
+TRAIN_VENV := .venv-train
+TRAIN_LOCK := requirements/train$(if $(TORCH),-$(TORCH)).txt
+TRAIN_INSTALLED := $(TRAIN_VENV)/.installed-$(VERSION)$(if $(TORCH),-$(TORCH))
+TRAIN_PYTHON := PYTHONPATH=src $(TRAIN_VENV)/bin/python
+
 BROWSER := $(PYTHON) -m tests.browser
-TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy
+TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/train
 # Half of the time that the tests take, and all that needs a browser or node.
 TEST_BESIDE := tests/faults tests/page tests/stream_conformance/test_clients.py tests/contract
 BESIDE := $(VENV)/test-beside.log
@@ -33,7 +41,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos mixed bench check train train-check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +89,13 @@ check: setup  ## format, lint, types, shape and unit tests: seconds, before each
 	@$(VENV)/bin/lint-imports --no-logo --no-cache
 	@$(VENV)/bin/python -m pytest -q tests/test_tidy.py tests/unit
 
+train: $(TRAIN_INSTALLED)  ## make the embedded model's file from DATA=a folder of photos (an hour or two; TORCH=cpu)
+	@test -n "$(DATA)" || { echo "make train DATA=folder: a folder of collections of labelled photos, see docs/embedded-model.md" >&2; exit 1; }
+	@$(TRAIN_PYTHON) -m growbin.embedded_model.train $(DATA) $(ARGS)
+
+train-check: $(TRAIN_INSTALLED)  ## train for seconds on drawn pictures: the same file twice, and after a stop
+	@$(TRAIN_PYTHON) -m pytest --config-file /dev/null --rootdir . --confcutdir tests/train -W error -p no:cacheprovider tests/train $(ARGS)
+
 deploy-setup: setup $(DEPLOY_INSTALLED)
 
 deploy-check: deploy-programs deploy-setup $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
@@ -97,6 +112,9 @@ lock: setup  ## compile requirements/; ARGS=--upgrade takes new versions
 	@$(COMPILE_PART) pyproject.toml --output-file requirements/run.txt
 	@$(COMPILE_PART) requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) $(ARGS) requirements/deploy.in --output-file requirements/deploy.txt
+	@$(COMPILE_PART) --extra model pyproject.toml requirements/train.in --output-file requirements/train.txt
+	@test -z "$(TORCH_WHEELS)" || sed "s/^torch==.*/&+cpu/" requirements/train.in \
+		| $(COMPILE_PART) --find-links $(TORCH_WHEELS) --no-emit-find-links --extra model pyproject.toml - --output-file requirements/train-cpu.txt
 
 clean:  ## remove all that make has made: venvs, data, caches
 	@rm -rf .venv .venv-* var $(CLIENTS)/node_modules $(SCHEMAS)/node_modules .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -153,6 +171,14 @@ $(DEPLOY_INSTALLED): requirements/deploy.txt
 	@$(PYTHON) -m venv --clear $(DEPLOY_VENV)
 	@echo "Installing the locked tools into $(DEPLOY_VENV): some minutes the first time."
 	@$(DEPLOY_VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --requirement $<
+	@touch $@
+
+# TORCH=cpu takes PyTorch's wheels without CUDA, which lie on an index of their own: pip must know it.
+$(TRAIN_INSTALLED): $(TRAIN_LOCK)
+	@$(if $(VERSION),,$(error growbin needs Python 3.11 or newer and "$(PYTHON)" is not: choose one, as in make PYTHON=python3.13))
+	@$(PYTHON) -m venv --clear $(TRAIN_VENV)
+	@echo "Installing the locked packages of the training into $(TRAIN_VENV)."
+	@$(TRAIN_VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --requirement $<
 	@touch $@
 
 # Neither comes from a registry that we lock, and Debian 12's kubectl is too old to be used instead.

@@ -67,7 +67,6 @@ def parser() -> argparse.ArgumentParser:
     model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
     model.add_argument("--host", default="127.0.0.1")
     model.add_argument("--port", type=int, required=True)
-    model.add_argument("--cache", type=Path, default=Path("var/model"), help="folder of the built model")
     model.set_defaults(run=_model_server)
     return root
 
@@ -191,4 +190,4 @@ def _model_server(given: argparse.Namespace) -> int:
     from growbin.config import embedded_model_key
     from growbin.embedded_model.server import main as serve
 
-    return serve(given.host, given.port, given.cache, embedded_model_key())
+    return serve(given.host, given.port, embedded_model_key())

@@ -59,8 +59,8 @@ def _of_folder(folder: Path) -> Iterator[LabelledPhoto]:
 
 def _of_manifest(manifest: Path) -> Iterator[LabelledPhoto]:
     """A line a photo, with `path` or `file` (from the manifest's folder on) and `label`; `collection` or
-    `source`, and `object`, where they are known. A label that is a name of the collection's own (a hat) may be
-    explained by a `material`."""
+    `source`, and `object`, where they are known. A label that is a name of the collection's own (a hat) may
+    be explained by a `material`."""
     if manifest.suffix.lower() not in MANIFEST_SUFFIXES:
         raise BadPhotos(f"{manifest} is neither a folder nor a manifest (.csv, .jsonl).")
     for number, row in _rows(manifest):

@@ -19,10 +19,9 @@ from aiohttp.test_utils import TestServer
 from openai.types.chat import ParsedChatCompletion
 from PIL import Image
 
-from growbin.embedded_model.build import ensure_model
-from growbin.embedded_model.classifier import Classifier
-from growbin.embedded_model.server import BODY_MAX_BYTES, EXCUSES, MODEL_ID, build_app
-from growbin.job import Analysis, Finding
+from growbin.embedded_model.classifier import Classifier, Look, Seen
+from growbin.embedded_model.server import BODY_MAX_BYTES, EXCUSES, MODEL_ID, Prompt, analysis, build_app
+from growbin.job import Analysis, Finding, Sorting
 from growbin.taxonomy import Category, Condition
 
 KEY = "local-key"
@@ -31,13 +30,8 @@ JPEG_URL = "data:image/jpeg;base64,"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_model(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-async def base_url(model: Path) -> AsyncIterator[str]:
-    async with TestServer(build_app(Classifier(model).classify, KEY)) as server:
+async def base_url() -> AsyncIterator[str]:
+    async with TestServer(build_app(Classifier().look, KEY)) as server:
         yield str(server.make_url("/v1"))
 
 
@@ -68,14 +62,14 @@ async def ask(client: openai.AsyncOpenAI, *given: Any, **more: Any) -> ParsedCha
 async def test_coffee_cup_comes_back_as_an_analysis(client: openai.AsyncOpenAI) -> None:
     """The client's `parse` gets an Analysis that names the cup, in Korean, in OpenAI's own shape."""
     completion = await ask(client, photo_url(COFFEE_CUP))
-    analysis = completion.choices[0].message.parsed
-    assert analysis is not None
-    (cup,) = analysis.items
+    found = completion.choices[0].message.parsed
+    assert found is not None
+    cup = found.items[0]
     assert cup == Finding(
         name="머그컵", category=Category.NON_COMBUSTIBLE, material=None, confidence=cup.confidence
     )
-    assert cup.confidence > 0.8
-    assert analysis.answer is None
+    assert cup.confidence > 0.5
+    assert found.answer is None
     assert (completion.object, completion.model) == ("chat.completion", MODEL_ID)
     assert completion.choices[0].finish_reason == "stop"
     assert completion.usage is not None
@@ -90,23 +84,29 @@ async def test_question_gets_an_honest_excuse_in_its_language(
 ) -> None:
     """The line `Answer in:` chooses the language; a question is never answered with an invention."""
     completion = await ask(client, photo_url(COFFEE_CUP), language, "May I wash it first?")
-    analysis = completion.choices[0].message.parsed
-    assert analysis is not None
-    assert analysis.items[0].name == name
-    assert analysis.answer == EXCUSES["en" if language == "en" else "ko"]
+    found = completion.choices[0].message.parsed
+    assert found is not None
+    assert found.items[0].name == name
+    assert found.answer == EXCUSES["en" if language == "en" else "ko"]
 
 
-async def test_unclear_photo_gets_guesses_without_a_bin(client: openai.AsyncOpenAI, tmp_path: Path) -> None:
-    """When nothing is sure, three guesses come back unclassified, with their true low confidence."""
-    Image.new("RGB", (320, 240), "white").save(tmp_path / "white.jpg")
-    completion = await ask(client, photo_url((tmp_path / "white.jpg").read_bytes()))
-    analysis = completion.choices[0].message.parsed
-    assert analysis is not None
-    assert len(analysis.items) == 3
-    for guess in analysis.items:
-        assert guess.category is Category.UNCLASSIFIED
-        assert guess.condition == [Condition.NOT_IDENTIFIABLE]
-        assert guess.confidence < 0.25
+async def test_picture_that_shows_nothing_is_doubted(client: openai.AsyncOpenAI, tmp_path: Path) -> None:
+    """The cause is named, and what it may be is left to the person."""
+    Image.new("RGB", (320, 240), "black").save(tmp_path / "black.jpg")
+    completion = await ask(client, photo_url((tmp_path / "black.jpg").read_bytes()))
+    found = completion.choices[0].message.parsed
+    assert found is not None
+    assert found.doubt == "dark"
+    assert len(found.choices) == 4
+
+
+def test_what_is_no_waste_has_a_name_and_no_bin() -> None:
+    """Nobody is told where to throw a dog."""
+    dog = Seen({"ko": "개", "en": "dog"}, Sorting(category=Category.BULKY, material=None), 0.2)
+    found = analysis(Look((dog,), "not_waste", (dog.place,)), Prompt("", "en", asks=False, characters=0))
+    assert [(item.name, item.category) for item in found.items] == [("dog", Category.UNCLASSIFIED)]
+    assert found.items[0].condition == [Condition.NOT_IDENTIFIABLE]
+    assert (found.doubt, found.choices) == ("not_waste", [])
 
 
 @pytest.mark.parametrize(
@@ -175,15 +175,15 @@ async def test_models_are_listed(client: openai.AsyncOpenAI) -> None:
     assert [model.id async for model in client.models.list()] == [MODEL_ID]
 
 
-async def test_process_serves_and_stops_cleanly(model: Path) -> None:
+async def test_process_serves_and_stops_cleanly() -> None:
     """The server answers /healthz without a key, and SIGTERM ends it with exit code 0."""
     program = (
-        "import sys; from pathlib import Path; from growbin.telemetry.logs import configure_logs;"
+        "import sys; from growbin.telemetry.logs import configure_logs;"
         "from growbin.embedded_model.server import main; configure_logs('info', 'json');"
-        "sys.exit(main('127.0.0.1', 0, Path(sys.argv[1]), 'key'))"
+        "sys.exit(main('127.0.0.1', 0, 'key'))"
     )
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, str(model.parent), stderr=asyncio.subprocess.PIPE
+        sys.executable, "-c", program, stderr=asyncio.subprocess.PIPE
     )
     try:
         assert process.stderr is not None

@@ -372,7 +372,7 @@ async def test_embedded_model_is_asked_when_no_other_is_named(tmp_path: Path) ->
     """Its server is started for the run, and is gone afterwards."""
     folder_of_photos(tmp_path / "photos")
     report = await report_of(None, tmp_path, "photos")
-    assert report["model"] == "efficientnet-lite0"
+    assert report["model"] == "growbin-embedded"
     assert (report["photos"], report["failures"]) == (6, {"photo_unreadable": 1})
     left = [
         one

@@ -1,122 +1,149 @@
-"""The embedded model: built from the published weights, and what it sees."""
+"""What the embedded model sees: the shipped file, pictures that show nothing, and what two outputs say
+together."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import os
-import pickle
+from importlib.resources import files
 from pathlib import Path
 
 import numpy
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
-from growbin.embedded_model.build import MODEL_FILE, ensure_model, read_torch_weights
-from growbin.embedded_model.classifier import (
-    Classifier,
-    Sighting,
-    UnreadablePhoto,
-    prepare,
-    sightings,
-)
+from growbin.capabilities import capabilities_of
+from growbin.embedded_model.classifier import MODEL_FILE, PROBABLE_FROM, Classifier, Look, card
 from growbin.embedded_model.object_names import object_names
+from growbin.embedded_model.pictures import UnreadablePhoto, flaw_of, upright_photo, views_of_whole
+from growbin.embedded_model.server import MODEL_ID
+from growbin.embedded_model.witnesses import (
+    HEAD,
+    SURE_FROM,
+    answer_of,
+    answers,
+    candidates,
+    evidence,
+    judged,
+)
+from growbin.job import Sorting
 from growbin.taxonomy import Category, Material
 
 COFFEE_CUP = Path(__file__).parents[2] / "examples" / "coffee-cup.jpg"
-DOG, SODA_BOTTLE, WATER_BOTTLE, ORANGE, LEMON, BANANA = 208, 737, 898, 950, 951, 954
+LABRADOR, WINE_BOTTLE, JEANS, WATER_BOTTLE, COFFEE_MUG = 208, 907, 608, 898, 504
+GLASS, PLASTICS = (
+    Sorting(category=Category.RECYCLABLE, material=material)
+    for material in (Material.GLASS, Material.PLASTICS)
+)
+TEXTILES = Sorting(category=Category.RECYCLABLE, material=Material.TEXTILES)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_model(tmp_path_factory.mktemp("models"))
+def classifier() -> Classifier:
+    return Classifier()
 
 
-@pytest.fixture(scope="module")
-def classifier(model: Path) -> Classifier:
-    return Classifier(model)
-
-
-def seen(probabilities: dict[int, float]) -> list[Sighting]:
-    everything = numpy.zeros(1000, numpy.float32)
-    everything[list(probabilities)] = list(probabilities.values())
-    return sightings(object_names(), everything)
-
-
-def names(things: list[Sighting]) -> list[str]:
-    return [thing.label.name["en"] for thing in things]
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
-# --- the build ---------------------------------------------------------------------------------
+def cup() -> Image.Image:
+    return upright_photo(COFFEE_CUP.read_bytes())
 
 
-def test_built_model_is_kept(model: Path) -> None:
-    """A second start uses the file of the first and leaves nothing else in the folder."""
-    written = model.stat().st_mtime_ns
-    assert ensure_model(model.parent) == model
-    assert model.stat().st_mtime_ns == written
-    assert [path.name for path in model.parent.iterdir()] == [MODEL_FILE]
+# --- the shipped file --------------------------------------------------------------------------
 
 
-def test_damaged_model_is_built_again(tmp_path: Path, model: Path) -> None:
-    """A file cut short by a full disk is replaced by the very same model as anywhere else."""
-    damaged = tmp_path / MODEL_FILE
-    damaged.write_bytes(model.read_bytes()[:1000])
-    assert ensure_model(tmp_path).read_bytes() == model.read_bytes()
+def test_shipped_file_is_small_and_the_one_of_its_card() -> None:
+    """At most 10 MB, and the sha256 that its card tells."""
+    model = files("growbin").joinpath("data", MODEL_FILE).read_bytes()
+    assert len(model) <= 10_000_000
+    assert hashlib.sha256(model).hexdigest() == card().sha256
 
 
-def test_pickle_that_calls_something_is_refused(tmp_path: Path) -> None:
-    """A weights file cannot run code: any name but four harmless ones is an error."""
-
-    class Attack:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.mkdir, (str(tmp_path / "owned"),)
-
-    with pytest.raises(pickle.UnpicklingError):
-        read_torch_weights(io.BytesIO(pickle.dumps(Attack())))
-    assert not (tmp_path / "owned").exists()
-
-
-# --- photos ------------------------------------------------------------------------------------
+def test_thresholds_are_those_that_the_consumer_uses() -> None:
+    """They stand in the table of models as well."""
+    thresholds = capabilities_of(MODEL_ID).certainty
+    assert (thresholds.sure, thresholds.probable) == (SURE_FROM, PROBABLE_FROM)
 
 
 def test_coffee_cup_is_a_cup(classifier: Classifier) -> None:
     """The example photo is recognised, and crockery is non-combustible waste."""
-    (cup,) = classifier.classify(COFFEE_CUP.read_bytes())
-    assert cup.label.name == {"ko": "머그컵", "en": "cup"}
-    assert cup.label.category is Category.NON_COMBUSTIBLE
-    assert cup.confidence > 0.8
+    look = classifier.look(COFFEE_CUP.read_bytes())
+    assert look.seen[0].name == {"ko": "머그컵", "en": "cup"}
+    assert look.seen[0].place.category is Category.NON_COMBUSTIBLE
+    assert look.seen[0].confidence >= SURE_FROM
+    assert (len(look.seen), look.doubt) == (1, None)
 
 
-def test_empty_picture_is_nothing_sure(classifier: Classifier) -> None:
-    """A white picture gets three weak guesses, never an answer."""
-    guesses = classifier.classify(encoded(Image.new("RGB", (300, 200), "white"), "PNG"))
-    assert [guess.sure for guess in guesses] == [False, False, False]
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def page_of_text() -> Image.Image:
+    page = Image.new("RGB", (600, 800), "white")
+    for line in range(36):
+        ImageDraw.Draw(page).text(
+            (40, 20 + 21 * line), "the quick brown fox jumps over the lazy dog " * 2, fill="black"
+        )
+    return page
+
+
+def red_square() -> Image.Image:
+    picture = Image.new("RGB", (400, 300), "white")
+    ImageDraw.Draw(picture).rectangle((120, 70, 280, 230), fill="red")
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("picture", "doubt"),
+    [
+        (Image.new("RGB", (300, 200), "black"), "dark"),
+        (Image.new("RGB", (300, 200), "white"), "unknown"),
+        (cup().point(lambda level: level // 8), "dark"),
+        (cup().resize((224, 224)).filter(ImageFilter.GaussianBlur(6)), "blurred"),
+        (red_square(), None),
+        (page_of_text(), None),
+    ],
+    ids=["black", "white", "dark", "blurred", "square", "text"],
+)
+def test_picture_that_shows_no_waste_is_never_sure(
+    classifier: Classifier, picture: Image.Image, doubt: str | None
+) -> None:
+    """Neither as PNG nor as JPEG; where the picture itself is the cause, that is said."""
+    for kind in ("PNG", "JPEG"):
+        look = classifier.look(encoded(picture, kind))
+        assert look.doubt is not None or look.seen[0].confidence < SURE_FROM
+        if doubt:
+            assert look.doubt == doubt
 
 
 def test_sideways_photo_is_turned_upright() -> None:
-    """A photo with an EXIF orientation is prepared as the upright photo is."""
+    """A photo with an EXIF orientation is seen as the upright photo is."""
     turned = Image.Exif()
     turned[0x0112] = 6
     with Image.open(COFFEE_CUP) as upright:
         sideways = upright.transpose(Image.Transpose.ROTATE_90)
-        expected = prepare(encoded(upright, "PNG"))
-    assert numpy.array_equal(prepare(encoded(sideways, "PNG", exif=turned)), expected)
+        expected = upright_photo(encoded(upright))
+    assert upright_photo(encoded(sideways, exif=turned)).tobytes() == expected.tobytes()
+
+
+def test_photo_taken_sideways_is_the_same_thing(classifier: Classifier) -> None:
+    """Whatever way the phone was held."""
+    turns = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180)
+    turned = [classifier.look(encoded(cup().transpose(turn))) for turn in turns]
+    upright = classifier.look(encoded(cup()))
+    assert {look.seen[0].place.category for look in turned} == {upright.seen[0].place.category}
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "L", "1"])
 def test_any_colour_mode_becomes_the_same_white(mode: str) -> None:
     """Transparent, grey, palette and print colours all end as RGB on white."""
     blank = Image.new("RGBA", (40, 30), (255, 255, 255, 0))
-    picture = encoded(blank.convert(mode), "JPEG" if mode == "CMYK" else "PNG")
-    pixels = prepare(picture)
-    assert pixels.shape == (1, 3, 224, 224)
-    assert pixels.min() == 1.0
+    views = views_of_whole(upright_photo(encoded(blank.convert(mode), "JPEG" if mode == "CMYK" else "PNG")))
+    assert views.shape == (5, 3, 224, 224)
+    assert views.min() == 1.0
 
 
 @pytest.mark.parametrize(
@@ -126,45 +153,97 @@ def test_any_colour_mode_becomes_the_same_white(mode: str) -> None:
         b"no picture",
         COFFEE_CUP.read_bytes()[:5000],
         encoded(Image.new("RGB", (8, 8)), "GIF"),
-        encoded(Image.new("1", (8000, 8000)), "PNG"),
+        encoded(Image.new("1", (8000, 8000))),
     ],
     ids=["empty", "text", "cut", "gif", "64-megapixels"],
 )
 def test_unusable_picture_is_refused(damaged: bytes) -> None:
     """What is no JPEG, PNG or WebP, is broken or is far too large never reaches the model."""
     with pytest.raises(UnreadablePhoto):
-        prepare(damaged)
+        upright_photo(damaged)
 
 
-# --- from probabilities to things --------------------------------------------------------------
+def test_ordinary_photo_has_no_flaw() -> None:
+    """Nor has a small one."""
+    assert flaw_of(cup()) is None
+    assert flaw_of(cup().resize((120, 90))) is None
 
 
-def test_labels_of_one_thing_are_added_up() -> None:
-    """Two labels for a bottle are one bottle, as sure as both together."""
-    (bottle,) = seen({SODA_BOTTLE: 0.2, WATER_BOTTLE: 0.3})
-    assert bottle.label.material is Material.CLEAR_PET
-    assert bottle.confidence == pytest.approx(0.5)
-    assert bottle.sure
+# --- what two outputs say together -------------------------------------------------------------
 
 
-def test_two_clear_things_are_two_items() -> None:
-    """Two different things that both stand out are both reported, the clearer one first."""
-    assert names(seen({ORANGE: 0.35, WATER_BOTTLE: 0.5})) == ["PET bottle", "orange"]
+def said(head: dict[int, float], names: dict[int, float]) -> Sorting:
+    """The answer when the head and the names say so."""
+    materials, all_names = numpy.full((1, len(HEAD)), 0.02), numpy.full((1, 1000), 1e-5)
+    materials[0, list(head)] = list(head.values())
+    all_names[0, list(names)] = list(names.values())
+    seen = evidence(materials / materials.sum(), all_names / all_names.sum())
+    return answers()[int(judged(candidates(seen), card().weights).best[0])]
 
 
-def test_weaker_second_reading_is_no_item() -> None:
-    """A second reading below 0.3 is doubt about the first thing, not another thing."""
-    assert names(seen({ORANGE: 0.28, WATER_BOTTLE: 0.5})) == ["PET bottle"]
+def test_head_that_knows_packaging_is_believed() -> None:
+    """The names are vague about it."""
+    assert said({HEAD.index(GLASS): 0.9}, {WATER_BOTTLE: 0.2, LABRADOR: 0.1}) == GLASS
 
 
-def test_doubt_gives_three_guesses() -> None:
-    """Below 0.25 the three best guesses are given, with their true confidence."""
-    guesses = seen({ORANGE: 0.1, WATER_BOTTLE: 0.2, BANANA: 0.05, LEMON: 0.01})
-    assert names(guesses) == ["PET bottle", "orange", "banana"]
-    assert [round(guess.confidence, 2) for guess in guesses] == [0.2, 0.1, 0.05]
-    assert not any(guess.sure for guess in guesses)
+def test_names_that_know_clothes_are_believed_against_the_head() -> None:
+    """The head has never seen clothes: whatever material it takes them for."""
+    assert said({HEAD.index(PLASTICS): 0.4, HEAD.index(GLASS): 0.3}, {JEANS: 0.8}) == TEXTILES
 
 
-def test_thing_outside_the_table_is_no_evidence() -> None:
-    """A dog, however clear, makes nothing in the table sure."""
-    assert not any(guess.sure for guess in seen({DOG: 0.95, WATER_BOTTLE: 0.04}))
+def test_names_decide_where_the_head_wavers() -> None:
+    """Glass or plastic? The name says wine bottle."""
+    unsure = {HEAD.index(GLASS): 0.4, HEAD.index(PLASTICS): 0.45}
+    assert said(unsure, {WINE_BOTTLE: 0.6}) == GLASS
+    assert said(unsure, {WATER_BOTTLE: 0.6}) == PLASTICS
+
+
+def test_name_that_stands_alone_is_sure_where_the_head_knows_nothing() -> None:
+    """However the bin of such a thing may vary: a cup is a cup. A head that is certain is heard first."""
+
+    def best(head: float) -> tuple[Sorting, float]:
+        materials, names = numpy.full((1, len(HEAD)), (1 - head) / 5), numpy.full((1, 1000), 4e-4)
+        materials[0, HEAD.index(GLASS)], names[0, COFFEE_MUG] = head, 0.6
+        said = judged(candidates(evidence(materials, names)), card().weights)
+        return answers()[int(said.best[0])], float(said.certainty[0])
+
+    assert best(0.4)[0].category is Category.NON_COMBUSTIBLE
+    assert best(0.4)[1] >= SURE_FROM
+    assert best(0.95)[0] == GLASS
+
+
+def test_packaging_is_sure_only_when_both_witnesses_support_it() -> None:
+    """Head and names agree, or the head is certain; a head that is fairly certain alone is never enough."""
+
+    def certainty(head: float, name: int) -> float:
+        materials, names = numpy.full((1, len(HEAD)), (1 - head) / 5), numpy.full((1, 1000), 5e-4)
+        materials[0, HEAD.index(GLASS)], names[0, name] = head, 0.5
+        seen = evidence(materials, names / names.sum())
+        return float(judged(candidates(seen), card().weights).certainty[0])
+
+    assert certainty(0.7, WINE_BOTTLE) >= SURE_FROM
+    assert certainty(0.95, WATER_BOTTLE) >= SURE_FROM
+    assert certainty(0.75, WATER_BOTTLE) < SURE_FROM
+
+
+def test_evidence_is_whole() -> None:
+    """Each name goes somewhere, to one place or several: nothing is lost or counted twice."""
+    seen = evidence(numpy.full((3, len(HEAD)), 1 / 6), numpy.eye(1000)[[LABRADOR, JEANS, WATER_BOTTLE]])
+    assert numpy.allclose(seen.names.sum(1) + seen.no_waste, 1)
+    assert seen.no_waste.tolist() == [1, 0, 0]
+    assert seen.names[1, answer_of(TEXTILES)] == 1
+    assert 0 < seen.names[2, answer_of(PLASTICS)] < 1
+
+
+def test_each_place_of_a_name_is_an_answer() -> None:
+    """Every bin that a name may lead to can be answered."""
+    things = [name.thing for name in object_names() if name.thing]
+    for place in (place for thing in things for place in (thing, *thing.also)):
+        assert answer_of(place) < len(answers())
+
+
+def test_look_offers_the_likeliest_places(classifier: Classifier) -> None:
+    """For a person who knows better: a few, the best one first, none twice."""
+    look: Look = classifier.look(COFFEE_CUP.read_bytes())
+    assert look.choices[0] == look.seen[0].place
+    assert len(set(map(str, look.choices))) == len(look.choices) == 4

@@ -26,9 +26,9 @@ from growbin.commands.evaluation_results import (
     read_results,
     results_file,
 )
-from growbin.labelled_photos import BadPhotos, LabelledPhoto, find_photos
 from growbin.commands.progress_bars import ProgressBar, ProgressBars
 from growbin.errors import Throttled, Unavailable
+from growbin.labelled_photos import BadPhotos, LabelledPhoto, find_photos
 from growbin.measurements import PhotoAnswer
 from growbin.ports import RETRY_DELAYS_SECONDS
 from growbin.scores import compare

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from growbin.labelled_photos import BadPhotos
 from growbin.job import Noun
+from growbin.labelled_photos import BadPhotos
 from growbin.photo_labels import matched_name
 from growbin.taxonomy import Category, Material
 

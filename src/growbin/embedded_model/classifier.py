@@ -1,124 +1,252 @@
-"""What the embedded model sees in a photo, in the words of the sorting rules.
-
-EfficientNet-Lite0 knows the 1,000 things of ImageNet. `object_names` says which of them are household
-things, each with its bin; any other (a dog, a bus) is no evidence for any bin. Nothing was trained on
-waste: this is a table over a general model, and ImageNet has no drinks can, beverage carton, battery,
-light bulb or foam.
-"""
+"""What the embedded model sees in a photo: the things in it, how sure that is, and why not surer."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
 
-from growbin.embedded_model.build import SIDE_PIXELS
-from growbin.embedded_model.object_names import HouseholdThing, ObjectName, object_names
+from growbin.embedded_model.object_names import HouseholdThing
+from growbin.embedded_model.pictures import (
+    Flaw,
+    flaw_of,
+    upright_photo,
+    views_of_crops,
+    views_of_whole,
+)
+from growbin.embedded_model.witnesses import (
+    CLEAR_PET,
+    HEAD,
+    PLASTICS,
+    SURE_FROM,
+    Weights,
+    answers,
+    candidates,
+    evidence,
+    judged,
+    things_of,
+)
+from growbin.job import DoubtReason, Locale, Noun, Sorting
+from growbin.taxonomy import Condition
 
 if TYPE_CHECKING:
-    import numpy
     import numpy.typing
-    from PIL import Image
 
     Floats = numpy.typing.NDArray[numpy.float32]
 
-SURE_FROM = 0.25
-# All labels share one sum of 1, so two readings of one thing also push each other down. Only when
-# both stay this high are they taken for two things.
-SECOND_ITEM_FROM = 0.3
-GUESSES = 3
-MAX_PIXELS = 50_000_000
+MODEL_FILE = "embedded_model.onnx"
+CARD_FILE = "embedded_model.json"
+
+# Of what the five views of the whole say. What fills the view is easier to tell, names better what stands
+# upright.
+HEAD_VIEW_SHARES = (0.15, 0.15, 0.15, 0.15, 0.4)
+NAMES_VIEW_SHARES = (0.3, 0.133, 0.134, 0.133, 0.3)
+# A name is said when it has this much of the names, and this share of those that go to the same place.
+NAMED_FROM, NAMED_SHARE = 0.15, 0.4
+NO_WASTE_FROM = 0.5
+PROBABLE_FROM = 0.5
+CHOICES = 4
+
+PLAIN_NAMES: dict[Sorting, dict[Locale, str]] = {
+    HEAD[0]: {"ko": "종이", "en": "something made of paper"},
+    HEAD[1]: {"ko": "종이팩", "en": "carton"},
+    HEAD[2]: {"ko": "유리로 된 것", "en": "something made of glass"},
+    HEAD[3]: {"ko": "금속으로 된 것", "en": "something made of metal"},
+    HEAD[4]: {"ko": "플라스틱으로 된 것", "en": "something made of plastic"},
+    HEAD[5]: {"ko": "재활용되지 않는 것", "en": "something that is not recycled"},
+}
+OTHER_PLAIN_NAME: dict[Locale, str] = {"ko": "이름 모를 것", "en": "something"}
 
 
-class UnreadablePhoto(Exception):
-    """The bytes are no JPEG, PNG or WebP picture that can be decoded, or it is far too large."""
+class DamagedModel(Exception):
+    """The model's file is not the one that was shipped; the text says what to do."""
+
+
+class Card(Noun):
+    """What stands beside the model's file: the weights of `witnesses`, and the certainty from which what a
+    crop shows is a thing by itself."""
+
+    sha256: str
+    packaging: tuple[float, ...]
+    other: tuple[float, ...]
+    second_item: float = 1.0
+
+    @property
+    def weights(self) -> Weights:
+        return Weights(self.packaging, self.other)
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """One thing in the photo. `confidence` is the sum over all labels that bear its name: a mug, a
-    tea cup and an espresso are one cup to whoever sorts it."""
+class Seen:
+    """One thing in the photo. `confidence` is how probable it is that `place` is right."""
 
-    label: HouseholdThing
+    name: dict[Locale, str]
+    place: Sorting
     confidence: float
+    condition: tuple[Condition, ...] = ()
 
-    @property
-    def sure(self) -> bool:
-        return self.confidence >= SURE_FROM
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a photo shows, best first: at least one thing, which may be below `probable`. `choices` are the
+    other places that are most likely, for a person who knows better."""
+
+    seen: tuple[Seen, ...]
+    doubt: DoubtReason | None
+    choices: tuple[Sorting, ...]
+
+
+@cache
+def card() -> Card:
+    return Card.model_validate_json(files("growbin").joinpath("data", CARD_FILE).read_bytes())
 
 
 class Classifier:
-    """Thread-safe; `classify` takes 10 to 30 ms of one core."""
+    """Thread-safe. Without arguments the shipped model; raises DamagedModel where its file is not the one
+    that was shipped."""
 
-    def __init__(self, model_path: Path) -> None:
+    def __init__(self, model: bytes | None = None, its_card: Card | None = None) -> None:
         import onnxruntime
 
+        self._card = its_card or card()
+        if model is None:
+            model = files("growbin").joinpath("data", MODEL_FILE).read_bytes()
+        if hashlib.sha256(model).hexdigest() != self._card.sha256:
+            raise DamagedModel(f"{MODEL_FILE} is damaged: install growbin again")
         options = onnxruntime.SessionOptions()
         # Photos are served side by side: one thread each does more of them than two for one.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
-        self._names = object_names()
+        options.enable_cpu_mem_arena = False  # it keeps what the largest batch needed
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def classify(self, photo: bytes) -> list[Sighting]:
-        """What is in the photo, see `sightings`. Raises UnreadablePhoto."""
-        outputs = self._session.run(["probabilities"], {"photo": prepare(photo)})
-        return sightings(self._names, outputs[0][0])
+    def look(self, photo: bytes) -> Look:
+        """Raises UnreadablePhoto."""
+        picture = upright_photo(photo)
+        (whole,) = opinions(*of_whole(*self.outputs(views_of_whole(picture), together=True)), self._card)
+        flaw = flaw_of(picture)
+        crops: list[Opinion] = []
+        # A sure whole fills the photo, and a flaw spoils every part of it.
+        if flaw is None and whole.confidence < SURE_FROM:
+            crops = opinions(*self.outputs(views_of_crops(picture)), self._card)
+        return _look(whole, crops, flaw, self._card)
 
+    def outputs(self, views: Floats, *, together: bool = False) -> tuple[Floats, Floats]:
+        """`materials` [n, classes of the head and one] and `names` [n, 1000] of [n, 3, 224, 224]; of one
+        photo `together` [1, n, …]."""
+        import numpy
 
-def sightings(names: Sequence[ObjectName], probabilities: Sequence[float] | Floats) -> list[Sighting]:
-    """The things seen, best first: those we are sure of, else the three best guesses.
-
-    `probabilities` holds one number for each ImageNet label.
-    """
-    things: dict[str, HouseholdThing] = {}
-    confidences: dict[str, float] = defaultdict(float)
-    for name in names:
-        if name.thing:
-            things[name.thing.name["en"]] = name.thing
-            confidences[name.thing.name["en"]] += float(probabilities[name.index])
-    found = [Sighting(thing, min(1.0, confidences[english])) for english, thing in things.items()]
-    found.sort(key=lambda seen: seen.confidence, reverse=True)
-    if not found[0].sure:
-        return found[:GUESSES]
-    return found[:1] + [seen for seen in found[1:] if seen.confidence >= SECOND_ITEM_FROM]
+        # One by one takes no longer on one thread, and a fifth of the memory.
+        seen = [self._session.run(["materials", "names"], {"photo": view[None]}) for view in views]
+        materials, names = (numpy.concatenate(values) for values in zip(*seen, strict=True))
+        return (materials[None], names[None]) if together else (materials, names)
 
 
-def prepare(photo: bytes) -> Floats:
-    """The photo as the model wants it: [1, 3, 224, 224], -1 (black) to 1 (white).
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """Of a whole photo or one crop: the shares of `answers()`, and how sure the best one is."""
 
-    The whole photo is squeezed to the square. The usual centre crop loses what lies at the edge:
-    on 1,773 labelled photos of waste it found the right bin less often (39 % against 42 %), and
-    the average of both was no better than the squeezed photo alone. Raises UnreadablePhoto.
-    """
+    shares: Floats
+    names: Floats
+    no_waste: float
+    best: int
+    confidence: float
+
+    @property
+    def place(self) -> Sorting:
+        return answers()[self.best]
+
+
+def opinions(materials: Floats, names: Floats, its_card: Card) -> list[Opinion]:
+    """Of each row."""
+    seen = evidence(materials, names)
+    said = judged(candidates(seen), its_card.weights)
+    return [
+        Opinion(
+            said.shares[row],
+            names[row],
+            float(seen.no_waste[row]),
+            int(said.best[row]),
+            float(said.certainty[row]),
+        )
+        for row in range(len(names))
+    ]
+
+
+def of_whole(materials: Floats, names: Floats) -> tuple[Floats, Floats]:
+    """The outputs for the five views of each photo, [n, 5, …], as one: [n, …]."""
     import numpy
-    from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(photo), formats=["JPEG", "PNG", "WEBP"]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadablePhoto(f"{image.width} x {image.height} pixels are too many")
-            # Lets the JPEG decoder itself shrink the photo, leaving enough for a fine resize.
-            image.draft("RGB", (3 * SIDE_PIXELS, 3 * SIDE_PIXELS))
-            upright = _upright_on_white(image)
-    except UnreadablePhoto:
-        raise
-    except Exception as error:  # decoders raise anything at all over a broken file
-        raise UnreadablePhoto("no JPEG, PNG or WebP picture that can be read") from error
-    squeezed = upright.resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BICUBIC)
-    pixels = numpy.asarray(squeezed, dtype=numpy.float32)
-    scaled: Any = (pixels - 127.5) / 127.5
-    return numpy.ascontiguousarray(scaled.transpose(2, 0, 1)[numpy.newaxis])
+    return (
+        (materials * numpy.asarray(HEAD_VIEW_SHARES, numpy.float32)[None, :, None]).sum(1),
+        (names * numpy.asarray(NAMES_VIEW_SHARES, numpy.float32)[None, :, None]).sum(1),
+    )
 
 
-def _upright_on_white(image: Image.Image) -> Image.Image:
-    from PIL import Image, ImageOps
+def _look(whole: Opinion, crops: Sequence[Opinion], flaw: Flaw | None, its_card: Card) -> Look:
+    others = second_items(whole, crops, its_card.second_item)
+    doubt = _doubt(whole, crops, others, flaw)
+    return Look((_seen(whole), *map(_seen, others)), doubt, _choices(whole))
 
-    upright = ImageOps.exif_transpose(image)
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    layer = upright.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+def second_items(whole: Opinion, crops: Sequence[Opinion], least: float) -> list[Opinion]:
+    """Things that a crop shows with such certainty, another probably, and that are something else than the
+    whole, the surest first: a part of a thing looks like something else in one crop alone."""
+    shown: dict[int, list[Opinion]] = defaultdict(list)
+    for crop in sorted(crops, key=lambda crop: -crop.confidence):
+        if crop.best != whole.best and crop.confidence >= PROBABLE_FROM:
+            shown[crop.best].append(crop)
+    found = [same[0] for same in shown.values() if len(same) > 1 and same[0].confidence >= least]
+    return sorted(found, key=lambda crop: -crop.confidence)
+
+
+def _doubt(
+    whole: Opinion,
+    crops: Sequence[Opinion],
+    others: Sequence[Opinion],
+    flaw: Flaw | None,
+) -> DoubtReason | None:
+    """The first cause that would help a person to take a better photo."""
+    if flaw is not None:
+        return "unknown" if flaw == "blank" else flaw
+    if others:
+        return "several"
+    if whole.no_waste >= NO_WASTE_FROM:
+        return "not_waste"
+    if whole.confidence >= PROBABLE_FROM:
+        return None
+    return "far" if any(crop.confidence >= PROBABLE_FROM for crop in crops) else "unknown"
+
+
+def _seen(opinion: Opinion) -> Seen:
+    """With the name of the likeliest thing that goes there, where one stands out; else that of the
+    material."""
+    weights: dict[str, float] = defaultdict(float)
+    things: dict[str, HouseholdThing] = {}
+    for name in things_of(opinion.best):
+        assert name.thing
+        things[name.thing.name["en"]] = name.thing
+        weights[name.thing.name["en"]] += float(opinion.names[name.index])
+    likeliest = max(weights, key=lambda name: weights[name], default="")
+    place = opinion.place
+    if weights[likeliest] < max(NAMED_FROM, NAMED_SHARE * sum(weights.values())):
+        return Seen(PLAIN_NAMES.get(place, OTHER_PLAIN_NAME), place, opinion.confidence)
+    thing = things[likeliest]
+    if place == PLASTICS and _place(thing) == CLEAR_PET:
+        place = CLEAR_PET
+    return Seen(
+        thing.name, place, opinion.confidence, tuple(thing.condition) if _place(thing) == place else ()
+    )
+
+
+def _place(thing: Sorting) -> Sorting:
+    return Sorting(category=thing.category, material=thing.material)
+
+
+def _choices(whole: Opinion) -> tuple[Sorting, ...]:
+    order = whole.shares.argsort()[::-1][:CHOICES]
+    return tuple(answers()[number] for number in order)

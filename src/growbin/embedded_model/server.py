@@ -22,21 +22,20 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from growbin.embedded_model.build import ModelBuildFailed, ensure_model
-from growbin.embedded_model.classifier import Classifier, Sighting, UnreadablePhoto
+from growbin.embedded_model.classifier import Classifier, DamagedModel, Look
+from growbin.embedded_model.pictures import UnreadablePhoto
 from growbin.job import Analysis, Finding, Locale
 from growbin.taxonomy import Category, Condition
 
 log = structlog.get_logger()
 
-MODEL_ID = "efficientnet-lite0"
+MODEL_ID = "growbin-embedded"
 BODY_MAX_BYTES = 20 * 1024 * 1024
 SHUTDOWN_SECONDS = 5.0
 # The usual rule of thumb for English. The photo is not cut into tokens, so it counts for nothing.
@@ -50,7 +49,7 @@ EXCUSES: dict[Locale, str] = {
 _ANSWER_IN = re.compile(r"^\s*Answer in: (ko|en)\s*$", re.MULTILINE)
 _DATA_URL = re.compile(r"data:image/[a-z+.-]+;base64,", re.IGNORECASE)
 
-Classify = Callable[[bytes], list[Sighting]]
+LookAt = Callable[[bytes], Look]
 
 
 class RequestRefused(Exception):
@@ -77,27 +76,24 @@ class Prompt:
 # --- the server ----------------------------------------------------------------------------------
 
 
-def main(host: str, port: int, cache: Path, api_key: str) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. The model is built into `cache` if need be.
-
-    Callers must send `api_key`, unless it is empty.
-    """
+def main(host: str, port: int, api_key: str) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Callers must send `api_key`, unless it is empty."""
     try:
-        asyncio.run(serve(host, port, cache, api_key))
-    except (ModelBuildFailed, ImportError, OSError) as error:  # ImportError: growbin[local] is missing
+        asyncio.run(serve(host, port, api_key))
+    except (DamagedModel, ImportError, OSError) as error:  # ImportError: growbin[local] is missing
         log.error("model_server_failed", reason=str(error))
         return 1
     return 0
 
 
-async def serve(host: str, port: int, cache: Path, api_key: str) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ModelBuildFailed, and OSError when the port is taken."""
+async def serve(host: str, port: int, api_key: str) -> None:
+    """Serve until SIGTERM or SIGINT. Raises DamagedModel, and OSError when the port is taken."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    classifier = await asyncio.to_thread(lambda: Classifier(ensure_model(cache)))
+    classifier = await asyncio.to_thread(Classifier)
     runner = web.AppRunner(
-        build_app(classifier.classify, api_key), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
+        build_app(classifier.look, api_key), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
     )
     await runner.setup()
     try:
@@ -109,7 +105,7 @@ async def serve(host: str, port: int, cache: Path, api_key: str) -> None:
         log.info("model_server_stopped")
 
 
-def build_app(classify: Classify, api_key: str = "") -> web.Application:
+def build_app(look: LookAt, api_key: str = "") -> web.Application:
     """The application; with an `api_key` it asks every caller but /healthz for it."""
 
     @web.middleware
@@ -124,7 +120,7 @@ def build_app(classify: Classify, api_key: str = "") -> web.Application:
             return _refused(RequestRefused(error.status, error.reason))
 
     app = web.Application(middlewares=[guarded], client_max_size=BODY_MAX_BYTES)
-    completions = _Completions(classify)
+    completions = _Completions(look)
     app.cleanup_ctx.append(completions.threads)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/v1/models", _models)
@@ -161,8 +157,8 @@ async def _models(_request: web.Request) -> web.Response:
 class _Completions:
     """POST /v1/chat/completions. Decoding and inference run in threads, never on the loop."""
 
-    def __init__(self, classify: Classify) -> None:
-        self._classify = classify
+    def __init__(self, look: LookAt) -> None:
+        self._look_at = look
         self._executor = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="classifier")
 
     async def threads(self, _app: web.Application) -> AsyncIterator[None]:
@@ -173,17 +169,18 @@ class _Completions:
         started = time.perf_counter()
         body = await request.read()
         loop = asyncio.get_running_loop()
-        prompt, seen = await loop.run_in_executor(self._executor, self._look, body)
-        answer = analysis(seen, prompt).model_dump_json()
+        prompt, look = await loop.run_in_executor(self._executor, self._look, body)
+        answer = analysis(look, prompt).model_dump_json()
         log.info(
             "photo_classified",
-            best=seen[0].label.name["en"],
-            confidence=round(seen[0].confidence, 3),
+            best=look.seen[0].name["en"],
+            confidence=round(look.seen[0].confidence, 3),
+            doubt=look.doubt,
             duration_ms=round((time.perf_counter() - started) * 1000),
         )
         return web.json_response(completion(answer, prompt))
 
-    def _look(self, body: bytes) -> tuple[Prompt, list[Sighting]]:
+    def _look(self, body: bytes) -> tuple[Prompt, Look]:
         prompt = read_prompt(body)
         try:
             photo = base64.b64decode(prompt.photo_url.partition(",")[2], validate=True)
@@ -192,7 +189,7 @@ class _Completions:
                 400, "The image is not valid base64.", parameter="messages", code="invalid_base64"
             ) from error
         try:
-            return prompt, self._classify(photo)
+            return prompt, self._look_at(photo)
         except UnreadablePhoto as error:
             raise RequestRefused(
                 400, f"The image cannot be used: {error}.", parameter="messages", code="invalid_image"
@@ -263,20 +260,25 @@ def _photo_url(part: dict[str, Any]) -> str:
     return url
 
 
-def analysis(seen: list[Sighting], prompt: Prompt) -> Analysis:
-    """Sightings as an Analysis. A guess keeps its name and its true confidence, but no bin: a wrong
-    bin said aloud is worse than a question back."""
+def analysis(look: Look, prompt: Prompt) -> Analysis:
+    """What was seen as an Analysis. What is no waste has a name and no bin."""
+    is_waste = look.doubt != "not_waste"
     findings = [
         Finding(
-            name=sighting.label.name[prompt.locale],
-            category=sighting.label.category if sighting.sure else Category.UNCLASSIFIED,
-            material=sighting.label.material if sighting.sure else None,
-            confidence=round(sighting.confidence, 4),
-            condition=sighting.label.condition if sighting.sure else [Condition.NOT_IDENTIFIABLE],
+            name=seen.name[prompt.locale],
+            category=seen.place.category if is_waste else Category.UNCLASSIFIED,
+            material=seen.place.material if is_waste else None,
+            confidence=round(seen.confidence, 4),
+            condition=list(seen.condition) if is_waste else [Condition.NOT_IDENTIFIABLE],
         )
-        for sighting in seen
+        for seen in look.seen
     ]
-    return Analysis(items=findings, answer=EXCUSES[prompt.locale] if prompt.asks else None)
+    return Analysis(
+        items=findings,
+        answer=EXCUSES[prompt.locale] if prompt.asks else None,
+        doubt=look.doubt,
+        choices=list(look.choices) if is_waste else [],
+    )
 
 
 def completion(answer: str, prompt: Prompt) -> dict[str, object]:

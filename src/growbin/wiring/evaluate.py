@@ -13,10 +13,10 @@ from pydantic import SecretStr
 
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.commands.evaluate import Analyse, Stopped, Wishes, evaluate
-from growbin.labelled_photos import BadPhotos
 from growbin.config import Settings
 from growbin.consumer.one_photo import analyse_photo
 from growbin.embedded_model.server import MODEL_ID
+from growbin.labelled_photos import BadPhotos
 from growbin.local.child import PartFailed
 from growbin.local.parts.programs import ModelServerProgram
 from growbin.wiring.consumer import open_analyst, thresholds_by_model

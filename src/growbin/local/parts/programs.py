@@ -41,13 +41,12 @@ class Program(Part):
 
 
 class ModelServerProgram(Program):
-    """The embedded model behind OpenAI's API. The first start builds its file."""
+    """The embedded model behind OpenAI's API."""
 
     name = "model-server"
     port_names = ("http",)
     secret_names = ("key",)
     health_path = "/healthz"
-    start_seconds = 120
 
     def __init__(self, data: Path, environment: Mapping[str, str], model_id: str) -> None:
         super().__init__(data, environment)
@@ -62,7 +61,7 @@ class ModelServerProgram(Program):
         }
 
     def arguments(self) -> Sequence[str]:
-        return [self.name, "--host", "127.0.0.1", "--port", str(self.port), "--cache", str(self.folder)]
+        return [self.name, "--host", "127.0.0.1", "--port", str(self.port)]
 
 
 class GatewayProgram(Program):

@@ -1,0 +1,160 @@
+"""What the two witnesses say together, and how sure that is: fitted to, and measured on, photos of
+collections that the network had not been trained on. What is measured on a collection never saw it, in any
+part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy
+from sklearn.linear_model import LogisticRegression
+
+from growbin.embedded_model.witnesses import (
+    CLEAR_PET,
+    PLASTICS,
+    SURE_FROM,
+    Evidence,
+    Weights,
+    answers,
+    candidates,
+    evidence,
+    judged,
+)
+from growbin.photo_labels import right_answers
+from growbin.scores import Share, calibration_error, confidence_bins
+
+if TYPE_CHECKING:
+    Array = Any
+
+HOME = "home"
+# Each left-out collection counts the same. Home counts more: most of what people send is packaging, and an
+# ordinary photo of it is nearer to some known collection than those that were left out are to the others.
+HOME_WEIGHT = 15
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Photos that the network had not been trained on. `right` [n, answers] is what the label allows;
+    `is_taught` [n] whether a photo that was trained on had such a material, or the names know it by
+    themselves."""
+
+    seen: Evidence
+    right: Array
+    is_taught: Array
+
+    def part(self, chosen: Array) -> LeftOut:
+        return LeftOut(self.seen.part(chosen), self.right[chosen], self.is_taught[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one left-out collection. The witnesses alone: the head's best class, the names' best place."""
+
+    photos: int
+    names: Share
+    head: Share
+    joint: Share
+    taught: Share
+    sure: Share
+    sure_of_taught: Share
+    sure_share: Share
+    calibration_error: float
+    answers: list[tuple[float, bool]]  # certainty, is right
+
+
+def left_out(materials: Array, names: Array, labels: Sequence[str], is_taught: Array) -> LeftOut:
+    """Of the network's outputs for whole photos."""
+    return LeftOut(evidence(materials, names), numpy.stack([_allowed(label) for label in labels]), is_taught)
+
+
+def fitted(sets: Mapping[str, LeftOut]) -> Weights:
+    """Of photos whose material nothing had taught, nothing is learned."""
+    packaging, other = [], []
+    for name, one in sets.items():
+        known = one.part(one.is_taught)
+        if not len(known.right):
+            continue
+        found, rows = candidates(known.seen), numpy.arange(len(known.right))
+        weight = HOME_WEIGHT if name == HOME else 1
+        packaging.append((found.packaging_features, known.right[rows, found.packaging], weight))
+        other.append((found.other_features, known.right[rows, found.other], weight))
+    return Weights(_logistic(packaging), _logistic(other))
+
+
+def measured(sets: Mapping[str, LeftOut]) -> dict[str, Figures]:
+    """Each set by what the others fit; home by the others and its own other half."""
+    found = {}
+    for name, one in sets.items():
+        others = {other: photos for other, photos in sets.items() if other != name}
+        if name != HOME:
+            found[name] = _figures([(one, fitted(others))])
+            continue
+        halves = [one.part(numpy.arange(len(one.right)) % 2 == half) for half in (0, 1)]
+        found[name] = _figures([(halves[half], fitted(others | {HOME: halves[1 - half]})) for half in (0, 1)])
+    return found
+
+
+def _figures(parts: Sequence[tuple[LeftOut, Weights]]) -> Figures:
+    sure: list[float] = []
+    right: list[bool] = []
+    head: list[bool] = []
+    names: list[bool] = []
+    taught: list[bool] = []
+    is_sure: list[bool] = []
+    sure_of_taught: list[bool] = []
+    for one, weights in parts:
+        said = judged(candidates(one.seen), weights)
+        rows = numpy.arange(len(one.right))
+        hits = one.right[rows, said.best]
+        sure.extend(said.certainty)
+        right.extend(hits)
+        head.extend(one.right[rows, one.seen.head.argmax(1)])
+        names.extend(one.right[rows, one.seen.names.argmax(1)])
+        taught.extend(one.is_taught)
+        is_sure.extend(said.certainty >= SURE_FROM)
+        sure_of_taught.extend(hits[one.is_taught & (said.certainty >= SURE_FROM)])
+    pairs = [(float(level), bool(hit)) for level, hit in zip(sure, right, strict=True)]
+    return Figures(
+        photos=len(right),
+        names=_share(names),
+        head=_share(head),
+        joint=_share(right),
+        taught=_share([hit for hit, known in zip(right, taught, strict=True) if known]),
+        sure=_share([hit for hit, said in zip(right, is_sure, strict=True) if said]),
+        sure_of_taught=_share(sure_of_taught),
+        sure_share=_share(is_sure),
+        calibration_error=calibration_error(confidence_bins(pairs)) or 0.0,
+        answers=pairs,
+    )
+
+
+def _share(hits: Sequence[Any]) -> Share:
+    return Share(int(sum(map(bool, hits))), len(hits))
+
+
+def _logistic(sets: Sequence[tuple[Array, Array, int]]) -> tuple[float, ...]:
+    """The weights; the features' last column is the constant."""
+    features = numpy.concatenate([one for one, _, _ in sets])
+    hits = numpy.concatenate([hit for _, hit, _ in sets])
+    weight = numpy.concatenate([numpy.full(len(hit), 1000 * times / len(hit)) for _, hit, times in sets])
+    if len(set(hits)) == 1:  # nothing to tell apart: always so, or never
+        return (*[0.0] * (features.shape[1] - 1), 3.0 if hits[0] else -3.0)
+    model = LogisticRegression(C=1.0, fit_intercept=False, max_iter=5000)
+    model.fit(features, hits, sample_weight=weight)
+    return tuple(round(float(value), 5) for value in model.coef_[0])
+
+
+def _allowed(label: str) -> Array:
+    allowed = right_answers(label)
+    return numpy.array(
+        [
+            any(right.fits(place.category, place.material) for right in allowed)
+            or (
+                place == PLASTICS
+                and any(right.fits(CLEAR_PET.category, CLEAR_PET.material) for right in allowed)
+            )
+            for place in answers()
+        ]
+    )
