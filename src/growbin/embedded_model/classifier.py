@@ -20,6 +20,7 @@ from growbin.embedded_model.pictures import (
 )
 from growbin.embedded_model.witnesses import (
     CLEAR_PET,
+    FILM,
     HEAD,
     PLASTICS,
     SURE_FROM,
@@ -31,7 +32,7 @@ from growbin.embedded_model.witnesses import (
     things_of,
 )
 from growbin.job import DoubtReason, Locale, Noun, Sorting
-from growbin.taxonomy import Condition
+from growbin.taxonomy import Category, Condition, Material
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -58,6 +59,14 @@ PLAIN_NAMES: dict[Sorting, dict[Locale, str]] = {
     HEAD[3]: {"ko": "금속으로 된 것", "en": "something made of metal"},
     HEAD[4]: {"ko": "플라스틱으로 된 것", "en": "something made of plastic"},
     HEAD[5]: {"ko": "재활용되지 않는 것", "en": "something that is not recycled"},
+    FILM: {"ko": "비닐", "en": "plastic film"},
+    Sorting(category=Category.RECYCLABLE, material=Material.TEXTILES): {"ko": "옷이나 천", "en": "fabric"},
+    Sorting(category=Category.RECYCLABLE, material=Material.E_WASTE): {
+        "ko": "전자 제품",
+        "en": "electronic device",
+    },
+    Sorting(category=Category.FOOD, material=None): {"ko": "음식물", "en": "food"},
+    Sorting(category=Category.BULKY, material=None): {"ko": "큰 물건", "en": "something large"},
 }
 OTHER_PLAIN_NAME: dict[Locale, str] = {"ko": "이름 모를 것", "en": "something"}
 
