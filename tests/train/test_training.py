@@ -77,7 +77,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_file(data: Path, first: P
     running = subprocess.Popen(command(data, tmp_path), stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("without *.pt")):
         assert running.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.05)  # the checkpoint is another process's: it can only be polled
     running.send_signal(signal.SIGINT)
     _, told = running.communicate(timeout=60)
     assert running.returncode == 130

@@ -30,7 +30,7 @@ CROPS = (
     (0.0, 0.5, 1.0, 1.0),
 )
 # Grey levels of 256. Of 800 ordinary photos 99 % had highlights above 159; taken with a tenth or a
-# fifth of the light all were below 52.
+# fifth of the light 99 % were below 52.
 DARK_HIGHLIGHTS = 60
 # The steepest steps from one pixel of 224 to the next, as a share of the contrast. 99.5 % of the same photos
 # had more than 0.15; blurred until only shapes were left (a Gaussian of 4 pixels), 95 % of them had less than

@@ -54,8 +54,8 @@ HEAD_FLOOR, NAMES_FLOOR, KINDS_FLOOR = 0.02, 0.03, 0.05
 FILM_SHARE = 0.1  # in place of the head, which has not learned film
 
 # From here on an answer is sure. About packaging it is sure only if head and names agree, or the head is as
-# certain as it is about what it knows: on collections that were left out it is right in nine of ten such
-# cases, in less than two of three of the others, whatever the regression says.
+# certain as it is about what it knows: elsewhere a certain-looking head is often wrong, whatever the
+# regression says (docs/embedded-model.md has the figures).
 SURE_FROM = 0.85
 AGREED_HEAD, AGREED_NAMES = 0.5, 0.2
 FAMILIAR_HEAD = 0.82

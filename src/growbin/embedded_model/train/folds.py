@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 # Two photos of one label whose features (of the published network) are this much alike are taken to show one
-# object: among TrashNet's 1,773 photos that joins 121, and those above 0.9 are plainly the same thing turned.
+# object: among TrashNet's 1,773 photos that joins 121.
 SAME_OBJECT = 0.85
 # Collections of one origin are left out together: both are exports of one project's photos.
 ORIGINS = {"ecoera": "e-waste", "ewaste_d1": "e-waste"}
