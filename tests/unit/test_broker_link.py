@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
+import aio_pika
 import pytest
 from aio_pika.exceptions import AMQPConnectionError
 
-from growbin.adapters.rabbitmq.connection import losses_told
+from growbin.adapters.rabbitmq.connection import connected, losses_told
 from growbin.errors import Unavailable
 
 
@@ -63,3 +65,13 @@ async def test_bug_stays_a_bug() -> None:
     """What the library never raises for a loss is not taken for one."""
     with pytest.raises(KeyError), losses_told():
         raise KeyError("bug")
+
+
+async def test_attempt_that_fails_is_closed() -> None:
+    """Left to the library's finaliser, it would be closed wherever garbage is collected: in any thread."""
+    with pytest.raises(AMQPConnectionError) as failure:
+        async with connected(["amqp://127.0.0.1:1"], "test", 5):
+            pass
+    attempts = [one for one in gc.get_objects() if type(one) is aio_pika.Connection and one.url.port == 1]
+    assert failure.value.__traceback__  # which holds the attempt
+    assert [attempt.is_closed for attempt in attempts] == [True]

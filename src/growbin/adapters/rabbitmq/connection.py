@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
+from aio_pika.connection import make_url
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from growbin.errors import Unavailable
@@ -58,5 +59,12 @@ async def _first_that_answers(urls: Sequence[str], name: str, timeout_seconds: f
 
 
 async def _connect(url: str, name: str, timeout_seconds: float) -> AbstractConnection:
-    async with asyncio.timeout(timeout_seconds):
-        return await aio_pika.connect(url, client_properties={"connection_name": f"growbin-{name}"})
+    connection = aio_pika.Connection(make_url(url), client_properties={"connection_name": f"growbin-{name}"})
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await connection.connect()
+    except BaseException:
+        # Its finaliser would close it wherever garbage is collected, also in a thread without a loop.
+        await connection.close()
+        raise
+    return connection
