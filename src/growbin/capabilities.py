@@ -26,6 +26,7 @@ class Capabilities(Noun, extra="forbid"):
     efforts: tuple[Effort, ...] | None
     cap_parameter: Literal["max_completion_tokens", "max_tokens"]
     response_format: Literal["json_schema"]
+    answers_questions: bool = True
     certainty: Thresholds
     source: str
 

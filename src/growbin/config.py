@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -106,6 +107,11 @@ class Settings(BaseSettings):
     stream_write_timeout_seconds: float = Field(20, gt=0, description="a slower reader is cut")
     stream_buffer_events: int = Field(64, ge=1, description="events waiting for one reader")
     consumer_grace_seconds: float = Field(75, ge=0, description="time to finish jobs after SIGTERM")
+
+    # --- rules
+    rules_dir: Path | None = Field(
+        None, description="folder with a municipality's overlay.json; unset: the national rules"
+    )
 
     # --- logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level logged")

@@ -247,6 +247,7 @@ class RuleReference(Noun):
     title: str
     source: str
     as_of: str | None
+    place: str | None = None  # the municipality whose overlay is in force
 
 
 class Advice(Noun):
@@ -257,19 +258,27 @@ class Advice(Noun):
     steps: list[str]
     cautions: list[str]
     rule: RuleReference
+    days: str | None = (
+        None  # when it is collected, and who answers questions: only a municipality's overlay knows
+    )
+    contact: str | None = None
 
 
-class AdvisedItem(Noun):
+class AdvisedItem(Advice, Finding):
+    """What the model saw, and the advice for it."""
+
+
+class NamedThing(Noun):
+    """What a person says it is."""
+
     name: str
     category: Category
     material: Material | None
-    confidence: float
-    recyclable: bool
     condition: list[Condition]
-    bin: str
-    steps: list[str]
-    cautions: list[str]
-    rule: RuleReference
+
+
+class NamedAdvice(Advice, NamedThing):
+    """The advice for it: by rule alone, without a photo."""
 
 
 class PhotoReport(Noun):

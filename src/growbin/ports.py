@@ -160,6 +160,9 @@ class GatewayProgress(ProgressReader, Protocol):
     async def cancel(self, job_id: UUID) -> bool:
         """True when this call ended the job."""
 
+    async def mark_feedback(self, job_id: UUID) -> bool:
+        """True the first time, for a job that is done."""
+
     async def erase(self, job_id: UUID, owner: str) -> None:
         """End the job if it has not ended, remove all that is known of it, and leave a tombstone:
         a state that `is_erased`."""

@@ -55,6 +55,8 @@ from growbin.job import (
     Usage,
 )
 from growbin.ports import Ack, Obituary, Retry, Started
+from growbin.rules.overlay import load_rulebook
+from growbin.rules.things import ThingFinder
 from tests.fakes import FakeDeadLetters, FakeJobQueue, FakePhotoCache, FakeUploadStore
 from tests.unit.gateway_node import JPEG, LIMITS
 
@@ -148,6 +150,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
             analyst=outside,
             image_base_url="http://cdn.test",
             cache_seconds=60,
+            rules=load_rulebook(None),
             thresholds_of=lambda _answered: Thresholds(sure=0.8, probable=0.5),
             lease_renew_seconds=1,
         )
@@ -172,6 +175,7 @@ def _app(
     uploads: FakeUploadStore,
     hub: Hub,
 ) -> web.Application:
+    rules = load_rulebook(None)
     gateway = Gateway(
         limits=LIMITS,
         cdn_base_url="http://cdn.test",
@@ -179,6 +183,9 @@ def _app(
         allowed_origins=frozenset(),
         trusted_proxies=(),
         secure_cookies=False,
+        takes_questions=True,
+        rules=rules,
+        things=ThingFinder(rules),
         records=records,
         sessions=sessions,
         progress=progress,

@@ -390,6 +390,24 @@ async def test_erased_job_leaves_a_tombstone_that_no_delivery_revives(progress: 
     assert history.entries == [after.entry]
 
 
+async def test_feedback_is_marked_once_and_only_for_a_job_that_is_done(progress: ProgressLog) -> None:
+    """Not before it is done, not for one that failed, is unknown or deleted; the first time alone."""
+    record = upload()
+    job = job_of(record)
+    start = await begun(progress, job)
+    assert not await progress.mark_feedback(uuid4())
+    assert not await progress.mark_feedback(job.job_id)
+    await progress.finish(job, start.attempt, result_of(job))
+    assert [await progress.mark_feedback(job.job_id) for _ in range(3)] == [True, False, False]
+    await progress.erase(job.job_id, record.owner)
+    assert not await progress.mark_feedback(job.job_id)
+
+    failed = job_of(upload())
+    await begun(progress, failed)
+    await progress.finish(failed, None, FAILURE)
+    assert not await progress.mark_feedback(failed.job_id)
+
+
 async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:
     """Nothing is known of a job that nobody opened, and nothing is written by looking or cancelling."""
     job_id = uuid4()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
@@ -37,6 +38,17 @@ def test_bad_setting_is_named(name: str) -> None:
     assert "PORT" in said
     assert "abc" in said
     assert "should be a valid integer" in said
+
+
+@pytest.mark.parametrize("name", ["gateway", "consumer", "stack"])
+def test_mistake_in_the_overlay_is_named_with_file_and_line(name: str, tmp_path: Path) -> None:
+    """Before any part is tried."""
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(
+        '{"place": {"ko": "보기시", "en": "Example City"},\n "colour": "green"}', encoding="utf-8"
+    )
+    said = failed_start(name, {"RULES_DIR": str(tmp_path)})
+    assert f"{overlay}:2: colour: there is no such field" in said
 
 
 def test_each_bad_setting_has_its_line() -> None:

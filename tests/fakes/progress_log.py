@@ -66,6 +66,7 @@ class Kept:
     attempts: Attempts = field(default_factory=Attempts)
     answer: ModelAnswer | None = None
     erased_by: str | None = None
+    has_feedback: bool = False
 
 
 class FakeProgressLog(MayBeAway):
@@ -198,6 +199,13 @@ class FakeProgressLog(MayBeAway):
         if isinstance(end, Result):
             return self._append(job, attempt, Stage.DONE, result=end.model_dump(mode="json"))
         return self._append(job, attempt, Stage.FAILED, failure=end.model_dump(mode="json"))
+
+    async def mark_feedback(self, job_id: UUID) -> bool:
+        self._answer()
+        kept = self._of(job_id)
+        is_first = not kept.has_feedback and kept.end is not None and kept.end.stage is Stage.DONE
+        kept.has_feedback |= is_first
+        return is_first
 
     async def erase(self, job_id: UUID, owner: str) -> None:
         self._answer()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -58,6 +60,46 @@ class HeldModel(CountedModel):
             self.is_answering.set()
 
 
+class HostedModel(HeldModel):
+    """A model server of somebody else: it says of every photo what `says` holds."""
+
+    NAME = "gpt-4o"
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.says: dict[str, Any] = {}
+
+    async def _forward(self, request: web.Request) -> web.Response:
+        await self.is_answering.wait()
+        message = {"role": "assistant", "content": json.dumps(self.says), "refusal": None}
+        completion = {
+            "id": "chatcmpl-hosted",
+            "object": "chat.completion",
+            "created": 1_700_000_000,
+            "model": self.NAME,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 900, "completion_tokens": 60, "total_tokens": 960},
+        }
+        return web.json_response(completion)
+
+    def sees(self, *items: dict[str, Any], **more: Any) -> None:
+        """What it will say: `more` is `doubt`, `choices` or `answer`."""
+        self.says = {"items": list(items), "answer": None, "doubt": None, "choices": [], **more}
+
+
+def seen(
+    name: str, category: str, material: str | None = None, *, confidence: float = 0.95
+) -> dict[str, Any]:
+    """One thing that a model found."""
+    return {
+        "name": name,
+        "category": category,
+        "material": material,
+        "confidence": confidence,
+        "condition": [],
+    }
+
+
 @dataclass
 class Visit:
     """One person's browser on the page. What the console called an error is in `errors`."""
@@ -70,6 +112,11 @@ class Visit:
     def card(self) -> Locator:
         """The newest photo's."""
         return self.page.locator(".job").first
+
+    @property
+    def finder(self) -> Locator:
+        """The one beside the buttons for photos."""
+        return self.page.locator("#find input")
 
     async def choose(self, *photos: FilePayload) -> None:
         await self.page.locator("#picture-files").set_input_files(photos)
@@ -100,6 +147,21 @@ async def system(parts: dict[str, str], model: HeldModel) -> AsyncIterator[Syste
     async with (
         model.serving() as model_url,
         running_system({**parts, "OPENAI_BASE_URL": model_url}) as running,
+    ):
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session")
+async def hosted() -> HostedModel:
+    return HostedModel()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def hosted_system(parts: dict[str, str], hosted: HostedModel) -> AsyncIterator[System]:
+    """Its model may be asked questions, and says what a test wants."""
+    async with (
+        hosted.serving() as url,
+        running_system({**parts, "OPENAI_BASE_URL": url, "OPENAI_MODEL": hosted.NAME}) as running,
     ):
         yield running
 
@@ -142,4 +204,11 @@ def visiting(browser: Browser) -> Visiting:
 async def visit(visiting: Visiting, system: System) -> AsyncIterator[Visit]:
     """A Korean newcomer at a desk."""
     async with visiting(system.base_url) as newcomer:
+        yield newcomer
+
+
+@pytest_asyncio.fixture
+async def hosted_visit(visiting: Visiting, hosted_system: System) -> AsyncIterator[Visit]:
+    """The same person, where a hosted model looks."""
+    async with visiting(hosted_system.base_url) as newcomer:
         yield newcomer

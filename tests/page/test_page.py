@@ -16,10 +16,10 @@ from playwright.async_api import expect
 
 from tests.e2e.photos import drawn, with_secrets
 from tests.e2e.system import System, free_port, running_system
-from tests.page.conftest import COFFEE, HeldModel, Visit, Visiting, file
+from tests.page.conftest import COFFEE, HeldModel, HostedModel, Visit, Visiting, file, seen
 from tests.processes import command, environment
 
-PAGE_BYTES = 60 * 1024
+PAGE_BYTES = 80 * 1024
 PUBLIC_PHOTO = re.compile(r"^http://127\.0\.0\.1:\d+/[0-9a-f-]{36}\.(jpg|png|webp)$")
 WATCH_THE_STATES = """() => {
   window.states = [];
@@ -68,7 +68,7 @@ async def test_photo_passes_each_stage_and_ends_with_advice(visit: Visit) -> Non
     await expect(card.locator("h3")).to_have_text("머그컵")
     await expect(card.locator(".bin strong")).not_to_be_empty()
     assert await card.locator(".steps li").count() >= 2
-    await expect(card.locator(".confidence")).to_contain_text("%")
+    await expect(card.locator(".certainty")).to_have_text("확실해요")
     await expect(card.locator("img")).to_have_attribute("src", PUBLIC_PHOTO)
     await expect(card.locator("progress")).to_be_hidden()
 
@@ -105,13 +105,25 @@ async def test_photo_with_a_lying_name_is_taken_for_what_it_is(visit: Visit) -> 
     await visit.reaches("done")
 
 
-async def test_question_goes_with_the_photo(visit: Visit) -> None:
-    """What was asked is shown with its answer, or with the news that there is none."""
-    await visit.page.locator("#question").fill("뚜껑은 따로 버리나요?")
+async def test_question_goes_with_the_photo(hosted: HostedModel, hosted_visit: Visit) -> None:
+    """What was asked is shown with its answer, below what is to be done."""
+    hosted.sees(seen("유리병", "recyclable", "glass"), answer="네, 뚜껑은 따로 버려요.")
+    await hosted_visit.page.locator("#question").fill("뚜껑은 따로 버리나요?")
+    await hosted_visit.choose(COFFEE)
+    card = await hosted_visit.reaches("done")
+    await expect(card.locator(".box")).to_contain_text("뚜껑은 따로 버리나요?")
+    await expect(card.locator(".box")).to_contain_text("네, 뚜껑은 따로 버려요.")
+    await expect(hosted_visit.page.locator("#question")).to_have_value("")
+
+
+async def test_model_that_cannot_answer_is_asked_nothing(visit: Visit) -> None:
+    """Where the embedded model looks there is no field for a question, and the answer says who gave it."""
+    await expect(visit.page.locator("#question")).to_be_hidden()
     await visit.choose(COFFEE)
     card = await visit.reaches("done")
-    await expect(card.locator(".box")).to_contain_text("뚜껑은 따로 버리나요?")
-    await expect(visit.page.locator("#question")).to_have_value("")
+    await expect(card.locator(".advice")).to_contain_text(
+        "작은 내장 모델이 답했어요. 틀릴 수 있으니 확인해 주세요."
+    )
 
 
 @pytest.mark.parametrize("content", [b"Dear sorting centre, this is no photo.", b""], ids=["text", "empty"])
@@ -243,7 +255,7 @@ async def test_gateway_restart_in_mid_job_loses_nothing(parts: dict[str, str], v
             gateway = gateway_of(system)
             gateway.send_signal(signal.SIGTERM)
             await asyncio.to_thread(gateway.wait, 10)
-            await expect(visit.card.locator(".note")).to_contain_text("연결을 다시 잇고 있어요.")
+            await expect(visit.card.locator(".note")).to_contain_text("다시 연결하고 있어요.")
             successor = await asyncio.create_subprocess_exec(
                 *command("gateway"),
                 env=environment({**system.settings, "PROBE_PORT": str(free_port())}),
@@ -279,7 +291,7 @@ async def test_too_many_streams_fall_back_to_asking(visit: Visit, system: System
 
 
 async def test_page_is_light_and_asks_nobody_else(visiting: Visiting, system: System) -> None:
-    """Everything the page loads comes from the gateway, with a strict policy, and weighs at most 60 KB."""
+    """Everything the page loads comes from the gateway, with a strict policy, and weighs at most 80 KB."""
     async with visiting(system.base_url) as visit:
         loaded: dict[str, int] = {}
         policies = []
@@ -333,7 +345,7 @@ async def test_language_follows_the_browser_and_can_be_switched(visiting: Visiti
         await expect(visit.page.locator("h1")).to_contain_text("how to bin it")
         await visit.choose(COFFEE)
         card = await visit.reaches("done")
-        await expect(card.locator("h3")).to_have_text("cup")
+        await expect(card.locator("h3")).to_have_text("Cup")
         await visit.page.get_by_role("button", name="한국어").click()
         await expect(visit.page.locator("h1")).to_contain_text("버리는 법")
         await visit.page.reload()

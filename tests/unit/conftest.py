@@ -20,7 +20,13 @@ async def start() -> AsyncIterator[Start]:
     """Starts gateways: `await start(max_streams=1)`; one given `beside` shares the other's parts."""
     nodes: list[Node] = []
 
-    async def start_node(beside: Node | None = None, *, secure_cookies: bool = False, **limits: Any) -> Node:
+    async def start_node(
+        beside: Node | None = None,
+        *,
+        secure_cookies: bool = False,
+        takes_questions: bool = True,
+        **limits: Any,
+    ) -> Node:
         if beside is None:
             clock = Clock()
             node = Node(
@@ -35,6 +41,7 @@ async def start() -> AsyncIterator[Start]:
             node = replace(beside, _stack=AsyncExitStack())
         node.limits = replace(LIMITS, **limits)
         node.secure_cookies = secure_cookies
+        node.takes_questions = takes_questions
         await node.start()
         nodes.append(node)
         return node

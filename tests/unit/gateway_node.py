@@ -15,6 +15,8 @@ from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
 from growbin.job import Job
+from growbin.rules.overlay import load_rulebook
+from growbin.rules.things import ThingFinder
 from tests.fakes import (
     Clock,
     FakeDeadLetters,
@@ -29,6 +31,8 @@ from tests.fakes import (
 
 JPEG = b"\xff\xd8\xff\xe0" + b"photo" * 20
 PNG = b"\x89PNG\r\n\x1a\n" + b"photo" * 20
+
+RULES = load_rulebook(None)
 
 Client = TestClient[Any, Any]
 
@@ -59,6 +63,7 @@ class Node:
     photo_cache: FakePhotoCache = field(default_factory=FakePhotoCache)
     limits: GatewayLimits = LIMITS
     secure_cookies: bool = False
+    takes_questions: bool = True
     hub: Hub = field(init=False)
     feed: FakeProgressFeed = field(init=False)
     server: TestServer = field(init=False)
@@ -75,6 +80,9 @@ class Node:
             allowed_origins=frozenset({"https://app.test"}),
             trusted_proxies=(ip_network("127.0.0.0/8"),),
             secure_cookies=self.secure_cookies,
+            takes_questions=self.takes_questions,
+            rules=RULES,
+            things=ThingFinder(RULES),
             records=self.records,
             sessions=self.sessions,
             progress=self.progress,

@@ -13,9 +13,9 @@ TEXT = "더 가까이에서 찍어 주세요."
 ITEM: dict[str, Any] = {"name": "병", "confidence": 0.4, "bin": "유리병 수거함", "steps": [], "cautions": []}
 
 
-def outcome(ask_back: object) -> Outcome:
-    result = {"items": [ITEM], "sure": ask_back is None, "ask_back": ask_back, "answer": None}
-    return Outcome(Path("a.jpg"), "done", result)
+def outcome(ask_back: object, **more: object) -> Outcome:
+    result = {"items": [ITEM], "sure": ask_back is None, "ask_back": ask_back, "answer": None, "locale": "ko"}
+    return Outcome(Path("a.jpg"), "done", result | more)
 
 
 @pytest.mark.parametrize("ask_back", [TEXT, {"reason": "far", "text": TEXT, "choices": []}])
@@ -28,3 +28,41 @@ def test_what_would_help_is_told_from_a_text_and_from_an_object(ask_back: object
 def test_sure_answer_asks_nothing() -> None:
     """Neither in its line nor below it."""
     assert "?" not in table([outcome(None)]) + summary(outcome(None))
+
+
+@pytest.mark.parametrize(
+    ("certainty", "locale", "word"),
+    [
+        ("sure", "ko", "확실해요"),
+        ("probable", "ko", "아마 맞을 거예요"),
+        ("unsure", "en", "Not sure"),
+        ("probable", "en", "Probably"),
+    ],
+)
+def test_certainty_is_told_in_words(certainty: str, locale: str, word: str) -> None:
+    """In the language of the advice, and never in percent."""
+    shown = table([outcome(None, certainty=certainty, locale=locale)])
+    assert word in shown
+    assert "%" not in shown
+
+
+@pytest.mark.parametrize(("ask_back", "word"), [(None, "확실해요"), (TEXT, "확실하지 않아요")])
+def test_earlier_service_told_only_whether_it_is_sure(ask_back: object, word: str) -> None:
+    """Its result has no certainty."""
+    assert word in table([outcome(ask_back)])
+    assert word in table([outcome(ask_back, certainty=None)])
+
+
+def test_choices_stand_in_a_line() -> None:
+    """Below what would help."""
+    choices = [{"label": "유리병"}, {"label": "플라스틱"}]
+    lines = table([outcome({"reason": "far", "text": TEXT, "choices": choices})]).splitlines()
+    assert [line.strip() for line in lines if "?" in line] == [f"? {TEXT}", "? 혹시: 유리병, 플라스틱"]
+
+
+def test_guess_below_a_tenth_is_not_told() -> None:
+    """Earlier services told every one; the only item is told whatever it is."""
+    guess = ITEM | {"name": "만년필", "confidence": 0.09}
+    assert "만년필" not in table([outcome(None, items=[ITEM, guess])])
+    assert "만년필" in table([outcome(None, items=[guess])])
+    assert "만년필" in summary(outcome(None, items=[guess]))

@@ -20,6 +20,7 @@ from growbin.consumer.obituaries import end_dead_job
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job, Locale, LogEntry, ModelAnswer, Usage
 from growbin.ports import Ack, DeadLetter, HandBack, Obituary, Retry, Started
+from growbin.rules.overlay import load_rulebook
 from tests.fakes import Clock, FakeProgressLog, FakeUploadStore
 
 PHOTO = FetchedPhoto(b"photo", "cdn", "miss")
@@ -79,6 +80,7 @@ class Bench:
             analyst=self.outside,
             image_base_url="https://cdn.test",
             cache_seconds=60,
+            rules=load_rulebook(None),
             thresholds_of=THRESHOLDS.__getitem__,
             lease_renew_seconds=0.02,
         )

@@ -11,6 +11,7 @@ import pytest
 from growbin.gateway import openapi
 from growbin.gateway.answers import JobView
 from growbin.gateway.app import CALLS
+from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node, problem
 
 ANALYZE = "/api/v1/waste/analyze"
@@ -106,6 +107,18 @@ async def test_preflight_lists_what_is_allowed(client: Client) -> None:
     assert "Idempotency-Key" in response.headers["Access-Control-Allow-Headers"]
     refused = await client.options(ANALYZE, headers={**ask, "Origin": "https://evil.test"})
     assert "Access-Control-Allow-Methods" not in refused.headers
+
+
+@pytest.mark.parametrize(("takes_questions", "told"), [(True, "yes"), (False, "no")])
+async def test_page_knows_whether_the_model_answers_questions(
+    start: Start, takes_questions: bool, told: str
+) -> None:
+    """So that it offers no field that nobody would read."""
+    node = await start(takes_questions=takes_questions)
+    client = await node.client()
+    for path in ("/", "/index.html"):
+        text = await (await client.get(path)).text()
+        assert f' data-questions="{told}"' in text.partition("<html")[2].partition(">")[0]
 
 
 # --- the API described -------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from growbin.consumer.one_photo import analyse_photo
 from growbin.errors import JobFailed, Throttled
 from growbin.job import CleanPhoto, ContentType, Locale, ModelAnswer, Usage
 from growbin.measurements import PhotoAnswer
+from growbin.rules.overlay import load_rulebook
 
 USAGE = Usage(input_tokens=7, output_tokens=3)
 THRESHOLDS = {"scripted": Thresholds(sure=0.5, probable=0.4)}  # by the model that answers
@@ -47,7 +48,12 @@ class Analyst:
 
 async def analyse(analyst: Analyst, data: bytes = b"photo") -> PhotoAnswer:
     return await analyse_photo(
-        data, cleaner=Cleaner(), analyst=analyst, locale="en", thresholds_of=THRESHOLDS.__getitem__
+        data,
+        cleaner=Cleaner(),
+        analyst=analyst,
+        rules=load_rulebook(None),
+        locale="en",
+        thresholds_of=THRESHOLDS.__getitem__,
     )
 
 

@@ -1,6 +1,5 @@
 """Category, material and conditions become a bin, steps and cautions."""
 
-import copy
 import itertools
 import json
 from importlib.resources import files
@@ -13,12 +12,18 @@ from pydantic import ValidationError
 
 from growbin.certainty import Thresholds
 from growbin.job import Advice, Analysis, Choice, DoubtReason, Finding, Locale, Sorting
-from growbin.rules import STEP_LIMITS, Rulebook, advise, advise_all
+from growbin.rules import advice as by_book
+from growbin.rules.advice import LEAST_SHOWN, Advised
+from growbin.rules.overlay import load_rulebook
+from growbin.rules.rulebook import STEP_LIMITS, Rulebook
 from growbin.taxonomy import Category, Condition, Material
 
+BOOK = load_rulebook(None)
 LOCALES: tuple[Locale, ...] = get_args(Locale)
 MATERIALS: tuple[Material | None, ...] = (*Material, None)
-RULES_TEXT = files("growbin").joinpath("data/rules.json").read_text(encoding="utf-8")
+RULES_TEXT, THINGS_TEXT = (
+    files("growbin").joinpath(f"data/{name}.json").read_text(encoding="utf-8") for name in ("rules", "things")
+)
 
 findings = st.builds(
     Finding,
@@ -39,6 +44,14 @@ analyses = st.builds(
 )
 locales = st.sampled_from(LOCALES)
 HALF = Thresholds(sure=0.5, probable=0.5)
+
+
+def advise(finding: Finding, locale: Locale) -> Advice:
+    return by_book.advise(BOOK, finding, locale)
+
+
+def advise_all(analysis: Analysis, locale: Locale, thresholds: Thresholds) -> Advised:
+    return by_book.advise_all(BOOK, analysis, locale, thresholds)
 
 
 def found(
@@ -106,10 +119,9 @@ def test_each_condition_changes_the_advice_of_something(condition: Condition) ->
     ("finding", "rule_id"),
     [
         (recyclable(Material.PAPER, Condition.SOILED), "general.paper"),
-        (recyclable(Material.PAPER, Condition.COATED), "general.paper"),
+        (recyclable(Material.PAPER, Condition.MIXED_INSEPARABLE), "general.paper"),
         (found(Category.GENERAL, Material.PAPER), "general.paper"),
-        (recyclable(Material.FILM, Condition.SOILED), "general.film"),
-        (recyclable(Material.FOAM, Condition.COLOURED), "general.foam"),
+        (found(Category.GENERAL, Material.FILM, Condition.SOILED), "general.film"),
         (recyclable(Material.FOAM, Condition.COATED), "general.foam"),
         (recyclable(Material.PLASTICS, Condition.MIXED_INSEPARABLE), "general.plastics"),
         (recyclable(Material.GLASS, Condition.BROKEN), "non_combustible.glass"),
@@ -185,6 +197,15 @@ def test_items_in_any_order_come_most_confident_first() -> None:
     advised = advise_all(Analysis(items=[faint, clear]), "ko", HALF)
     assert [item.name for item in advised.items] == ["유리병", "귤껍질"]
     assert (advised.waste_type, advised.is_sure) == ("유리병", True)
+
+
+def test_guess_below_a_tenth_is_not_shown() -> None:
+    """A guess that faint helps nobody: it is left out, and where nothing else is left nothing was seen."""
+    faint = found(Category.FOOD, confidence=0.09)
+    advised = advise_all(Analysis(items=[recyclable(Material.GLASS), faint]), "ko", HALF)
+    assert ([item.category for item in advised.items], advised.certainty) == ([Category.RECYCLABLE], "sure")
+    advised = advise_all(Analysis(items=[faint]), "ko", HALF)
+    assert (advised.items[0].category, advised.certainty) == (Category.UNCLASSIFIED, "unsure")
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -310,9 +331,11 @@ def test_what_is_no_waste_leaves_no_choice() -> None:
 def test_any_analysis_asks_back_exactly_when_it_is_not_sure(
     analysis: Analysis, locale: Locale, one: float, other: float
 ) -> None:
-    """`sure` and `ask_back` never contradict each other, no finding is lost, and every choice is one."""
+    """`sure` and `ask_back` never contradict each other, only the faintest findings are left out, and every
+    choice is one."""
     advised = advise_all(analysis, locale, Thresholds(sure=max(one, other), probable=min(one, other)))
-    assert len(advised.items) == max(1, len(analysis.items))
+    shown = [finding for finding in analysis.items if finding.confidence >= LEAST_SHOWN]
+    assert len(advised.items) == max(1, len(shown))
     assert advised.is_sure == (advised.certainty == "sure") == (advised.ask_back is None)
     if advised.ask_back:
         assert advised.ask_back.text
@@ -329,11 +352,12 @@ def test_rules_data_has_no_key_twice() -> None:
         return dict(pairs)
 
     json.loads(RULES_TEXT, object_pairs_hook=without_repetition)
+    json.loads(THINGS_TEXT, object_pairs_hook=without_repetition)
 
 
 def broken(**changes: Any) -> dict[str, Any]:
-    """The rules data, with the value at each `a__b__c` path replaced."""
-    data: dict[str, Any] = copy.deepcopy(json.loads(RULES_TEXT))
+    """The rules and things, with the value at each `a__b__c` path replaced."""
+    data: dict[str, Any] = {**json.loads(RULES_TEXT), "things": json.loads(THINGS_TEXT)}
     for path, value in changes.items():
         *parents, last = (int(key) if key.isdigit() else key for key in path.split("__"))
         place: Any = data

@@ -12,6 +12,16 @@ from typing import Any
 from growbin.commands.terminal_text import NAME_COLUMNS, clean, padded, tail, width
 
 RULE_COLUMNS = 40
+LEAST_CONFIDENCE = 0.1  # what is less likely than that is not worth a word
+WORDS = {
+    "ko": {
+        "sure": "확실해요",
+        "probable": "아마 맞을 거예요",
+        "unsure": "확실하지 않아요",
+        "choices": "혹시",
+    },
+    "en": {"sure": "Sure", "probable": "Probably", "unsure": "Not sure", "choices": "Perhaps"},
+}
 
 JSON = dict[str, Any]
 
@@ -34,7 +44,7 @@ def summary(outcome: Outcome) -> str:
     """One line for a photo that has ended."""
     if outcome.result is None:
         return f"✗ {clean(str(outcome.photo))}: {clean((outcome.failure or {})['detail'])}"
-    seen = ", ".join(f"{item['name']} → {item['bin']}" for item in outcome.result["items"][:1])
+    seen = ", ".join(f"{item['name']} → {item['bin']}" for item in _likely(outcome.result)[:1])
     return f"{'✓' if outcome.result['sure'] else '?'} {clean(str(outcome.photo))}: {clean(seen)}"
 
 
@@ -47,18 +57,17 @@ def table(outcomes: Iterable[Outcome]) -> str:
         if outcome.result is None:
             rows.append((name, "-", "-", clean((outcome.failure or {})["detail"])))
             continue
-        items = outcome.result["items"]
+        items = _likely(outcome.result)
+        certainty = _certainty(outcome.result)
         if not items:
-            rows.append((name, "-", "-", "-"))
+            rows.append((name, "-", certainty, "-"))
             notes[len(rows) - 1] = []
         for item, following in zip_longest(items, items[1:]):
-            rows.append((name, clean(item["name"]), f"{item['confidence']:4.0%}", clean(item["bin"])))
-            name = ""
+            rows.append((name, clean(item["name"]), certainty, clean(item["bin"])))
+            name = certainty = ""  # they are the whole photo's
             if following is None or _way(following) != _way(item):  # what goes the same way is told once
                 notes[len(rows) - 1] = _way(item)
-        ask_back = outcome.result.get("ask_back")
-        asked = ask_back.get("text") if isinstance(ask_back, dict) else ask_back
-        rest = [f"? {asked}"] if asked else []
+        rest = _asked_back(outcome.result)
         rest += [f"> {outcome.result['answer']}"] if outcome.result.get("answer") else []
         notes[len(rows) - 1].extend(map(clean, rest))
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
@@ -69,6 +78,30 @@ def table(outcomes: Iterable[Outcome]) -> str:
         lines.append("  ".join(cells).rstrip())
         lines += [f"{'':{widths[0]}}  {note}" for note in notes.get(number - 1, [])]
     return "\n".join(["", *lines, ""])
+
+
+def _likely(result: JSON) -> list[JSON]:
+    """Earlier services told every guess; the item that says that nothing is known has no confidence."""
+    items: list[JSON] = result["items"]
+    return [item for item in items if item["confidence"] >= LEAST_CONFIDENCE or len(items) == 1]
+
+
+def _certainty(result: JSON) -> str:
+    certainty = result.get("certainty") or ("sure" if result["sure"] else "unsure")
+    return _words(result).get(certainty, certainty)
+
+
+def _asked_back(result: JSON) -> list[str]:
+    """What would help, and what it may be instead. Earlier services wrote a text."""
+    ask_back = result.get("ask_back")
+    if not isinstance(ask_back, dict):
+        return [f"? {ask_back}"] if ask_back else []
+    labels = ", ".join(choice["label"] for choice in ask_back.get("choices", []))
+    return [f"? {ask_back['text']}", *([f"? {_words(result)['choices']}: {labels}"] if labels else [])]
+
+
+def _words(result: JSON) -> dict[str, str]:
+    return WORDS.get(result.get("locale", "en"), WORDS["en"])
 
 
 def _way(item: JSON) -> list[str]:

@@ -34,7 +34,7 @@ from growbin.job import (
 )
 from growbin.messages import failure
 from growbin.ports import RETRY_DELAYS_SECONDS, Ack, Held, Retry, Started, Verdict
-from growbin.rules import Advised
+from growbin.rules.advice import Advised
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()

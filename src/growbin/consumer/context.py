@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from growbin.certainty import Thresholds
 from growbin.consumer.pacing import SoloGate, Throttle
 from growbin.ports import Analyst, AttemptProgress, Leases, PhotoCleaner, PhotoSource, UploadStore
+from growbin.rules.rulebook import Rulebook
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Consumer:
     analyst: Analyst
     image_base_url: str
     cache_seconds: int
+    rules: Rulebook
     thresholds_of: Callable[[str], Thresholds]  # by the model that answered
     lease_renew_seconds: float
     throttle: Throttle = field(default_factory=Throttle)

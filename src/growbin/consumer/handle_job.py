@@ -17,7 +17,7 @@ from growbin.consumer.paid_call import ask_model
 from growbin.errors import JobFailed, Unavailable
 from growbin.job import EXPIRY_MARGIN_SECONDS, Job, Stage
 from growbin.ports import Ack, DeadLetter, HandBack, Retry, Verdict
-from growbin.rules import advise_all
+from growbin.rules.advice import advise_all
 
 log = structlog.get_logger()
 
@@ -37,7 +37,8 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
             analysis = parse_answer(answer)
             attempt.lap("analyse")
             await attempt.announce(Stage.ADVISING)
-            advised = advise_all(analysis, job.locale, consumer.thresholds_of(answer.model))
+            thresholds = consumer.thresholds_of(answer.model)
+            advised = advise_all(consumer.rules, analysis, job.locale, thresholds)
             await attempt.finish(attempt.result(photo, answer, analysis, advised))
             return Ack()
     except Settled as settled:

@@ -11,7 +11,8 @@ from growbin.errors import JobFailed
 from growbin.job import Locale, ModelAnswer
 from growbin.measurements import PhotoAnswer, since_ms
 from growbin.ports import Analyst, PhotoCleaner
-from growbin.rules import advise_all
+from growbin.rules.advice import advise_all
+from growbin.rules.rulebook import Rulebook
 
 
 async def analyse_photo(
@@ -19,6 +20,7 @@ async def analyse_photo(
     *,
     cleaner: PhotoCleaner,
     analyst: Analyst,
+    rules: Rulebook,
     locale: Locale,
     thresholds_of: Callable[[str], Thresholds],
 ) -> PhotoAnswer:
@@ -31,7 +33,7 @@ async def analyse_photo(
     try:
         clean = await cleaner.clean(data, "image/jpeg")
         answer = await analyst.ask(clean, None, locale)
-        advised = advise_all(parse_answer(answer), locale, thresholds_of(answer.model))
+        advised = advise_all(rules, parse_answer(answer), locale, thresholds_of(answer.model))
     except JobFailed as failed:
         return PhotoAnswer(round(since_ms(began)), answer=answer, failure=failed.code)
     return PhotoAnswer(round(since_ms(began)), advised.items[0], advised.is_sure, answer)

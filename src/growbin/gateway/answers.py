@@ -9,7 +9,7 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
-from growbin.job import Failure, JobState, Result, Stage
+from growbin.job import Failure, JobState, Locale, NamedAdvice, Result, Stage
 
 
 class Links(BaseModel):
@@ -45,6 +45,16 @@ class JobList(BaseModel):
 
     jobs: list[JobView]
     next_cursor: str | None
+
+
+class RuleAdvice(BaseModel):
+    """By name the likeliest things, best first, or none; by category one item. `place` is the municipality
+    whose overlay is in force."""
+
+    locale: Locale
+    place: str | None
+    rules_version: str
+    items: list[NamedAdvice]
 
 
 class CancelAsked(BaseModel):

@@ -14,9 +14,11 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from growbin.gateway import openapi
-from growbin.gateway.answers import CancelAsked, JobList, JobView, Submitted
+from growbin.gateway.advice import find_advice
+from growbin.gateway.answers import CancelAsked, JobList, JobView, RuleAdvice, Submitted
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.events import stream_job, stream_session
+from growbin.gateway.feedback import Feedback, give_feedback
 from growbin.gateway.jobs import LONGEST_WAIT_SECONDS, cancel_job, delete_job, list_jobs, read_job
 from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
@@ -27,12 +29,15 @@ from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
 from growbin.job import RECENT_JOBS, ProgressEvent
+from growbin.taxonomy import Category, Condition, Material
 from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
 LONGEST_BODY_BYTES = 16 * 1024
 PAGE = Path(__file__).parent / "page"
+INDEX = PAGE / "index.html"
+TAKES_QUESTIONS = 'data-questions="yes"'  # in the page: whether to offer the field for a question
 
 CALLS = (
     Call(
@@ -133,6 +138,36 @@ CALLS = (
     ),
     Call(
         "POST",
+        "/api/v1/waste/jobs/{job_id}/feedback",
+        give_feedback,
+        "Whether the answer was right, or what it is instead. Counted once for a job, and kept of nobody",
+        answers={204: None},
+        refusals=(400, 403, 404, 408, 409),
+        body=Feedback,
+    ),
+    Call(
+        "GET",
+        "/api/v1/waste/advice",
+        find_advice,
+        "The advice by rule, without photo or session: by name, also misspelt, or by category and material",
+        answers={200: RuleAdvice, 304: None},
+        refusals=(422,),
+        parameters=(
+            Parameter("name", "query", "what it is called, in Korean or English"),
+            Parameter("category", "query", "instead of a name", {"type": "string", "enum": list(Category)}),
+            Parameter("material", "query", "with a category", {"type": "string", "enum": list(Material)}),
+            Parameter(
+                "condition",
+                "query",
+                "with a category; may be repeated",
+                {"type": "string", "enum": list(Condition)},
+            ),
+            Parameter("locale", "query", "Korean by default", {"type": "string", "enum": ["ko", "en"]}),
+            Parameter("If-None-Match", "header", "an earlier ETag; 304 when nothing changed"),
+        ),
+    ),
+    Call(
+        "POST",
         "/api/v1/sessions",
         create_session,
         "A session for clients that keep no cookies: send the token as Bearer",
@@ -213,9 +248,17 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
 
         return send_file
 
-    for file in (path for path in sorted(PAGE.rglob("*")) if path.is_file()):
+    for file in (path for path in sorted(PAGE.rglob("*")) if path.is_file() and path != INDEX):
         app.router.add_get("/" + file.relative_to(PAGE).as_posix(), serve(file))
-    app.router.add_get("/", serve(PAGE / "index.html"))
+    index = INDEX.read_text(encoding="utf-8")
+    if not app[GATEWAY].takes_questions:
+        index = index.replace(TAKES_QUESTIONS, TAKES_QUESTIONS.replace("yes", "no"), 1)
+
+    async def send_index(_request: web.Request) -> web.Response:
+        return web.Response(text=index, content_type="text/html", headers=headers)
+
+    app.router.add_get("/", send_index)
+    app.router.add_get("/index.html", send_index)
 
     description = json.dumps(openapi.describe(CALLS))
     docs = openapi.page(CALLS)

@@ -21,6 +21,8 @@ from growbin.ports import (
     Sessions,
     UploadStore,
 )
+from growbin.rules.rulebook import Rulebook
+from growbin.rules.things import ThingFinder
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,9 @@ class Gateway:
     allowed_origins: frozenset[str]
     trusted_proxies: tuple[Network, ...]
     secure_cookies: bool
+    takes_questions: bool  # whether the model answers them
+    rules: Rulebook
+    things: ThingFinder
 
     records: JobRecords
     sessions: Sessions

@@ -22,10 +22,12 @@ DEFAULT_RETRY_AFTER_SECONDS = 2
 STATUS = {
     "backlog_full": 503,
     "bad_request": 400,
+    "bad_parameter": 422,
     "body_too_slow": 408,
     "every_stream_taken": 503,
     "forbidden_origin": 403,
     "idempotency_key_reused": 422,
+    "not_done": 409,
     "not_failed": 409,  # a redrive's: its operator reads the detail
     "not_found": 404,
     "photo_too_large": 413,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from typing import Annotated, Literal
 from uuid import UUID
 
 import structlog
 from aiohttp import hdrs, web
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from growbin.errors import Rejected
 from growbin.gateway.addresses import address_hash
 from growbin.gateway.answers import Links, json_answer, links_of
+from growbin.gateway.bodies import read_body
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.problems import bad_request, photo_too_large, unsupported_photo
 from growbin.gateway.sessions import address_of, find_or_make_session, keep_session
@@ -22,7 +21,6 @@ from growbin.job import EXTENSIONS, ContentType, Locale, Upload
 log = structlog.get_logger()
 
 LONGEST_IDEMPOTENCY_KEY = 200
-LONGEST_READ_SECONDS = 10
 
 
 class AnalyzeRequest(BaseModel):
@@ -49,7 +47,7 @@ class TicketAnswer(BaseModel):
 async def analyze(request: web.Request) -> web.Response:
     """`POST /api/v1/waste/analyze`"""
     gateway = request.app[GATEWAY]
-    wanted = await _read_request(request)
+    wanted = await read_body(request, AnalyzeRequest)
     declared_type = _accepted_type(wanted.content_type)
     if wanted.content_length is not None and wanted.content_length > gateway.limits.photo_max_bytes:
         raise photo_too_large(gateway.limits.photo_max_bytes)
@@ -99,23 +97,6 @@ async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
         expires_in=gateway.limits.ticket_seconds,
         links=links_of(upload.job_id),
     )
-
-
-async def _read_request(request: web.Request) -> AnalyzeRequest:
-    try:
-        async with asyncio.timeout(LONGEST_READ_SECONDS):
-            body = await request.read()
-    except TimeoutError:
-        raise Rejected("body_too_slow", "The body did not come in time.") from None
-    if not body:
-        return AnalyzeRequest()
-    if request.content_type != "application/json":
-        raise bad_request("The body must be JSON, with Content-Type: application/json.")
-    try:
-        return AnalyzeRequest.model_validate_json(body)
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors())
-        raise bad_request("; ".join(problems) + ".") from None
 
 
 def _accepted_type(declared: str | None) -> ContentType | None:

@@ -21,6 +21,7 @@ from growbin.local.parts.programs import ConsumerProgram, GatewayProgram, ModelS
 from growbin.local.parts.rabbitmq import RabbitMQ
 from growbin.local.parts.seaweedfs import SeaweedFS
 from growbin.local.parts.valkey import Valkey
+from growbin.rules.overlay import BadRules, load_rulebook
 
 DEFAULT_CACHE_SECONDS = "86400"
 
@@ -72,6 +73,8 @@ class _Stack:
         self._parts_only = parts_only
         self._env_file = env_file
         self._model_id = model_id
+        rules_dir = os.environ.get("RULES_DIR")
+        self._rules_dir = Path(rules_dir).absolute() if rules_dir else None
         self._status_file = data / "status.json"
         self._started_at = time.monotonic()
         self._parts: list[Part] = []
@@ -102,6 +105,7 @@ class _Stack:
         self._asked_to_stop.set()
 
     async def _start(self) -> None:
+        self._check_rules()
         self._parts = self._choose_parts()
         await self._start_together(self._parts)
         settings = self._settings()
@@ -119,6 +123,13 @@ class _Stack:
         _say(f"Ready after {seconds:.1f} s. Logs: {self._data / 'log'}. Ctrl-C ends it.")
         self._publish_files(settings)
         await asyncio.gather(*(self._watch(part) for part in (*self._parts, *self._programs)))
+
+    def _check_rules(self) -> None:
+        """A mistake in them would stop each of growbin's processes, in a log that nobody has open."""
+        try:
+            load_rulebook(self._rules_dir)
+        except BadRules as error:
+            raise PartFailed(f"the rules cannot be used:\n{error}") from None
 
     def _choose_parts(self) -> list[Part]:
         """Ours, except where the environment names another."""
@@ -170,8 +181,9 @@ class _Stack:
 
     def _inherited(self) -> dict[str, str]:
         """Our environment without AWS credentials: a session token or profile from the user's shell
-        would be mixed with ours."""
-        return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        would be mixed with ours. The children have folders of their own, so that paths are whole."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return inherited | ({"RULES_DIR": str(self._rules_dir)} if self._rules_dir else {})
 
     def _settings(self) -> dict[str, str]:
         """What growbin's processes need to know, in the words of their environment."""

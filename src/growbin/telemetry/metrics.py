@@ -23,6 +23,11 @@ streams_closed = Counter(
     ("end",),
 )
 
+feedback = Counter(
+    "growbin_feedback_total",
+    "What people said of answers (right, corrected, wrong), by how sure the answer was",
+    ("verdict", "certainty"),
+)
 jobs_ended = Counter(
     "growbin_jobs_ended_total", "Jobs this consumer ended, by terminal stage or failure code", ("outcome",)
 )

@@ -20,13 +20,14 @@ from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.consumer.pacing import Throttle
 from growbin.probes import build_probes
-from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, serving
+from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, rulebook, serving
 
 log = structlog.get_logger()
 
 
 async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
     """Jobs until `stop` is set; then running ones finish within their grace. Raises CannotStart."""
+    rules = rulebook(settings)  # a mistake in them is told before anything is tried
     async with AsyncExitStack() as stack:
         progress = await stack.enter_async_context(open_progress(settings))
         uploads = await stack.enter_async_context(open_uploads(settings))
@@ -53,6 +54,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             analyst=analyst,
             image_base_url=settings.cdn_base_url,
             cache_seconds=settings.cdn_cache_ttl,
+            rules=rules,
             thresholds_of=thresholds_by_model(settings),
             lease_renew_seconds=settings.lease_renew_seconds,
             throttle=Throttle(settings.consumer_concurrency),

@@ -20,7 +20,7 @@ from growbin.labelled_photos import BadPhotos
 from growbin.local.child import PartFailed
 from growbin.local.parts.programs import ModelServerProgram
 from growbin.wiring.consumer import open_analyst, thresholds_by_model
-from growbin.wiring.parts import CannotStart
+from growbin.wiring.parts import CannotStart, rulebook
 
 EMBEDDED_DATA = Path("var/evaluate")  # its built model, its key and log
 
@@ -63,6 +63,7 @@ async def _opened(settings: Settings, is_embedded: bool, concurrency: int) -> As
             analyse_photo,
             cleaner=cleaner,
             analyst=analyst,
+            rules=rulebook(settings),
             locale="ko",
             thresholds_of=thresholds_by_model(settings),
         )

@@ -12,12 +12,14 @@ from growbin.adapters.photos.photo_cache import CdnPhotoCache
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.sessions import RedisSessions
+from growbin.capabilities import capabilities_of
 from growbin.config import Settings
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
 from growbin.probes import build_probes
-from growbin.wiring.parts import open_letters, open_progress, open_queue, open_uploads, serving
+from growbin.rules.things import ThingFinder
+from growbin.wiring.parts import open_letters, open_progress, open_queue, open_uploads, rulebook, serving
 
 log = structlog.get_logger()
 
@@ -26,6 +28,7 @@ GATEWAY_S3_TIMEOUT_SECONDS = 1.8  # a frozen part becomes a 503 within two secon
 
 async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
     """The HTTP API until `stop` is set; then every stream ends, and posts in flight are answered."""
+    rules = rulebook(settings)  # a mistake in them is told before anything is tried
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         progress = await enter(open_progress(settings))
@@ -48,6 +51,9 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             allowed_origins=settings.origins,
             trusted_proxies=tuple(map(ip_network, settings.proxies)),
             secure_cookies=settings.secure_cookies,
+            takes_questions=capabilities_of(settings.openai_model).answers_questions,
+            rules=rules,
+            things=ThingFinder(rules),
             records=await enter(open_records(settings)),
             sessions=await enter(RedisSessions.open(url=settings.redis_sessions_url)),
             progress=progress,

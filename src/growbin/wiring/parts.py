@@ -16,6 +16,8 @@ from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.config import Settings
+from growbin.rules.overlay import BadRules, load_rulebook
+from growbin.rules.rulebook import Rulebook
 from growbin.telemetry import logs
 
 log = structlog.get_logger()
@@ -64,6 +66,14 @@ async def serving(app: web.Application, host: str, port: int, variable: str) -> 
         yield
     finally:
         await runner.cleanup()
+
+
+def rulebook(settings: Settings) -> Rulebook:
+    """The rules, with the municipality's overlay where there is one. Raises CannotStart."""
+    try:
+        return load_rulebook(settings.rules_dir)
+    except BadRules as error:
+        raise CannotStart(f"the rules cannot be used:\n{error}") from None
 
 
 def open_progress(settings: Settings) -> AbstractAsyncContextManager[RedisProgressLog]:

@@ -7,7 +7,7 @@ job:{id}:progress         progress  LOG_SECONDS past the deadline, or the end  s
 job:{id}:events           progress  as above; also the channel's name         the event log
 job:{id}:result           progress  RESULT_SECONDS                            any end
 job:{id}:lease            progress  the setting LEASE_SECONDS                 fencing token
-job:{id}:attempts         progress  RESULT_SECONDS                            starts, paid calls, token
+job:{id}:attempts         progress  RESULT_SECONDS                            starts, paid calls, feedback
 job:{id}:answer           progress  RESULT_SECONDS                            the raw model answer
 session:{sha256}          sessions  SESSION_SECONDS, sliding                  session
 session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs

@@ -1,7 +1,7 @@
 -- One job's progress, in one atomic script. Each call names an operation and its parameters.
 --
 -- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
---       5 attempts {token, starts, paid, open, counted}  6 answer
+--       5 attempts {token, starts, paid, open, counted, feedback}  6 answer
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
 --       keys live {log_seconds, result_seconds}
 --
@@ -253,6 +253,16 @@ function operations.cancel()
   end
   write('cancelled', p.cancelled_message, 0, snapshot.attempt, p.nonce)
   return 'ours'
+end
+
+-- 1 the first time, for a job that is done.
+function operations.mark_feedback()
+  if not result or result.stage ~= 'done' then
+    return 0
+  end
+  local is_first = redis.call('HSETNX', ATTEMPTS, 'feedback', 1)
+  redis.call('EXPIRE', ATTEMPTS, RESULT_SECONDS)
+  return is_first
 end
 
 -- Deleted by its owner: everything goes, and a tombstone stays so that a late delivery finds an

@@ -154,6 +154,9 @@ class RedisProgressLog:
         )
         return cast("Held", held) == "ours"
 
+    async def mark_feedback(self, job_id: UUID) -> bool:
+        return bool(await self._run("mark_feedback", job_id))
+
     async def erase(self, job_id: UUID, owner: str) -> None:
         await self._run(
             "erase",

@@ -1,7 +1,10 @@
 // The service's calls. Every one may be repeated, so whatever is only temporary is waited out here.
 
+import { language } from "./words.js";
+
 const PATIENCE_MS = 60_000;
 const JOBS = "/api/v1/waste/jobs";
+const VERDICT_AGAIN_MS = 3000;
 
 /** The service, or the storage, said no. `code` is its stable word. */
 export class Problem extends Error {
@@ -39,6 +42,20 @@ export const removeJob = (id) => call("DELETE", `${JOBS}/${id}`);
 export const listJobs = (cursor) => patiently({}, () => call("GET", cursor ? `${JOBS}?cursor=${cursor}` : JOBS));
 export const eventsOf = (id, lastId) =>
   new EventSource(`${JOBS}/${id}/events` + (lastId ? `?last_event_id=${encodeURIComponent(lastId)}` : ""));
+
+/** Advice by rule, without a photo: `query` is {name}, or {category, material}. */
+export function readAdvice(query, signal) {
+  const given = Object.entries({ ...query, locale: language() }).filter(([, value]) => value);
+  return call("GET", `/api/v1/waste/advice?${new URLSearchParams(given)}`, { signal });
+}
+
+/** What a person says of an answer. It helps us, not them: whether it arrives is not their concern. */
+export async function tellVerdict(id, verdict) {
+  const tell = () => call("POST", `${JOBS}/${id}/feedback`, { body: verdict });
+  await tell()
+    .catch(() => pause(VERDICT_AGAIN_MS).then(tell))
+    .catch(() => {});
+}
 
 /** Put the photo where the ticket says. XMLHttpRequest, because fetch tells nothing of an upload's progress. */
 export const upload = (ticket, photo, { signal, onWait, onProgress }) =>

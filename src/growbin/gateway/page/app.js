@@ -1,8 +1,11 @@
 // The page: photos in by button, drop or paste; their cards, newest first.
 
+import { advised } from "./advice.js";
 import { listJobs } from "./api.js";
 import { Card } from "./card.js";
+import { Finder } from "./finder.js";
 import { Job } from "./job.js";
+import { forgetOthers } from "./opinion.js";
 import { explain, fill, language, say, switchLanguage } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -10,16 +13,19 @@ const cards = new Map(); // job -> card
 let photosSoFar = 0;
 let olderCursor = null;
 
-// --- photos in ---------------------------------------------------------------------------------------
+// --- photos in ---
 
 function addPhotos(files) {
   if (files.length === 0) return;
   for (const card of cards.values()) card.open(false);
+  closeThing();
+  finder.clear();
   const question = $("question").value.trim();
   const jobs = files.map((file) => Job.of(file, question));
   for (const job of jobs) show(job, { isOpen: files.length === 1, isNewest: true });
   $("question").value = "";
   bringIntoView($("jobs"));
+  hasMoved = false;
   for (const job of jobs) job.send();
 }
 
@@ -28,6 +34,23 @@ function bringIntoView(element) {
   if (top >= 0 && top < innerHeight / 3) return;
   const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   element.scrollIntoView({ block: "start", behavior: isCalm ? "auto" : "smooth" });
+}
+
+/** From the card's top to what has to be read first; at once, since the answer is there now. */
+function bringAnswer(card) {
+  const isSeen = card.element.getBoundingClientRect().top >= 0 && card.vital?.getBoundingClientRect().bottom <= innerHeight;
+  if (!isSeen) card.element.scrollIntoView({ block: "start", behavior: "instant" });
+}
+
+let hasMoved = false; // the person has scrolled or typed since the last photo was sent
+for (const gesture of ["wheel", "touchmove", "keydown"]) {
+  addEventListener(gesture, () => (hasMoved = true), { passive: true });
+}
+
+/** Who has gone elsewhere on purpose is left there. */
+function isWatched(card) {
+  const { top, bottom } = card.element.getBoundingClientRect();
+  return card.isOpen && (!hasMoved || (top < innerHeight / 2 && bottom > innerHeight / 2));
 }
 
 function takeAnother() {
@@ -62,21 +85,54 @@ addEventListener("paste", (event) => {
   addPhotos(files);
 });
 
-// --- their cards -------------------------------------------------------------------------------------
+// --- without a photo ---
+
+const finder = new Finder(showThing);
+$("find").append(finder.element);
+
+function showThing(found) {
+  $("thing-name").textContent = found.name;
+  $("thing-name").lang = language();
+  $("thing-advice").replaceChildren(advised(found, language()));
+  $("thing").hidden = false;
+  $("thing").scrollIntoView({ block: "nearest", behavior: "instant" });
+  $("thing-name").focus({ preventScroll: true });
+}
+
+function closeThing() {
+  $("thing").hidden = true;
+}
+
+$("thing-close").onclick = () => {
+  closeThing();
+  finder.clear();
+  finder.field.focus();
+};
+
+// --- their cards ---
 
 function show(job, { isOpen = false, isNewest = false } = {}) {
   photosSoFar += 1;
-  const card = new Card(job, photosSoFar, { isOpen, takeAnother });
+  const card = new Card(job, photosSoFar, { isOpen, takeAnother, onChoice });
   cards.set(job, card);
   if (isNewest) $("jobs").prepend(card.element);
   else $("jobs").append(card.element);
   card.buttons.remove.onclick = () => remove(job, card);
-  let told = "";
+  let told = job.id ? job.stage : "";
   job.onChange = () => {
-    card.update();
-    if (job.stage !== told) announce(job, card);
+    const isNews = job.stage !== told;
+    const isAnswer = isNews && job.stage === "done";
+    const isAwaited = isAnswer && isWatched(card);
     told = job.stage;
+    card.update();
+    if (isAnswer) card.arrive();
+    if (isAwaited) bringAnswer(card); // only now that it has its size
+    if (isNews) announce(job, card);
   };
+  function onChoice() {
+    bringAnswer(card);
+    $("live").textContent = card.spoken;
+  }
   $("how").hidden = true;
 }
 
@@ -84,7 +140,7 @@ function show(job, { isOpen = false, isNewest = false } = {}) {
 function announce(job, card) {
   const running = [...cards.keys()].filter((other) => !other.hasEnded).length;
   if (!job.hasEnded && running > 1) return;
-  $("live").textContent = `${card.title.textContent}: ${card.state.textContent}`;
+  $("live").textContent = card.spoken;
 }
 
 async function remove(job, card) {
@@ -94,7 +150,7 @@ async function remove(job, card) {
   if (!isGone) return;
   const next = card.element.nextElementSibling ?? card.element.previousElementSibling ?? $("photos");
   $("live").textContent = say("removed", { name: card.name });
-  card.close();
+  card.forget();
   card.element.remove();
   cards.delete(job);
   $("how").hidden = cards.size > 0;
@@ -110,6 +166,7 @@ async function showEarlier() {
     for (const job of jobs) show(job, { isOpen: !job.hasEnded && jobs.length === 1 });
     olderCursor = page.next_cursor;
     $("older").hidden = !olderCursor;
+    forgetOthers(new Set([...cards.keys()].map((job) => job.id)), !olderCursor);
     for (const job of jobs.filter((job) => !job.hasEnded)) job.resume();
   } catch (error) {
     tell(explain(error));
@@ -118,11 +175,13 @@ async function showEarlier() {
 
 $("older").onclick = showEarlier;
 
-// --- language, connection ----------------------------------------------------------------------------
+// --- language, connection ---
 
 function translate() {
   document.documentElement.lang = language();
   fill(document);
+  closeThing();
+  finder.translate();
   $("language").textContent = say("switch_language");
   $("language").lang = language() === "ko" ? "en" : "ko";
   for (const card of cards.values()) card.translate();

@@ -1,10 +1,15 @@
-// How one job looks: a card that follows its job, and folds once the advice is read.
+// How one job looks: a card that follows its job, then shows the answer, and folds once that is read.
 
+import { advised, certaintyWord, grouped, kindOf, made, read } from "./advice.js";
+import { readAdvice } from "./api.js";
+import { icon, REASONS, SIGNS } from "./icons.js";
 import { STAGES } from "./job.js";
-import { fill, language, say } from "./words.js";
+import { Opinion } from "./opinion.js";
+import { Picker } from "./picker.js";
+import { capital, explain, fill, language, say } from "./words.js";
 
-const cardTemplate = document.getElementById("card");
-const itemTemplate = document.getElementById("item");
+const template = document.getElementById("card");
+const PROBABLE = 0.5; // what is beside the best thing has no word of its own: below this it is a guess
 let cards = 0;
 
 export class Card {
@@ -12,23 +17,21 @@ export class Card {
   #number;
   #preview = null; // object URL of the local photo
   #shown = null; // the result that the advice shows
+  #answer = null; // what it says,
+  #opinion = null; // what the person says of it,
+  #chosen = null; // and the advice for what they say it is
 
-  /** `takeAnother` is called when the advice asks for another photo. */
-  constructor(job, number, { isOpen, takeAnother }) {
+  /** `takeAnother` is called when the advice asks for another photo, `onChoice` when the person has chosen. */
+  constructor(job, number, { isOpen, takeAnother, onChoice }) {
     this.#job = job;
     this.#number = number;
-    this.takeAnother = takeAnother;
-    this.element = cardTemplate.content.firstElementChild.cloneNode(true);
+    Object.assign(this, { takeAnother, onChoice });
+    this.element = template.content.firstElementChild.cloneNode(true);
     const find = (selector) => this.element.querySelector(selector);
+    for (const part of ["certainty", "state", "fold", "running", "stages", "advice", "note"]) this[part] = find(`.${part}`);
     this.photo = find("img");
     this.title = find("h3");
-    this.state = find(".state");
-    this.fold = find(".fold");
-    this.running = find(".running");
     this.bar = find("progress");
-    this.stages = find(".stages");
-    this.advice = find(".advice");
-    this.note = find(".note");
     this.buttons = { retry: find(".retry"), cancel: find(".cancel"), remove: find(".remove") };
 
     cards += 1;
@@ -45,14 +48,28 @@ export class Card {
   }
 
   get name() {
-    const { result } = this.#job;
-    if (!result) return `${say("photo")} ${this.#number}`;
-    const others = result.items.length - 1;
-    return others > 0 ? say("and_more", { name: result.waste_type, count: others }) : result.waste_type;
+    if (this.#chosen) return this.#chosen.name;
+    if (!this.#answer) return `${say("photo")} ${this.#number}`;
+    const { items, locale, nothing } = this.#answer;
+    if (items.length === 0) return nothing;
+    const name = capital(items[0].name);
+    return items.length > 1 ? say("and_more", { name, count: items.length - 1 }) : name;
+  }
+
+  /** What is told to who listens instead of looks. */
+  get spoken() {
+    const title = this.#chosen ? say("chosen", { name: this.name }) : this.title.textContent;
+    const word = this.certainty.hidden ? "" : `${this.certainty.textContent}. `;
+    return `${title}. ${word}${this.state.textContent}`;
   }
 
   get isOpen() {
     return "open" in this.element.dataset;
+  }
+
+  /** What has to be seen at once: from the card's top to the first step, or to what is asked back. */
+  get vital() {
+    return this.advice.querySelector(".steps li, .box");
   }
 
   open(isOpen) {
@@ -70,9 +87,12 @@ export class Card {
 
   update() {
     const job = this.#job;
+    if (job.result && this.#shown !== job.result) this.#take(job.result);
+    if (!job.result) this.#answer = this.#chosen = this.#shown = null;
     this.element.dataset.stage = job.stage;
     this.title.textContent = this.#heading();
     this.state.textContent = this.#sentence();
+    this.certainty.hidden = !this.#answer?.items.length || Boolean(this.#chosen);
     this.running.hidden = job.hasEnded;
     this.bar.value = job.progress;
     const reached = STAGES.indexOf(job.stage);
@@ -81,9 +101,13 @@ export class Card {
     });
     this.note.textContent = job.note;
     this.#showButtons();
-    if (job.result && this.#shown !== job.result) this.#showResult(job.result);
-    this.advice.hidden = !job.result || !this.isOpen;
     this.#showFold();
+  }
+
+  /** The moment that people wait for: the bin springs up. */
+  arrive() {
+    this.element.classList.add("arrived");
+    this.advice.addEventListener("animationend", () => this.element.classList.remove("arrived"), { once: true });
   }
 
   /** Give the browser back what the preview holds. */
@@ -91,18 +115,28 @@ export class Card {
     if (this.#preview) URL.revokeObjectURL(this.#preview);
   }
 
+  /** The job is deleted: so is what was said of it. */
+  forget() {
+    this.close();
+    this.#opinion?.forget();
+  }
+
   #heading() {
     const titles = { failed: "no_result", expired: "no_result", stuck: "no_result", refused: "refused", cancelled: "cancelled_title" };
-    const key = this.#job.result?.sure === false ? "unsure" : titles[this.#job.stage];
-    return key ? say(key) : this.name;
+    const key = titles[this.#job.stage];
+    if (key) return say(key);
+    const { items, certainty } = this.#answer ?? {};
+    if (this.#chosen || certainty !== "unsure" || items.length === 0) return this.name;
+    return say("perhaps", { names: items.map(({ name }) => capital(name)).join(", ") });
   }
 
   #sentence() {
-    const job = this.#job;
-    if (job.failure) return job.failure.detail;
-    if (job.result?.sure) return job.result.items[0].bin;
-    if (job.result) return say("perhaps", { names: job.result.items.map((item) => item.name).join(", ") });
-    return job.message;
+    const { failure, message } = this.#job;
+    if (failure) return failure.detail;
+    if (this.#chosen) return this.#chosen.bin;
+    if (!this.#answer) return message;
+    const { items, certainty, doubt } = this.#answer;
+    return certainty === "unsure" ? (doubt?.text ?? say("nothing_more")) : items[0].bin;
   }
 
   #showButtons() {
@@ -120,26 +154,15 @@ export class Card {
     this.fold.setAttribute("aria-expanded", String(this.isOpen));
     this.fold.setAttribute("aria-label", say(this.isOpen ? "close" : "open", { name: this.name }));
     this.advice.hidden = !this.#job.result || !this.isOpen;
+    this.element.classList.toggle("large", this.isOpen && !this.#job.hasEnded);
   }
+
+  // --- the photo ---
 
   #showPhoto(address) {
     this.photo.onerror = () => (this.photo.hidden = true);
     this.photo.onload = () => (this.photo.hidden = false);
     this.photo.src = address;
-  }
-
-  #showResult(result) {
-    this.#shown = result;
-    this.#exchangePhoto(result.image_url);
-    this.photo.alt = say("photo_of", { name: result.waste_type });
-    this.element.dataset.kind = result.items.length ? kindOf(result.items[0]) : "";
-    this.element.classList.toggle("unsure", !result.sure);
-    const parts = grouped(result.items).map((items) => advised(items, result));
-    if (result.answer || this.#job.question) parts.unshift(answered(result.answer, this.#job.question));
-    if (!result.sure) parts.unshift(this.#askedBack(result));
-    const seconds = (result.timings_ms.total / 1000).toLocaleString(language(), { maximumSignificantDigits: 2 });
-    parts.push(made("p", say("took", { seconds, model: result.model }), "took"));
-    this.advice.replaceChildren(...parts);
   }
 
   /** From the local preview to the photo as the service keeps it, once that has loaded. */
@@ -153,69 +176,128 @@ export class Card {
     next.src = address;
   }
 
-  #askedBack(result) {
-    const box = made("div", "", "box unsure-box");
+  // --- the answer ---
+
+  #take(result) {
+    this.#shown = result;
+    this.#answer = read(result);
+    this.#exchangePhoto(result.image_url);
+    if (this.#opinion?.jobId !== this.#job.id) this.#opinion = new Opinion(this.#job.id);
+    this.#showAnswer();
+    const { choice } = this.#opinion;
+    if (choice) this.#showChoice(choice).catch((error) => (this.note.textContent = explain(error)));
+  }
+
+  #showAnswer() {
+    const { result, question } = this.#job;
+    const { items, certainty, isEmbedded } = this.#answer;
+    const isUnsure = certainty === "unsure" && !this.#chosen;
+    const main = this.#chosen ?? items[0];
+    this.element.dataset.kind = main ? kindOf(main) : "";
+    this.element.classList.toggle("unsure", isUnsure);
+    this.element.classList.toggle("nothing", !main);
+    this.photo.alt = say("photo_of", { name: this.name });
+    this.certainty.replaceWith((this.certainty = certaintyWord(certainty)));
+
+    const parts = this.#chosen ? [this.#chosenLine(), advised(this.#chosen, language())] : this.#sections();
+    if (isUnsure) parts.unshift(this.#askedBack());
+    if (result.answer || question) parts.push(answered(result.answer, question));
+    if (isEmbedded && !this.#chosen) parts.push(made("p", say("embedded"), "hint"));
+    if (items.length && !this.#chosen) parts.push(this.#verdict(isUnsure));
+    const seconds = (result.timings_ms.total / 1000).toLocaleString(language(), { maximumSignificantDigits: 2 });
+    parts.push(made("p", say("took", { seconds, model: result.model }), "took"));
+    this.advice.replaceChildren(...parts);
+  }
+
+  #sections() {
+    const { items, locale, certainty } = this.#answer;
+    return grouped(items).map((group) => {
+      const [item] = group;
+      const names = group.map(({ name }) => capital(name)).join(", ");
+      if (items.length === 1) return advised(item, locale, certainty === "unsure" ? say("if_so") : "");
+      return advised(item, locale, item.confidence < PROBABLE ? say("perhaps", { names }) : names);
+    });
+  }
+
+  /** Why it is not sure, what would help, and what it may be instead. */
+  #askedBack() {
+    const { doubt, locale } = this.#answer;
+    const box = made("div", "", "box doubt");
+    const picker = this.#picker();
     const again = made("button", say("again"), "secondary");
-    again.type = "button";
     again.onclick = this.takeAnother;
-    const asked = [result.ask_back?.text, result.ask_back].find((text) => typeof text === "string") ?? say("unsure");
-    box.append(icon("unsure"), made("p", asked, "", result.locale), again);
+    picker.ways.append(picker.opener(say(doubt?.choices.length ? "other" : "pick")), again);
+    box.append(icon(REASONS[doubt?.reason] ?? REASONS.unknown), made("p", doubt?.text ?? say("nothing_more"), "", locale), picker.element);
     return box;
   }
-}
 
-/** Things that go the same way are told once. */
-function grouped(items) {
-  const groups = new Map();
-  for (const item of items) {
-    const way = JSON.stringify([item.bin, item.steps, item.cautions, item.rule]);
-    groups.set(way, [...(groups.get(way) ?? []), item]);
+  /** Right or not, under an answer that is believed; under a guess it may only be said to be right. */
+  #verdict(isUnsure) {
+    const right = made("button", say("right"), "secondary");
+    const thanks = made("p", say("thanks"), "hint");
+    thanks.tabIndex = -1;
+    thanks.hidden = !this.#opinion.isRight;
+    right.hidden = this.#opinion.isTold;
+    right.prepend(icon(SIGNS.check));
+    right.onclick = () => {
+      this.#opinion.confirm();
+      [right.hidden, thanks.hidden] = [true, false];
+      thanks.focus({ preventScroll: true });
+    };
+    const ways = made("div", "", "ways");
+    ways.append(thanks, right);
+    if (isUnsure) return ways;
+    const { doubt, locale } = this.#answer;
+    const picker = this.#picker();
+    ways.append(picker.opener(say("not_this")));
+    picker.ways.replaceWith(ways);
+    picker.all.prepend(picker.chips); // it is believed: other guesses only for who asks
+    if (doubt) picker.all.prepend(made("p", doubt.text, "hint", locale));
+    return picker.element;
   }
-  return [...groups.values()];
-}
 
-function advised(items, result) {
-  const [item] = items;
-  const section = itemTemplate.content.firstElementChild.cloneNode(true);
-  const find = (selector) => section.querySelector(selector);
-  fill(section);
-  section.lang = result.locale;
-  section.dataset.kind = kindOf(item);
-  find("h4").textContent = items.map(({ name }) => name).join(", ");
-  find("h4").hidden = result.sure && result.items.length === 1; // the card's own heading says it
-  const percents = items.map(({ confidence }) => `${Math.round(confidence * 100)}%`).join(", ");
-  find(".confidence").textContent = say("confidence", { percents });
-  find("strong").textContent = item.bin;
-  find(".steps").replaceChildren(...item.steps.map((step) => made("li", step)));
-  find(".cautions ul").replaceChildren(...item.cautions.map((caution) => made("li", caution)));
-  find(".cautions").hidden = item.cautions.length === 0;
-  const { source, as_of: date } = item.rule;
-  find(".source").textContent = say("source", { source }) + (date ? say("as_of", { date }) : "");
-  for (const ours of [".confidence", "small", ".source"]) find(ours).lang = language();
-  return section;
+  // --- the person knows better ---
+
+  #picker() {
+    return new Picker(this.#answer.doubt?.choices ?? [], async (choice) => {
+      try {
+        await this.#showChoice(choice);
+      } catch (error) {
+        return explain(error);
+      }
+      this.#opinion.choose(choice);
+      this.element.focus({ preventScroll: true });
+      this.arrive();
+      this.onChoice();
+    });
+  }
+
+  async #showChoice({ name, category, material }) {
+    const result = this.#shown;
+    const { items } = await readAdvice(name ? { name } : { category, material });
+    if (!items.length || this.#shown !== result) return;
+    this.#chosen = items[0];
+    this.#showAnswer();
+    this.update();
+  }
+
+  #chosenLine() {
+    const line = made("div", "", "chosen");
+    const back = made("button", say("take_back"), "quiet");
+    back.onclick = () => {
+      this.#opinion.takeBack();
+      this.#chosen = null;
+      this.#showAnswer();
+      this.update();
+      this.element.focus({ preventScroll: true });
+    };
+    line.append(icon(SIGNS.person), made("p", say("chosen", { name: this.name })), back);
+    return line;
+  }
 }
 
 function answered(answer, question) {
   const box = made("div", "", "box");
-  box.append(icon("speech"), made("strong", question || say("answer")), made("p", answer ?? say("unanswered")));
+  box.append(icon(SIGNS.speech), made("strong", question || say("answer")), made("p", answer ?? say("unanswered")));
   return box;
-}
-
-const kindOf = (item) => (item.recyclable && item.material) || item.category;
-
-function made(tag, text, name = "", lang = "") {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  if (name) element.className = name;
-  if (lang) element.lang = lang;
-  return element;
-}
-
-function icon(id) {
-  const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  drawing.setAttribute("aria-hidden", "true");
-  use.setAttribute("href", `#${id}`);
-  drawing.append(use);
-  return drawing;
 }

@@ -187,7 +187,7 @@ export class Job {
   }
 }
 
-// --- sending: few at once, and tickets one after another -------------------------------------------
+// --- sending: few at once, and tickets one after another ---
 
 const uploads = {
   free: UPLOADS_AT_ONCE,
@@ -222,7 +222,7 @@ function waitingWords() {
   return say(navigator.onLine ? "waiting_for_service" : "waiting_for_network");
 }
 
-// --- following: some by stream, the others by asking now and then -----------------------------------
+// --- following: some by stream, the others by asking now and then ---
 
 const streams = new Map(); // job -> its EventSource
 const polled = new Set();
