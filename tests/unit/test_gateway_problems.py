@@ -11,7 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from growbin.errors import Rejected
-from growbin.gateway.problems import STATUS, answer_problems
+from growbin.gateway.problems import CODE_TOLD, STATUS, answer_problems
+from growbin.messages import problem_title
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -29,6 +30,12 @@ def test_each_code_that_is_raised_stands_in_the_table_and_no_other() -> None:
     codes = {place: code.value for place, code in rejections() if isinstance(code, ast.Constant)}
     assert [place for place, _ in rejections() if place not in codes] == []  # for grep, and for this test
     assert set(codes.values()) == set(STATUS)
+
+
+def test_each_code_that_clients_read_has_a_title_of_its_own() -> None:
+    """Else a plain refusal would be headed as if we were broken."""
+    told = {CODE_TOLD.get(code, code) for code in STATUS} - {"not_failed"}  # only an operator's
+    assert [code for code in sorted(told) if problem_title(code) == problem_title("internal")] == []
 
 
 @pytest.mark.parametrize(

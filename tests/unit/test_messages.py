@@ -41,6 +41,8 @@ PROBLEMS = [
     "idempotency_key_reused",
     "forbidden_origin",
     "method_not_allowed",
+    "bad_parameter",
+    "not_done",
 ]
 
 
