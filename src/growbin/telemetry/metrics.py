@@ -22,12 +22,15 @@ streams_closed = Counter(
     "Progress streams by how they ended: ended, drained, slow, gone, broken",
     ("end",),
 )
-
 feedback = Counter(
     "growbin_feedback_total",
     "What people said of answers (right, corrected, wrong), by how sure the answer was",
     ("verdict", "certainty"),
 )
+for _verdict in ("right", "corrected", "wrong"):
+    for _certainty in ("sure", "probable", "unsure"):
+        feedback.labels(verdict=_verdict, certainty=_certainty)
+
 jobs_ended = Counter(
     "growbin_jobs_ended_total", "Jobs this consumer ended, by terminal stage or failure code", ("outcome",)
 )
