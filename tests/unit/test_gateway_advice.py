@@ -99,12 +99,13 @@ def _pairs(parameters: dict[str, object]) -> list[tuple[str, str]]:
         ([("name", "캔"), ("material", "glass")], ["`material`"]),
         ([("category", "compost")], [*Category]),
         ([("category", "recyclable"), ("material", "wood")], [*Material]),
+        ([("category", "recyclable"), ("material", "")], [*Material]),
         ([("category", "recyclable"), ("condition", "burning")], [*Condition]),
         ([("name", "캔"), ("locale", "fr")], ["ko, en"]),
         ([("name", "")], ["1 to 100"]),
         ([("name", "a" * 101)], ["1 to 100"]),
         ([("name", "캔"), ("name", "병")], ["`name` may stand there once"]),
-        ([("nam", "캔")], ["`nam` is unknown", "name, category"]),
+        ([("nam", "캔")], ["unknown: there are name, category"]),
     ],
 )
 async def test_wrong_parameter_is_refused_with_what_is_allowed(

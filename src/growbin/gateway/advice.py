@@ -41,7 +41,7 @@ async def find_advice(request: web.Request) -> web.Response:
         asked = f"name={name}"
     else:
         category = _one_of(Category, "category", query["category"])
-        material = _one_of(Material, "material", query["material"]) if query.get("material") else None
+        material = _one_of(Material, "material", query["material"]) if "material" in query else None
         seen = {_one_of(Condition, "condition", text) for text in query.getall("condition", [])}
         conditions = sorted(seen)
         thing = NamedThing(name="", category=category, material=material, condition=conditions)
@@ -70,7 +70,7 @@ async def find_advice(request: web.Request) -> web.Response:
 def _check_parameters(names: Iterable[str], times: dict[str, int]) -> None:
     for name in names:
         if name not in PARAMETERS:
-            raise _unusable(f"`{name}` is unknown: the parameters are {', '.join(PARAMETERS)}.")
+            raise _unusable(f"A parameter is unknown: there are {', '.join(PARAMETERS)}.")
         if times[name] > 1 and name != "condition":
             raise _unusable(f"`{name}` may stand there once.")
     if ("name" in times) == ("category" in times):
