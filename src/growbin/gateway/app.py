@@ -160,7 +160,7 @@ CALLS = (
                 "condition",
                 "query",
                 "with a category; may be repeated",
-                {"type": "string", "enum": list(Condition)},
+                {"type": "array", "items": {"type": "string", "enum": list(Condition)}},
             ),
             Parameter("locale", "query", "Korean by default", {"type": "string", "enum": ["ko", "en"]}),
             Parameter("If-None-Match", "header", "an earlier ETag; 304 when nothing changed"),

@@ -101,7 +101,9 @@ def _operation(call: Call) -> dict[str, Any]:
         "responses": responses,
     }
     if call.body:
-        operation["requestBody"] = {"required": False, "content": {"application/json": _schema(call.body)}}
+        is_needed = any(field.is_required() for field in call.body.model_fields.values())
+        content = {"application/json": _schema(call.body)}
+        operation["requestBody"] = {"required": is_needed, "content": content}
     return {name: value for name, value in operation.items() if value}
 
 
@@ -154,8 +156,11 @@ def _section(call: Call) -> str:
         for parameter in call.parameters
     ]
     if call.body:
-        fields = ", ".join(f"<code>{escape(name)}</code>" for name in call.body.model_fields)
-        rows.append(f"<li>JSON body, all optional: {fields}</li>")
+        fields = ", ".join(
+            f"<code>{escape(name)}</code>{'' if field.is_required() else ' (optional)'}"
+            for name, field in call.body.model_fields.items()
+        )
+        rows.append(f"<li>JSON body: {fields}</li>")
     for status, model in call.answers.items():
         given = (
             ", ".join(f"<code>{escape(name)}</code>" for name in model.model_fields) if model else "no body"
