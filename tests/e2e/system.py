@@ -77,6 +77,7 @@ class System:
     """What a test sees of it."""
 
     base_url: str
+    probe_url: str  # the gateway's
     settings: Mapping[str, str]
     model: CountedModel
 
@@ -86,6 +87,7 @@ async def running_system(parts: Mapping[str, str], **settings: str) -> AsyncIter
     """A gateway and a consumer of their own, on a queue of their own; `settings` come last."""
     model = CountedModel(parts["OPENAI_BASE_URL"])
     port = free_port()
+    probe_ports = {"gateway": free_port(), "consumer": free_port()}
     async with model.serving() as model_url, contextlib.AsyncExitStack() as processes:
         shared = {
             **parts,
@@ -95,27 +97,32 @@ async def running_system(parts: Mapping[str, str], **settings: str) -> AsyncIter
             **settings,
         }
         async with asyncio.TaskGroup() as starting:
-            for name in ("gateway", "consumer"):
-                starting.create_task(processes.enter_async_context(_process(name, shared)))
-        yield System(f"http://127.0.0.1:{port}", shared, model)
+            for name, probe_port in probe_ports.items():
+                running = _process(name, {**shared, "PROBE_PORT": str(probe_port)})
+                starting.create_task(processes.enter_async_context(running))
+        yield System(
+            base_url=f"http://127.0.0.1:{port}",
+            probe_url=f"http://127.0.0.1:{probe_ports['gateway']}",
+            settings=shared,
+            model=model,
+        )
 
 
 @contextlib.asynccontextmanager
 async def _process(name: str, settings: Mapping[str, str]) -> AsyncIterator[None]:
     """Run until it is ready; at the end SIGTERM must end it in time and with code 0."""
-    probe_port = free_port()
     label = f"{name} on {settings['PORT']}"
     with tempfile.NamedTemporaryFile(prefix=f"growbin-{name}-", suffix=".log") as log:
         process = subprocess.Popen(  # noqa: ASYNC220  # starting takes a moment, and Popen needs no loop
             command(name),
-            env=environment({**settings, "PROBE_PORT": str(probe_port)}),
+            env=environment(settings),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         logs[label] = Path(log.name)
         try:
-            await _until_ready(process, f"http://127.0.0.1:{probe_port}/readyz")
+            await _until_ready(process, f"http://127.0.0.1:{settings['PROBE_PORT']}/readyz")
             yield
             process.send_signal(signal.SIGTERM)
             code = await asyncio.to_thread(process.wait, STOP_SECONDS)

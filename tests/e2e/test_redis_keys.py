@@ -44,6 +44,10 @@ async def test_each_key_of_a_finished_job_has_its_promised_life(client: Client, 
     assert (await client.call("POST", f"/upload-complete/{job_id}", headers=bearer)).status == 202
     ended = await client.call("GET", f"/api/v1/waste/jobs/{job_id}", headers={**bearer, "Prefer": "wait=60"})
     assert ended.body["stage"] == "done"
+    said = await client.call(
+        "POST", f"/api/v1/waste/jobs/{job_id}/feedback", body={"right": True}, headers=bearer
+    )
+    assert said.status == 204
 
     found = {
         **await lives(system, RECORDS, f"*{{{job_id}}}*"),
