@@ -73,6 +73,13 @@ def test_printed_walk_through_works_when_pasted(stack: Stack, port: int) -> None
     assert re.findall("^event: (.*?)\r?$", pasted.stdout, re.MULTILINE) == ["progress"] * 5 + ["done"]
 
 
+async def test_page_takes_no_question_for_the_embedded_model(stack: Stack, port: int) -> None:
+    """The gateway knows which model answers, though it never calls it."""
+    async with browsing(f"http://127.0.0.1:{port}") as client:
+        page = (await client.call("GET", "/")).body
+    assert 'data-questions="no"' in page
+
+
 @pytest.mark.parametrize("same", ["data folder", "port"])
 def test_second_start_is_refused_with_a_sentence(stack: Stack, port: int, tmp_path: Path, same: str) -> None:
     """A second stack on the same data or the same port says so, and the first goes on."""
@@ -143,9 +150,11 @@ async def test_other_model_server_is_asked_instead_of_ours(
             assert "model-server" not in stack.pids
             async with browsing(f"http://127.0.0.1:{port}") as client:
                 result = await client.result(await client.submit(drawn("JPEG")))
+                page = (await client.call("GET", "/")).body
         finally:
             await asyncio.to_thread(stack.stop)
     assert result["model"] == "scripted"
+    assert 'data-questions="yes"' in page
     [(asked_for, authorization)] = model.asked
     assert asked_for == "gpt-6-luna"
     assert authorization == f"Bearer {key or 'none'}"

@@ -142,7 +142,7 @@ CALLS = (
         give_feedback,
         "Whether the answer was right, or what it is instead. Counted once for a job, and kept of nobody",
         answers={204: None},
-        refusals=(400, 403, 404, 408, 409),
+        refusals=(400, 403, 404, 408, 409, 413),
         body=Feedback,
     ),
     Call(
