@@ -34,7 +34,7 @@ DOUBTS: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
 NOTE_THE_ARRIVAL = """() => {
   window.places = () => [".bin", ".steps li"].map((part) => {
     const { top, bottom } = document.querySelector(`.job ${part}`).getBoundingClientRect();
-    return { top, bottom, height: innerHeight };
+    return { top, bottom, height: innerHeight, at: top + scrollY };
   });
   window.arrival = new Promise((resolve) => {
     const look = () => {
@@ -106,7 +106,7 @@ async def test_bin_and_first_step_are_in_view_when_the_answer_arrives(
         await visit.page.evaluate(UNTIL_STILL)
         settled = await visit.page.evaluate("window.places()")
         assert all_in_view(settled)
-        assert settled[1]["top"] == pytest.approx(arrival["places"][1]["top"], abs=1)
+        assert settled[1]["at"] == pytest.approx(arrival["places"][1]["at"], abs=1)
 
 
 async def test_quick_answer_is_in_view_too(visiting: Visiting, system: System) -> None:
@@ -118,6 +118,25 @@ async def test_quick_answer_is_in_view_too(visiting: Visiting, system: System) -
         assert all_in_view((await visit.page.evaluate("window.arrival"))["places"])
         await visit.page.evaluate(UNTIL_STILL)
         assert all_in_view(await visit.page.evaluate("window.places()"))
+
+
+async def test_who_still_looks_at_the_photo_sees_the_answer(
+    visiting: Visiting, hosted: HostedModel, hosted_system: System
+) -> None:
+    """A small screen, and the photo moved down on it: the card is brought up once the answer has its size."""
+    hosted.sees(GLASS)
+    async with visiting(hosted_system.base_url, viewport={"width": 390, "height": 420}) as visit:
+        await visit.page.evaluate(NOTE_THE_ARRIVAL)
+        async with hosted.held():
+            await visit.choose(COFFEE)
+            card = await visit.reaches("analysing")
+            await visit.page.evaluate(UNTIL_STILL)
+            box = await card.bounding_box()
+            assert box is not None
+            await visit.page.mouse.wheel(0, box["y"] - 200)
+            await visit.page.evaluate(UNTIL_STILL)
+        await visit.reaches("done")
+        assert all_in_view((await visit.page.evaluate("window.arrival"))["places"])
 
 
 async def test_who_has_scrolled_elsewhere_stays_there(
@@ -224,6 +243,32 @@ async def test_result_of_an_earlier_version_is_read_as_today(
     assert [item["name"] for item in read["items"]] == ["컵"]
     assert read["certainty"] == ("sure" if is_sure else "unsure")
     assert (read["doubt"] or {}).get("text") == ask_back
+
+
+@pytest.mark.parametrize(
+    ("rule", "more", "line"),
+    [
+        ({"source": "누리집", "as_of": "2026-07-02"}, {}, "근거: 누리집 (2026년 7월 2일 기준)"),
+        ({"source": "일반적인 배출 방법", "as_of": None}, {}, "근거: 일반적인 배출 방법"),
+        (
+            {"source": "보기시", "as_of": None, "place": "보기시"},
+            {"days": "목요일", "contact": "자원순환과"},
+            "보기시 안내 · 내놓는 때: 목요일 · 문의: 자원순환과 · 근거: 보기시",
+        ),
+    ],
+    ids=["source", "practice", "place"],
+)
+async def test_advice_says_who_says_so(
+    visit: Visit, rule: dict[str, Any], more: dict[str, Any], line: str
+) -> None:
+    """With the day where there is one; a municipality's own rule is called so."""
+    item = {**GLASS, "recyclable": True, "bin": "b", "steps": [], "cautions": [], "rule": rule, **more}
+    told = await visit.page.evaluate(
+        "(item) => import('/advice.js').then((page) =>"
+        " page.advised(item, 'ko').querySelector('.source').textContent)",
+        item,
+    )
+    assert told == line
 
 
 # --- the person knows better -----------------------------------------------------------------------

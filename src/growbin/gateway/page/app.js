@@ -36,10 +36,11 @@ function bringIntoView(element) {
   element.scrollIntoView({ block: "start", behavior: isCalm ? "auto" : "smooth" });
 }
 
-/** From the card's top to what has to be read first; at once, since the answer is there now. */
+/** At once, since the answer is there now; gently where all that has to be read first is seen already. */
 function bringAnswer(card) {
   const isSeen = card.element.getBoundingClientRect().top >= 0 && card.vital?.getBoundingClientRect().bottom <= innerHeight;
-  if (!isSeen) card.element.scrollIntoView({ block: "start", behavior: "instant" });
+  if (isSeen) bringIntoView(card.element);
+  else card.element.scrollIntoView({ block: "start", behavior: "instant" });
 }
 
 let hasMoved = false; // the person has scrolled or typed since the last photo was sent

@@ -67,9 +67,9 @@ export class Card {
     return "open" in this.element.dataset;
   }
 
-  /** What has to be seen at once: from the card's top to the first step, or to what is asked back. */
+  /** What has to be seen at once: from the card's top to the last step, or to what is asked back. */
   get vital() {
-    return this.advice.querySelector(".steps li, .box");
+    return this.advice.querySelector(".steps, .box");
   }
 
   open(isOpen) {
