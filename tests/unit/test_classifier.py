@@ -13,7 +13,16 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from growbin.capabilities import capabilities_of
-from growbin.embedded_model.classifier import MODEL_FILE, PROBABLE_FROM, Classifier, Look, card
+from growbin.embedded_model.classifier import (
+    MODEL_FILE,
+    PROBABLE_FROM,
+    Classifier,
+    Look,
+    Opinion,
+    _doubt,
+    _seen,
+    card,
+)
 from growbin.embedded_model.object_names import object_names
 from growbin.embedded_model.pictures import UnreadablePhoto, flaw_of, upright_photo, views_of_whole
 from growbin.embedded_model.server import MODEL_ID
@@ -247,3 +256,45 @@ def test_look_offers_the_likeliest_places(classifier: Classifier) -> None:
     look: Look = classifier.look(COFFEE_CUP.read_bytes())
     assert look.choices[0] == look.seen[0].place
     assert len(set(map(str, look.choices))) == len(look.choices) == 4
+
+
+# --- what is said of it ------------------------------------------------------------------------
+
+
+def opinion(place: Sorting, confidence: float, name: int = LABRADOR, *, no_waste: float = 0.0) -> Opinion:
+    """Of one photo or crop; all of the names is one name."""
+    names = numpy.zeros(1000, numpy.float32)
+    names[name] = 1
+    shares = numpy.zeros(len(answers()), numpy.float32)
+    shares[answer_of(place)] = 1
+    return Opinion(shares, names, no_waste, answer_of(place), confidence)
+
+
+def test_thing_is_never_called_by_a_name_that_goes_elsewhere() -> None:
+    """A PET bottle that is judged to be glass is something made of glass."""
+    assert _seen(opinion(GLASS, 0.7, WATER_BOTTLE)).name["en"] == "something made of glass"
+    assert _seen(opinion(GLASS, 0.7, WINE_BOTTLE)).name["en"] == "glass bottle"
+    for name in object_names():
+        for place in answers():
+            seen = _seen(opinion(place, 0.7, name.index))
+            if name.thing and seen.name == name.thing.name:
+                assert answer_of(Sorting(category=name.thing.category, material=name.thing.material)) == (
+                    answer_of(place)
+                )
+
+
+@pytest.mark.parametrize(
+    ("crops", "doubt"),
+    [
+        ([], "unknown"),
+        ([(GLASS, 0.4), (TEXTILES, 0.3)], "unknown"),
+        ([(GLASS, 0.6), (GLASS, 0.7), (TEXTILES, 0.3)], "far"),
+        ([(GLASS, 0.6), (TEXTILES, 0.6)], "several"),
+    ],
+)
+def test_unsure_whole_is_doubted_for_what_its_crops_show(
+    crops: list[tuple[Sorting, float]], doubt: str
+) -> None:
+    """Nothing, one thing, or more."""
+    whole = opinion(PLASTICS, 0.3)
+    assert _doubt(whole, [opinion(*crop) for crop in crops], [], None) == doubt

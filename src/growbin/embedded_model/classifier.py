@@ -25,6 +25,7 @@ from growbin.embedded_model.witnesses import (
     PLASTICS,
     SURE_FROM,
     Weights,
+    answer_of,
     answers,
     candidates,
     evidence,
@@ -228,7 +229,8 @@ def _doubt(
         return "not_waste"
     if whole.confidence >= PROBABLE_FROM:
         return None
-    return "far" if any(crop.confidence >= PROBABLE_FROM for crop in crops) else "unknown"
+    told = {crop.best for crop in crops if crop.confidence >= PROBABLE_FROM}
+    return ("unknown", "far")[len(told)] if len(told) < 2 else "several"
 
 
 def _seen(opinion: Opinion) -> Seen:
@@ -238,8 +240,10 @@ def _seen(opinion: Opinion) -> Seen:
     things: dict[str, HouseholdThing] = {}
     for name in things_of(opinion.best):
         assert name.thing
-        things[name.thing.name["en"]] = name.thing
-        weights[name.thing.name["en"]] += float(opinion.names[name.index])
+        # A thing that goes there only when it is made of something else is called by what it is made of.
+        if answer_of(_place(name.thing)) == opinion.best:
+            things[name.thing.name["en"]] = name.thing
+            weights[name.thing.name["en"]] += float(opinion.names[name.index])
     likeliest = max(weights, key=lambda name: weights[name], default="")
     place = opinion.place
     if weights[likeliest] < max(NAMED_FROM, NAMED_SHARE * sum(weights.values())):
