@@ -41,10 +41,21 @@ class Unavailable(GrowbinError):
 
 
 class Throttled(Unavailable):
-    """The model refused for rate, quota or key; `broken` when only a person can mend it (key, quota)."""
+    """The model refused before it began, so nothing was paid. `broken`: for everybody, as far as one can see
+    (key, quota, unreachable); `doubtful`: it may be this photo alone; neither: it asks for patience."""
 
     def __init__(
-        self, reason: str, *, retry_after_seconds: float | None = None, broken: bool = False
+        self,
+        reason: str,
+        *,
+        retry_after_seconds: float | None = None,
+        broken: bool = False,
+        doubtful: bool = False,
     ) -> None:
         super().__init__("model", reason, retry_after_seconds=retry_after_seconds)
         self.broken = broken
+        self.doubtful = doubtful
+
+    @property
+    def is_congestion(self) -> bool:
+        return not self.broken and not self.doubtful

@@ -71,6 +71,9 @@ class Analyst(Protocol):
     async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
         """One paid call. Raises Throttled (nothing was paid), JobFailed(model_refused)."""
 
+    async def probe(self) -> None:
+        """The smallest call, with a picture that is nobody's. Raises Unavailable while the model is away."""
+
 
 class JobRecords(Protocol):
     """Redis DB 0: what was promised to whom."""

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from structlog.processors import format_exc_info
 from structlog.testing import capture_logs
 
 from growbin.certainty import Thresholds
+from growbin.consumer.breakers import Breakers
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
@@ -43,9 +45,19 @@ class Outside:
     model_calls: int = 0
     on_model_call: Callable[[], object] = lambda: None
     model_gate: asyncio.Event | None = None
+    away: set[str] = field(default_factory=set)
+    probes: list[str] = field(default_factory=list)
+    refusal: Unavailable = field(default_factory=lambda: Unavailable("model", "500"))
     answer: ModelAnswer = ANSWER
 
+    async def probe(self, part: str) -> None:
+        self.probes.append(part)
+        if part in self.away:
+            raise Unavailable(part, "away")
+
     async def fetch(self, key: str, etag: str, length: int) -> FetchedPhoto:
+        if "s3" in self.away:
+            raise Unavailable("s3", "away")
         if self.fetch_errors:
             raise self.fetch_errors.pop(0)
         return PHOTO
@@ -60,6 +72,8 @@ class Outside:
         self.on_model_call()
         if self.model_gate is not None:
             await self.model_gate.wait()
+        if "model" in self.away:
+            raise self.refusal
         if self.model_errors:
             raise self.model_errors.pop(0)
         return self.answer
@@ -83,6 +97,8 @@ class Bench:
             rules=load_rulebook(None),
             thresholds_of=THRESHOLDS.__getitem__,
             lease_renew_seconds=0.02,
+            max_starts=4,
+            breakers=Breakers({part: partial(self.outside.probe, part) for part in ("model", "s3")}),
         )
 
     async def told(self, job: Job) -> list[LogEntry]:

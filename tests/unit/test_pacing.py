@@ -5,37 +5,73 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
+from growbin.consumer import pacing
 from growbin.consumer.pacing import SoloGate, Throttle
 from growbin.errors import Throttled
 
 
-async def test_refusal_halves_the_places_and_answers_bring_them_back() -> None:
-    """Concurrency falls by half with each refusal and grows slowly with answers."""
-    throttle = Throttle(8)
-    throttle.slow_down(Throttled("rate", retry_after_seconds=0.001))
-    throttle.slow_down(Throttled("rate", retry_after_seconds=0.001))
-    assert throttle.places == 2
-    for _ in range(100):
-        throttle.speed_up()
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_congestion_halves_the_places_and_quiet_brings_them_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From one place to all of them in five doublings."""
+    monkeypatch.setattr(pacing, "DOUBLING_SECONDS", 0.02)
+    throttle = Throttle(32)
+    for _ in range(5):
+        throttle.slow_down(Throttled("rate", retry_after_seconds=0.1), now())
+    assert throttle.places == 1
+    async with asyncio.timeout(2):
+        while throttle.places < 32:
+            await asyncio.sleep(0.005)
+
+
+async def test_calls_in_flight_are_one_congestion() -> None:
+    """Ten refusals of one burst halve once; the next burst's first refusal halves again."""
+    throttle = Throttle(32)
+    begun_at = now()
+    for _ in range(10):
+        throttle.slow_down(Throttled("rate", retry_after_seconds=0.01), begun_at)
+    assert throttle.places == 16
+    throttle.slow_down(Throttled("rate", retry_after_seconds=0.01), now())
     assert throttle.places == 8
+
+
+async def test_longest_retry_after_of_a_burst_is_kept() -> None:
+    """Whoever is told to wait longer is believed, also in the middle of a pause."""
+    throttle = Throttle(32)
+    begun_at = now()
+    throttle.slow_down(Throttled("rate", retry_after_seconds=0.01), begun_at)
+    throttle.slow_down(Throttled("rate", retry_after_seconds=0.2), begun_at)
+    async with throttle.turn() as turn:
+        assert turn - begun_at >= 0.19
 
 
 async def test_refusal_with_retry_after_holds_everybody_that_long() -> None:
     """Nobody calls before the model's own Retry-After has passed."""
     throttle = Throttle(8)
-    throttle.slow_down(Throttled("rate", retry_after_seconds=0.1))
+    throttle.slow_down(Throttled("rate", retry_after_seconds=0.1), now())
     begin = time.monotonic()
     async with throttle.turn():
         assert time.monotonic() - begin >= 0.09
 
 
-async def test_broken_key_lets_one_call_probe() -> None:
-    """While key or quota is broken there is one place, until an answer comes."""
-    throttle = Throttle(8)
-    throttle.slow_down(Throttled("key", retry_after_seconds=0.001, broken=True))
-    assert (throttle.places, throttle.is_broken) == (1, True)
-    throttle.speed_up()
-    assert not throttle.is_broken
+async def test_who_waits_for_a_place_gets_one_that_came_back_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody has to leave for it."""
+    monkeypatch.setattr(pacing, "DOUBLING_SECONDS", 0.02)
+    monkeypatch.setattr(pacing, "PLACES_PAUSE_SECONDS", 0.01)
+    throttle = Throttle(2)
+    throttle.slow_down(Throttled("rate", retry_after_seconds=0.01), now())
+    async with throttle.turn():
+        assert throttle.places == 1
+        async with asyncio.timeout(2), throttle.turn():
+            assert throttle.places == 2
 
 
 async def test_turns_never_exceed_the_places() -> None:

@@ -124,10 +124,26 @@ class Attempt:
     async def fail(self, code: str) -> None:
         await self.finish(failure(code, self.job.locale))
 
+    async def fetch(self) -> FetchedPhoto:
+        """The photo as it was uploaded."""
+        job = self.job
+        return await self.outlasting(lambda: self.consumer.photos.fetch(job.key, job.etag, job.length))
+
     async def show(self, photo: CleanPhoto) -> None:
         """Put the clean copy in its public place."""
         self.has_shown = True  # before it is: a put that is cancelled may have arrived
-        await self.consumer.uploads.publish_photo(self.job.public_key, photo, self.consumer.cache_seconds)
+        key, cache_seconds = self.job.public_key, self.consumer.cache_seconds
+        await self.outlasting(lambda: self.consumer.uploads.publish_photo(key, photo, cache_seconds))
+
+    async def outlasting(self, step: Callable[[], Awaitable[Answer]]) -> Answer:
+        """A step, done again when the part that it failed at was away for everybody and is back: an outage
+        burns no start. Raises Unavailable when the part is well, so that the trouble is this job's own."""
+        while True:
+            try:
+                return await step()
+            except Unavailable as error:
+                if not await self.consumer.breakers.wait_if_away(error.part):
+                    raise
 
     async def patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """A call to Redis, repeated while it is away and there is time. Raises Unavailable."""
@@ -151,7 +167,7 @@ class Attempt:
     async def postpone(self, error: Unavailable) -> Verdict:
         """Again after the next delay, unless the starts or the time are used up."""
         delay_seconds = RETRY_DELAYS_SECONDS[min(self._start.starts, len(RETRY_DELAYS_SECONDS)) - 1]
-        is_last = self._start.starts >= len(RETRY_DELAYS_SECONDS)
+        is_last = self._start.starts >= self.consumer.max_starts
         if is_last or delay_seconds > self.left_seconds():
             log.warning("job_given_up", reason=str(error))
             await self.fail("temporarily_unavailable")

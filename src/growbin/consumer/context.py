@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from growbin.certainty import Thresholds
+from growbin.consumer.breakers import Breakers
 from growbin.consumer.pacing import SoloGate, Throttle
 from growbin.ports import Analyst, AttemptProgress, Leases, PhotoCleaner, PhotoSource, UploadStore
 from growbin.rules.rulebook import Rulebook
@@ -26,10 +27,18 @@ class Consumer:
     rules: Rulebook
     thresholds_of: Callable[[str], Thresholds]  # by the model that answered
     lease_renew_seconds: float
+    max_starts: int
+    breakers: Breakers
     throttle: Throttle = field(default_factory=Throttle)
     solo: SoloGate = field(default_factory=SoloGate)
 
+    def concurrency(self) -> int:
+        """How many jobs to take at once now: none while a part is away, fewer while the model refuses."""
+        return 0 if self.breakers.open_parts else self.throttle.concurrency()
+
     async def close(self) -> None:
-        """Stopping: what has not begun its paid call is handed back, the rest finishes."""
+        """Stopping: what has not begun its paid call, or waits for a part that is away, is handed back; the
+        rest finishes."""
+        await self.breakers.close()
         await self.solo.close()
         await self.throttle.close()

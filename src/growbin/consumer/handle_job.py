@@ -27,7 +27,7 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
     try:
         async with started(job, consumer) as attempt:
             await attempt.announce(Stage.FETCHING)
-            photo = await consumer.photos.fetch(job.key, job.etag, job.length)
+            photo = await attempt.fetch()
             attempt.lap("fetch")
             clean = await consumer.cleaner.clean(photo.data, job.public_type)
             await attempt.show(clean)

@@ -30,10 +30,12 @@ class Settled(Exception):
 
 @asynccontextmanager
 async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
-    """Begin the job. One that may have crashed two consumers runs alone, so that a third crash hits no
-    other job."""
+    """Begin the job, once no part is away. One that may have crashed two consumers runs alone, so that a
+    third crash hits no other job."""
     alone = False
     while True:
+        # The deadline may pass meanwhile: then `begin` ends the job.
+        await consumer.breakers.all_well(within_seconds=(job.deadline_ms - job.accepted_at_ms) / 1000)
         async with consumer.solo.entered(alone=alone):
             try:
                 start = await consumer.leases.begin(job, alone=alone)

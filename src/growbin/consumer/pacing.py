@@ -13,6 +13,9 @@ from growbin.errors import Throttled
 
 log = structlog.get_logger()
 
+DOUBLING_SECONDS = 10.0  # from one place to 32 within a minute
+PLACES_PAUSE_SECONDS = 0.5
+FORGOTTEN_SECONDS = 10.0  # so long after a pause without a refusal the next one is a new congestion
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
 MAX_ASKED_PAUSE_SECONDS = 300.0  # a job's life; "come back tomorrow" is worth another look before
@@ -23,39 +26,40 @@ class Closing(Exception):
 
 
 class Throttle:
-    """Adaptive concurrency: halved by a refusal, one more after as many answers as there are places.
-    While `is_broken` (key or quota: only a person can mend it) one call at a time probes."""
+    """Adaptive concurrency: halved by a refusal, doubled again with every `DOUBLING_SECONDS` without one."""
 
     def __init__(self, max_places: int = 32) -> None:
         self._max_places = max_places
-        self._places = float(max_places)
-        self._taken = 0
+        self._places_then = float(max_places)  # when it was last slowed down
         self._refusals = 0
-        self._open_at = 0.0
+        self._taken = 0
+        self._slowed_at = self._open_at = 0.0
         self._changed = asyncio.Condition()
         self._is_closing = asyncio.Event()
-        self.is_broken = False
 
     @property
     def places(self) -> int:
-        return max(1, int(self._places))
+        quiet_seconds = max(0.0, asyncio.get_running_loop().time() - self._open_at)
+        doublings = min(quiet_seconds / DOUBLING_SECONDS, 60)
+        return min(self._max_places, max(1, int(self._places_then * 2**doublings)))
 
     def concurrency(self) -> int:
-        """How many jobs to take at once now: all; fewer while the model refuses (in powers of two, for
-        each change costs a cancel and a consume); none while it is broken; one to probe after a pause."""
-        if self.is_broken:
-            return 1 if self._open_at <= asyncio.get_running_loop().time() else 0
+        """How many jobs to take at once now: all; fewer while the model refuses, in powers of two, for each
+        change costs a cancel and a consume."""
         return self._max_places if self.places >= self._max_places else 1 << (self.places.bit_length() - 1)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a place and for the pause to be over. Raises Closing."""
+    async def turn(self) -> AsyncIterator[float]:
+        """Wait for a place and for the pause to be over; yields when that was. Raises Closing."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._taken < self.places or self._is_closing.is_set())
+            while self._taken >= self.places and not self._is_closing.is_set():
+                with suppress(TimeoutError):  # places come back by themselves
+                    async with asyncio.timeout(PLACES_PAUSE_SECONDS):
+                        await self._changed.wait()
             self._taken += 1
         try:
             await self._wait_out_pause()
-            yield
+            yield asyncio.get_running_loop().time()
         finally:
             self._taken -= 1
             async with self._changed:
@@ -76,27 +80,27 @@ class Throttle:
         async with self._changed:
             self._changed.notify_all()
 
-    def slow_down(self, refusal: Throttled) -> None:
-        """Half the places, and a pause: what the model asked for, else doubling, with jitter."""
-        self._refusals += 1
-        self.is_broken = refusal.broken
-        self._places = 1.0 if refusal.broken else max(1.0, self._places / 2)
+    def slow_down(self, refusal: Throttled, begun_at: float) -> None:
+        """Half the places, and a pause: what the model asked for, else doubling, with jitter. A call that had
+        begun (its turn's time) before the last slowing down tells of the same congestion: it lengthens
+        the pause, if it asks for more, and halves nothing."""
+        now = asyncio.get_running_loop().time()
+        is_news = begun_at >= self._slowed_at
+        if is_news:
+            was_quiet = now > self._open_at + FORGOTTEN_SECONDS
+            self._refusals = 1 if was_quiet else self._refusals + 1
+            self._places_then = max(1.0, self.places / 2)
+            self._slowed_at = now
+        elif refusal.retry_after_seconds is None:
+            return
         backoff = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._refusals - 1, 6))
         pause = min(refusal.retry_after_seconds or backoff, MAX_ASKED_PAUSE_SECONDS)
         pause *= random.uniform(1.0, 1.25)  # noqa: S311 - jitter, not a secret
-        self._open_at = max(self._open_at, asyncio.get_running_loop().time() + pause)
-        log.warning(
-            "model_throttled",
-            reason=refusal.reason,
-            broken=refusal.broken,
-            places=self.places,
-            pause_seconds=round(pause, 2),
-        )
-
-    def speed_up(self) -> None:
-        self._refusals = 0
-        self.is_broken = False
-        self._places = min(float(self._max_places), self._places + 1 / self._places)
+        self._open_at = max(self._open_at, now + pause)
+        if is_news:
+            log.warning(
+                "model_throttled", reason=refusal.reason, places=self.places, pause_seconds=round(pause, 2)
+            )
 
 
 class SoloGate:

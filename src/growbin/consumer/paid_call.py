@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from growbin.consumer.attempt import Attempt
-from growbin.errors import JobFailed, Throttled
+from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto, ModelAnswer
 from growbin.telemetry import metrics
 
@@ -14,8 +14,7 @@ async def ask_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer:
     """One paid call, its answer stored before anything else is done with it."""
     answer: ModelAnswer | None = None
     while answer is None:
-        async with attempt.consumer.throttle.turn():
-            answer = await _call_model(attempt, photo)
+        answer = await attempt.outlasting(lambda: _call_model(attempt, photo))
     kept = answer
     await attempt.patiently(lambda: attempt.consumer.progress.keep_answer(attempt.job, kept))
     return kept
@@ -24,15 +23,22 @@ async def ask_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer:
 async def _call_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer | None:
     """The call, recorded before it is made; None when the model asked for patience."""
     consumer, job, number, call_id = attempt.consumer, attempt.job, attempt.number, secrets.token_hex(8)
-    if not await attempt.patiently(lambda: consumer.progress.count_paid_call(job, number, call_id)):
-        raise JobFailed("temporarily_unavailable", "paid calls used up")
-    try:
-        with metrics.model_call_seconds.time():
-            answer = await consumer.analyst.ask(photo, job.question, job.locale)
-    except Throttled as refusal:
-        # Nothing was paid and no attempt is burned: everybody slows down, and we ask again.
-        consumer.throttle.slow_down(refusal)
-        await attempt.patiently(lambda: consumer.progress.count_paid_call(job, number, call_id, change=-1))
-        return None
-    consumer.throttle.speed_up()
-    return answer
+    async with consumer.throttle.turn() as turn:
+        if not await attempt.patiently(lambda: consumer.progress.count_paid_call(job, number, call_id)):
+            raise JobFailed("temporarily_unavailable", "paid calls used up")
+        try:
+            with metrics.model_call_seconds.time():
+                return await consumer.analyst.ask(photo, job.question, job.locale)
+        except Throttled as error:  # nothing was paid
+            refusal = error
+            await attempt.patiently(
+                lambda: consumer.progress.count_paid_call(job, number, call_id, change=-1)
+            )
+            if refusal.is_congestion:
+                consumer.throttle.slow_down(refusal, turn)
+                return None
+    if not refusal.doubtful:
+        raise Unavailable("model", refusal.reason)
+    if not await consumer.breakers.wait_if_away("model"):
+        raise JobFailed("model_refused", refusal.reason)  # the probe was not refused: it is this photo
+    return None

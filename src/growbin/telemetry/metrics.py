@@ -45,6 +45,7 @@ photos_fetched = Counter(
 photo_fetch_seconds = Histogram(
     "growbin_photo_fetch_seconds", "Time to read a photo", ("source",), buckets=SHORT
 )
+part_away = Gauge("growbin_part_away", "1 while this consumer's breaker of the part is open", ("part",))
 model_call_seconds = Histogram("growbin_model_call_seconds", "Length of a model call", buckets=LONG)
 model_tokens = Counter(
     "growbin_model_tokens_total",

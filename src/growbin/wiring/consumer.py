@@ -15,6 +15,7 @@ from growbin.adapters.photos.photo_source import CdnPhotoSource
 from growbin.capabilities import EffortRefused, capabilities_of, thresholds_of
 from growbin.certainty import Thresholds
 from growbin.config import Settings
+from growbin.consumer.breakers import Breakers
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
@@ -23,6 +24,8 @@ from growbin.probes import build_probes
 from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, rulebook, serving
 
 log = structlog.get_logger()
+
+PROBE_KEY = "incoming/probe"  # nothing lies there; that S3 says so shows that it is well
 
 
 async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
@@ -57,12 +60,14 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             rules=rules,
             thresholds_of=thresholds_by_model(settings),
             lease_renew_seconds=settings.lease_renew_seconds,
+            max_starts=settings.max_starts,
+            breakers=Breakers({"model": analyst.probe, "s3": lambda: uploads.look(PROBE_KEY)}),
             throttle=Throttle(settings.consumer_concurrency),
         )
         consuming = queue.consuming(
             partial(handle_job, consumer=consumer),
             partial(end_dead_job, progress=progress),
-            concurrency=consumer.throttle.concurrency,
+            concurrency=consumer.concurrency,
             grace_seconds=settings.consumer_grace_seconds,
         )
         async with consuming as is_subscribed:
