@@ -71,9 +71,6 @@ class Analyst(Protocol):
     async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
         """One paid call. Raises Throttled (nothing was paid), JobFailed(model_refused)."""
 
-    async def probe(self) -> None:
-        """The smallest call, with a picture that is nobody's. Raises Unavailable while the model is away."""
-
 
 class JobRecords(Protocol):
     """Redis DB 0: what was promised to whom."""
@@ -174,8 +171,9 @@ class GatewayProgress(ProgressReader, Protocol):
 class Leases(Protocol):
     """What a consumer asks before it works on a job, and again and again while it does."""
 
-    async def begin(self, job: Job, *, alone: bool) -> Beginning:
-        """Take the lease and count the start; expires the job if it is due."""
+    async def begin(self, job: Job, *, alone: bool, call_id: str) -> Beginning:
+        """Take the lease and count the start; expires the job if it is due. To repeat it with the same
+        `call_id`, because the reply was lost, changes nothing."""
 
     async def renew(self, job: Job, attempt: int) -> Held: ...
 
@@ -196,7 +194,8 @@ class AttemptProgress(JobStates, Protocol):
         it with the same `call_id` changes nothing."""
 
     async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
-        """Store the raw answer if there is none; also a loser's, it was paid for."""
+        """Store the raw answer if there is none, also a loser's: it was paid for. Not that of a deleted job,
+        nor of an earlier run than the present one."""
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         """Append `done` or `failed` and write the result; attempt None writes without a lease."""

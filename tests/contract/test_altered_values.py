@@ -407,7 +407,7 @@ async def _made(world: World, owner: str, way: Way) -> tuple[Job, str]:
     await world.progress.queue_job(job)
     if way == "queued":
         return job, idempotency_key
-    start = await world.progress.begin(job, alone=False)
+    start = await world.progress.begin(job, alone=False, call_id="test")
     assert isinstance(start, Started)
     await world.progress.announce(job, start.attempt, Stage.FETCHING)
     if way == "begun":  # and the holder died: its lease lapsed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncIterator, Callable
 from uuid import UUID, uuid4
 
@@ -82,8 +83,15 @@ def result_of(job: Job) -> Result:
     )
 
 
+async def kept_answer(progress: ProgressLog, job: Job) -> object:
+    if isinstance(progress, FakeProgressLog):
+        return progress.answer_of(job.job_id)
+    assert isinstance(progress, RedisProgressLog)
+    return await progress._redis.get(keys.answer(job.job_id))
+
+
 async def begun(progress: ProgressLog, job: Job) -> Started:
-    start = await progress.begin(job, alone=False)
+    start = await progress.begin(job, alone=False, call_id=secrets.token_hex(4))
     assert isinstance(start, Started)
     return start
 
@@ -206,7 +214,7 @@ async def test_held_job_is_not_begun_twice(progress: ProgressLog) -> None:
     """While a lease lives, a second consumer is told that the job is held."""
     job = job_of(upload())
     await begun(progress, job)
-    assert await progress.begin(job, alone=False) == "held"
+    assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "held"
     assert await progress.lease_lives(job.job_id)
 
 
@@ -233,12 +241,42 @@ async def test_refunded_start_does_not_count(progress: ProgressLog) -> None:
     assert (await begun(progress, job)).starts == 1
 
 
+async def test_start_is_refunded_once_and_in_its_own_run(progress: ProgressLog) -> None:
+    """A release that is repeated, because its reply was lost, gives nothing back twice; one that comes after
+    a redrive leaves the new run alone."""
+    job = job_of(upload())
+    first = await begun(progress, job)
+    for _ in range(3):
+        await progress.release(job, first.attempt, refund=True)
+    starts = []
+    for _ in range(4):
+        start = await begun(progress, job)
+        starts.append(start.starts)
+        await progress.release(job, start.attempt)
+    assert starts == [1, 2, 3, 4]
+    await progress.finish(job, None, FAILURE)
+    again = await progress.reopen(job, 300)
+    await progress.release(job, 5, refund=True)
+    assert (await begun(progress, again)).starts == 1
+
+
+async def test_begin_whose_reply_was_lost_is_told_again(progress: ProgressLog) -> None:
+    """Whoever asks with the same call is the holder; no second start is counted."""
+    job = job_of(upload())
+    first = await progress.begin(job, alone=False, call_id="a")
+    assert isinstance(first, Started)
+    again = await progress.begin(job, alone=False, call_id="a")
+    assert isinstance(again, Started)
+    assert (again.attempt, again.starts) == (first.attempt, 1)
+    assert await progress.begin(job, alone=False, call_id="b") == "held"
+
+
 async def test_starts_used_up_are_exhausted(progress: ProgressLog) -> None:
     """After four starts there is no fifth."""
     job = job_of(upload())
     for _ in range(4):
         await progress.release(job, (await begun(progress, job)).attempt)
-    assert await progress.begin(job, alone=False) == "exhausted"
+    assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "exhausted"
 
 
 async def test_paid_calls_are_counted_before_they_are_made(progress: ProgressLog) -> None:
@@ -264,6 +302,56 @@ async def test_paid_call_that_is_recorded_again_counts_once(progress: ProgressLo
     assert counted == [True, True, False]
 
 
+async def test_no_paid_call_is_counted_after_the_end(progress: ProgressLog) -> None:
+    """Who has not yet heard of the cancel does not call the model any more; what was counted may be taken
+    back."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    await progress.announce(job, start.attempt, Stage.ANALYSING)
+    assert await progress.count_paid_call(job, start.attempt, "a")
+    await progress.cancel(job.job_id)
+    assert not await progress.count_paid_call(job, start.attempt, "b")
+    assert await progress.count_paid_call(job, start.attempt, "a", change=-1)
+
+
+async def test_answer_of_a_deleted_job_is_not_kept(progress: ProgressLog) -> None:
+    """A late answer brings nothing back; nor does one of an earlier run answer the new one."""
+    record = upload()
+    job = job_of(record)
+    await begun(progress, job)
+    await progress.erase(job.job_id, record.owner)
+    await progress.keep_answer(job, ANSWER)
+    assert await kept_answer(progress, job) is None
+
+    other = job_of(upload())
+    await begun(progress, other)
+    await progress.finish(other, None, FAILURE)
+    again = await progress.reopen(other, 300)
+    await progress.keep_answer(other, ANSWER)
+    assert (await begun(progress, again)).answer is None
+
+
+async def test_answer_of_an_ended_job_is_kept(progress: ProgressLog) -> None:
+    """It was paid for: a redrive will not pay again."""
+    job = job_of(upload())
+    await begun(progress, job)
+    await progress.finish(job, None, FAILURE)
+    await progress.keep_answer(job, ANSWER)
+    assert (await begun(progress, await progress.reopen(job, 300))).answer == ANSWER
+
+
+async def test_accepted_job_does_not_expire_with_its_ticket(progress: ProgressLog) -> None:
+    """Its own deadline counts, also when `queued` could not be written at upload-complete."""
+    record = upload()
+    await progress.open_job(record, record.created_at_ms + 1)
+    job = job_of(record)
+    if isinstance(progress, FakeProgressLog):
+        progress.clock.advance(1)
+    assert not await progress.expire_if_due(job)
+    await begun(progress, job)
+    assert told(await log_of(progress, job)) == [("awaiting_upload", 1), ("queued", 1)]
+
+
 async def test_job_whose_paid_calls_are_used_up_is_not_begun(progress: ProgressLog) -> None:
     """Without an answer it could only fail; with one it goes on."""
     job = job_of(upload())
@@ -271,7 +359,7 @@ async def test_job_whose_paid_calls_are_used_up_is_not_begun(progress: ProgressL
     for call_id in "abc":
         await progress.count_paid_call(job, start.attempt, call_id)
     await progress.release(job, start.attempt)
-    assert await progress.begin(job, alone=False) == "exhausted"
+    assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "exhausted"
     await progress.keep_answer(job, ANSWER)
     assert (await begun(progress, job)).answer == ANSWER
 
@@ -306,7 +394,7 @@ async def test_whoever_looks_expires_a_due_job(progress: ProgressLog) -> None:
     assert state is not None
     assert state.entry.event == "expired"
     job = job_of(upload(), deadline_in_ms=-1)
-    assert await progress.begin(job, alone=False) == "ended"
+    assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "ended"
     assert [entry.event for entry in await log_of(progress, job)][-1] == "expired"
 
 
@@ -316,7 +404,7 @@ async def test_ended_job_is_not_begun_again(progress: ProgressLog) -> None:
     start = await begun(progress, job)
     await progress.finish(job, start.attempt, FAILURE)
     await progress.release(job, start.attempt)
-    assert await progress.begin(job, alone=False) == "ended"
+    assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "ended"
     assert not await progress.lease_lives(job.job_id)
 
 
@@ -335,7 +423,7 @@ async def test_failed_job_is_reopened_as_a_new_run(progress: ProgressLog) -> Non
     history = await progress.history(job.job_id, seen)
     assert history is not None
     assert history.reset
-    assert await progress.begin(job, alone=False) == "ended"
+    assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "ended"
     second = await begun(progress, again)
     assert second.starts == 1
     assert await progress.announce(again, second.attempt, Stage.FETCHING) == "ours"
@@ -374,8 +462,8 @@ async def test_erased_job_leaves_a_tombstone_that_no_delivery_revives(progress: 
         assert state is not None
         assert (state.is_erased, state.owner) == (True, record.owner)
     assert await progress.renew(job, start.attempt) == "ended"
-    assert await progress.begin(job, alone=False) == "ended"
-    assert await progress.begin(job_of(record, run=2), alone=False) == "ended"
+    assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "ended"
+    assert await progress.begin(job_of(record, run=2), alone=False, call_id=secrets.token_hex(4)) == "ended"
     await progress.queue_job(job)
     await progress.open_job(record, job.deadline_ms)
     await progress.fail_unreadable(job.job_id, FAILURE.code)
@@ -465,10 +553,10 @@ async def test_job_whose_holders_died_twice_is_suspect(progress: ProgressLog) ->
     job = job_of(upload())
     for alone in (False, False, True, True):
         if alone:
-            assert await progress.begin(job, alone=False) == "suspect"
-        assert isinstance(await progress.begin(job, alone=alone), Started)
+            assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "suspect"
+        assert isinstance(await progress.begin(job, alone=alone, call_id=secrets.token_hex(4)), Started)
         await let_lapse(progress, job)
-    assert await progress.begin(job, alone=True) == "crashed"
+    assert await progress.begin(job, alone=True, call_id=secrets.token_hex(4)) == "crashed"
 
 
 async def test_lapsed_lease_is_taken_up_again_by_its_last_holder(progress: ProgressLog) -> None:
@@ -480,7 +568,7 @@ async def test_lapsed_lease_is_taken_up_again_by_its_last_holder(progress: Progr
     assert await progress.renew(job, start.attempt) == "ours"
     assert await progress.lease_lives(job.job_id)
     await let_lapse(progress, job)
-    assert isinstance(await progress.begin(job, alone=True), Started)
+    assert isinstance(await progress.begin(job, alone=True, call_id=secrets.token_hex(4)), Started)
     assert await progress.renew(job, start.attempt) == "lost"
     await progress.release(job, start.attempt)
     assert await progress.lease_lives(job.job_id)
@@ -495,7 +583,7 @@ async def test_holder_tells_its_token_to_a_log_that_lost_everything(progress: Pr
     await lose_everything(progress, job)
     assert await progress.count_paid_call(job, start.attempt, "a")
     assert await progress.renew(job, start.attempt) == "ours"
-    assert await progress.begin(job, alone=False) == "held"
+    assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "held"
     assert await progress.announce(job, start.attempt, Stage.ANALYSING) == "ours"
     assert told(await log_of(progress, job)) == [("queued", 1), ("analysing", 2)]
     await progress.release(job, start.attempt)
@@ -534,7 +622,7 @@ async def test_result_outlives_the_log(progress: ProgressLog) -> None:
     older = await progress.history(job.job_id, entries[0].id)
     assert older is not None
     assert (older.entries, older.reset) == (entries[-1:], True)
-    assert await progress.begin(job, alone=False) == "ended"
+    assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "ended"
     assert not await progress.cancel(job.job_id)
 
 

@@ -52,6 +52,7 @@ class Attempts:
     starts: int = 0
     paid: int = 0
     is_open: bool = False
+    begun_by: str = ""
     counted: tuple[str, int] | None = None
 
 
@@ -134,22 +135,28 @@ class FakeProgressLog(MayBeAway):
 
     # --- written by the consumer
 
-    async def begin(self, job: Job, *, alone: bool) -> Beginning:
+    async def begin(self, job: Job, *, alone: bool, call_id: str) -> Beginning:
         self._answer()
         kept = self._of_run(job)
         if self._expire(kept, job):
             return "ended"
         attempts = kept.attempts
         if kept.lease_until_ms > self.clock.now_ms():
-            return "held"
+            if attempts.begun_by != call_id:
+                return "held"
+            return Started(attempts.token, attempts.starts, self.clock.now_ms(), kept.answer)
         could_only_fail = attempts.paid >= self._max_paid_calls and kept.answer is None
         if attempts.starts >= self._max_starts or could_only_fail:
             return "crashed" if attempts.is_open else "exhausted"
         if attempts.is_open and attempts.starts >= 2 and not alone:
             return "suspect"
+        if kept.snapshot and kept.snapshot.stage is Stage.AWAITING_UPLOAD:
+            kept.snapshot = replace(kept.snapshot, deadline_ms=job.deadline_ms)
+            self._write(kept, Stage.QUEUED, attempt=1)
         attempts.token += 1
         attempts.starts += 1
         attempts.is_open = True
+        attempts.begun_by = call_id
         kept.lease_until_ms = self.clock.now_ms() + self._lease_ms
         return Started(attempts.token, attempts.starts, self.clock.now_ms(), kept.answer)
 
@@ -166,10 +173,10 @@ class FakeProgressLog(MayBeAway):
     async def release(self, job: Job, attempt: int, *, refund: bool = False) -> None:
         self._answer()
         kept = self._of(job.job_id)
-        if self._holds_token(kept, attempt):
+        if not self._is_of_earlier_run(kept, job) and self._holds_token(kept, attempt):
             kept.lease_until_ms = 0
+            kept.attempts.starts -= refund and kept.attempts.is_open
             kept.attempts.is_open = False
-            kept.attempts.starts -= refund
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
         return self._append(job, attempt, stage)
@@ -179,7 +186,9 @@ class FakeProgressLog(MayBeAway):
     ) -> bool:
         self._answer()
         kept = self._of(job.job_id)
-        if not self._holds_token(kept, attempt):
+        if self._is_of_earlier_run(kept, job) or not self._holds_token(kept, attempt):
+            return False
+        if self._is_over(kept, job) and change > 0:
             return False
         attempts = kept.attempts
         if attempts.counted == (call_id, change):
@@ -193,7 +202,11 @@ class FakeProgressLog(MayBeAway):
     async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
         self._answer()
         kept = self._of(job.job_id)
-        kept.answer = kept.answer or answer
+        if kept.erased_by is None and not self._is_of_earlier_run(kept, job):
+            kept.answer = kept.answer or answer
+
+    def answer_of(self, job_id: UUID) -> ModelAnswer | None:
+        return self._of(job_id).answer
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         if isinstance(end, Result):
@@ -292,9 +305,11 @@ class FakeProgressLog(MayBeAway):
             kept.entries.clear()
         return kept
 
+    def _is_of_earlier_run(self, kept: Kept, job: Job | None) -> bool:
+        return job is not None and kept.snapshot is not None and kept.snapshot.run > job.run
+
     def _is_over(self, kept: Kept, job: Job | None = None) -> bool:
-        is_older = job is not None and kept.snapshot is not None and kept.snapshot.run > job.run
-        return kept.end is not None or kept.erased_by is not None or is_older
+        return kept.end is not None or kept.erased_by is not None or self._is_of_earlier_run(kept, job)
 
     def _holds_token(self, kept: Kept, attempt: int, job: Job | None = None) -> bool:
         """A token ahead of ours is somebody else's; one behind shows that we lost what we knew."""
@@ -310,6 +325,9 @@ class FakeProgressLog(MayBeAway):
         if kept.snapshot is None and job is not None and self.clock.now_ms() > job.deadline_ms:
             kept.snapshot = self._new(job)
         if kept.snapshot is None or self.clock.now_ms() <= kept.snapshot.deadline_ms:
+            return False
+        is_accepted = kept.snapshot.stage is Stage.AWAITING_UPLOAD and job is not None
+        if job is not None and is_accepted and self.clock.now_ms() <= job.deadline_ms:
             return False
         self._write(kept, Stage.EXPIRED, kept.snapshot.attempt)
         return True

@@ -143,7 +143,7 @@ async def test_stop_hands_back_who_waits_for_a_part_and_refunds_the_start(bench:
     async with asyncio.timeout(1):
         await bench.consumer.close()
         assert await asyncio.gather(*running) == [HandBack(), HandBack()]
-    again = await bench.progress.begin(begun, alone=False)
+    again = await bench.progress.begin(begun, alone=False, call_id="test")
     assert isinstance(again, Started)
     assert again.starts == 1
 

@@ -225,7 +225,7 @@ async def test_retry_that_would_come_too_late_fails_at_once(bench: Bench) -> Non
 async def test_answer_paid_for_is_never_paid_again(bench: Bench) -> None:
     """Trouble after the model call: the next start uses the stored answer."""
     event = job()
-    start = await bench.progress.begin(event, alone=False)
+    start = await bench.progress.begin(event, alone=False, call_id=uuid4().hex)
     assert isinstance(start, Started)
     await bench.progress.keep_answer(event, ANSWER)
     await bench.progress.release(event, start.attempt)
@@ -322,7 +322,7 @@ async def test_holder_that_was_overtaken_leaves_the_job(bench: Bench) -> None:
     while not bench.outside.model_calls:
         await asyncio.sleep(0.01)
     bench.clock.advance(20)  # the lease lapses
-    assert isinstance(await bench.progress.begin(event, alone=False), Started)
+    assert isinstance(await bench.progress.begin(event, alone=False, call_id=uuid4().hex), Started)
     bench.outside.model_gate.set()
     assert await running == Retry(5)
     assert (await bench.stages(event))[-1] == "analysing"
@@ -338,7 +338,7 @@ async def test_cancelled_handler_gives_its_start_back(bench: Bench) -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    again = await bench.progress.begin(event, alone=False)
+    again = await bench.progress.begin(event, alone=False, call_id=uuid4().hex)
     assert isinstance(again, Started)
     assert again.starts == 1
 
@@ -353,10 +353,32 @@ async def test_public_photo_of_a_failed_job_is_taken_back(bench: Bench) -> None:
     assert event.public_key not in bench.uploads.published
 
 
-async def test_job_that_cannot_be_begun_comes_again(bench: Bench) -> None:
-    """Redis is away at the start: nothing is touched, and the delivery waits in a delay queue."""
+async def test_job_that_cannot_be_begun_waits_in_its_place(bench: Bench) -> None:
+    """Redis is away at the start: the job is begun as soon as it is back, with its first start."""
     bench.progress.is_away = True
-    assert await handle_job(job(), bench.consumer) == Retry(5)
+    event = job()
+    waiting = asyncio.create_task(handle_job(event, bench.consumer))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    bench.progress.is_away = False
+    assert await waiting == Ack()
+    assert (await bench.stages(event))[-1] == "done"
+
+
+async def test_job_that_cannot_be_begun_in_its_life_comes_again(bench: Bench) -> None:
+    """Redis stays away: the delivery waits in a delay queue, until somebody can tell how the job ended."""
+    bench.progress.is_away = True
+    assert await handle_job(job(0.2), bench.consumer) == Retry(5)
+
+
+async def test_stop_hands_back_a_job_that_waits_for_redis(bench: Bench) -> None:
+    """At once."""
+    bench.progress.is_away = True
+    waiting = asyncio.create_task(handle_job(job(), bench.consumer))
+    await asyncio.sleep(0.05)
+    await bench.consumer.close()
+    async with asyncio.timeout(1):
+        assert await waiting == HandBack()
 
 
 @pytest.mark.parametrize(
@@ -366,7 +388,7 @@ async def test_job_whose_starts_are_used_up_fails(bench: Bench, lets_go: bool, c
     """After four starts the fifth delivery only writes the end, which tells whether the last holder died."""
     event = job()
     for _ in range(4):
-        start = await bench.progress.begin(event, alone=True)
+        start = await bench.progress.begin(event, alone=True, call_id=uuid4().hex)
         assert isinstance(start, Started)
         if lets_go:
             await bench.progress.release(event, start.attempt)
@@ -405,7 +427,7 @@ async def test_cancel_takes_back_a_public_photo_that_was_still_being_put(bench: 
 async def test_held_job_comes_again_later(bench: Bench) -> None:
     """While another consumer holds the job, the delivery waits in a delay queue."""
     event = job()
-    await bench.progress.begin(event, alone=False)
+    await bench.progress.begin(event, alone=False, call_id=uuid4().hex)
     assert await handle_job(event, bench.consumer) == Retry(5)
 
 
@@ -439,7 +461,7 @@ async def test_stop_hands_back_a_job_that_waits_for_the_model(bench: Bench) -> N
     await bench.consumer.close()
     async with asyncio.timeout(1):
         assert await waiting == HandBack()
-    again = await bench.progress.begin(event, alone=False)
+    again = await bench.progress.begin(event, alone=False, call_id=uuid4().hex)
     assert isinstance(again, Started)
     assert again.starts == 1
 
@@ -486,7 +508,7 @@ async def test_job_whose_holders_died_twice_runs_alone(bench: Bench) -> None:
     neighbour, suspect = job(), job()
     bench.outside.model_gate = asyncio.Event()
     for _ in range(2):
-        assert isinstance(await bench.progress.begin(suspect, alone=False), Started)
+        assert isinstance(await bench.progress.begin(suspect, alone=False, call_id=uuid4().hex), Started)
         bench.clock.advance(20)  # the lease lapses, nobody let go of it
     beside = asyncio.create_task(handle_job(neighbour, bench.consumer))
     while not bench.outside.model_calls:

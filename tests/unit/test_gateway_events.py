@@ -73,7 +73,7 @@ async def test_stream_tells_the_whole_story_and_closes(node: Node, client: Clien
     retry = await next_frame(response)
     assert retry
     assert 2000 <= int(retry.fields["retry"]) <= 4000
-    await node.progress.begin(job, alone=False)
+    await node.progress.begin(job, alone=False, call_id="test")
     for stage in (Stage.FETCHING, Stage.ANALYSING, Stage.ADVISING):
         await node.progress.announce(job, 1, stage)
     await node.progress.finish(job, 1, FAILURE)

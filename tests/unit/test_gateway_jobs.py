@@ -150,7 +150,7 @@ async def test_consumer_that_was_faster_needs_no_second_message(node: Node, clie
     node.queue.loses_confirms = True
     await client.post(f"/upload-complete/{job_id}")
     job = node.queue.published[0]
-    await node.progress.begin(job, alone=False)
+    await node.progress.begin(job, alone=False, call_id="test")
     await node.progress.announce(job, 1, Stage.FETCHING)
     response = await client.post(f"/upload-complete/{job_id}")
     assert (response.status, (await response.json())["stage"]) == (202, "fetching")

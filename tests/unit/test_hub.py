@@ -40,7 +40,7 @@ class Told:
         )
 
     async def begin(self) -> int:
-        start = await self.progress.begin(self.job, alone=True)
+        start = await self.progress.begin(self.job, alone=True, call_id="test")
         assert isinstance(start, Started)
         return start.attempt
 

@@ -18,7 +18,7 @@ FAILURE = Failure(code="internal", detail="", retryable=True)
 
 
 async def finish(node: Node, job: Job) -> None:
-    start = await node.progress.begin(job, alone=True)
+    start = await node.progress.begin(job, alone=True, call_id="test")
     assert isinstance(start, Started)
     await node.progress.announce(job, start.attempt, Stage.FETCHING)
     await node.progress.finish(job, start.attempt, FAILURE)

@@ -17,7 +17,7 @@ from typing import TypeVar
 import structlog
 
 from growbin.consumer.context import Consumer
-from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled
+from growbin.consumer.lease import HELD_DELAY_SECONDS, REDIS_PAUSE_SECONDS, Settled
 from growbin.errors import Unavailable
 from growbin.job import (
     Analysis,
@@ -38,8 +38,6 @@ from growbin.rules.advice import Advised
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()
-
-REDIS_PAUSE_SECONDS = 0.5
 
 Answer = TypeVar("Answer")
 

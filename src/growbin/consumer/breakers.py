@@ -127,6 +127,10 @@ class Breakers:
                 while open_breakers := [one for one in self._breakers.values() if one.is_open]:
                     await self._unless_closing(open_breakers[0].back())
 
+    async def pause(self, seconds: float) -> None:
+        """Raises Closing when the consumer stops meanwhile."""
+        await self._unless_closing(asyncio.sleep(seconds))
+
     async def _unless_closing(self, waited: Coroutine[Any, Any, Found]) -> Found:
         waiting = asyncio.create_task(waited)
         closing = asyncio.create_task(self._closing.wait())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -13,11 +14,12 @@ from growbin.consumer.pacing import Closing
 from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.messages import failure
-from growbin.ports import Ack, Held, Retry, Started, Verdict
+from growbin.ports import Ack, Beginning, Held, Retry, Started, Verdict
 
 log = structlog.get_logger()
 
 HELD_DELAY_SECONDS = 5
+REDIS_PAUSE_SECONDS = 0.5
 
 
 class Settled(Exception):
@@ -35,13 +37,9 @@ async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
     alone = False
     while True:
         # The deadline may pass meanwhile: then `begin` ends the job.
-        await consumer.breakers.all_well(within_seconds=(job.deadline_ms - job.accepted_at_ms) / 1000)
+        await consumer.breakers.all_well(within_seconds=life_seconds(job))
         async with consumer.solo.entered(alone=alone):
-            try:
-                start = await consumer.leases.begin(job, alone=alone)
-            except Unavailable as error:
-                log.warning("job_not_begun", reason=error.reason)
-                raise Settled(Retry(HELD_DELAY_SECONDS)) from None
+            start = await begin(job, consumer, alone=alone)
             if start == "suspect":
                 alone = True
                 continue
@@ -51,6 +49,26 @@ async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
             async with renewed(job, consumer, start):
                 yield start
             return
+
+
+async def begin(job: Job, consumer: Consumer, *, alone: bool) -> Beginning:
+    """Asked until Redis answers: meanwhile the job keeps its place here. As it is always the same call, a
+    reply that was lost costs neither a start nor a lease's life."""
+    call_id = secrets.token_hex(8)
+    ends_at = asyncio.get_running_loop().time() + life_seconds(job)
+    while True:
+        try:
+            return await consumer.leases.begin(job, alone=alone, call_id=call_id)
+        except Unavailable as error:
+            log.warning("job_not_begun", reason=error.reason)
+            if asyncio.get_running_loop().time() > ends_at:
+                raise Settled(Retry(HELD_DELAY_SECONDS)) from None
+            await consumer.breakers.pause(REDIS_PAUSE_SECONDS)
+
+
+def life_seconds(job: Job) -> float:
+    """As long as it may live at most, whatever this machine's clock says."""
+    return (job.deadline_ms - job.accepted_at_ms) / 1000
 
 
 async def not_begun(job: Job, consumer: Consumer, why: str) -> Verdict:

@@ -114,8 +114,12 @@ if p.run and snapshot and snapshot.run < p.run then
   redis.call('DEL', PROGRESS, EVENTS, RESULT)
 end
 
+local function is_of_earlier_run()
+  return p.run and snapshot and snapshot.run > p.run
+end
+
 local function is_over()
-  return result ~= nil or (p.run and snapshot and snapshot.run > p.run)
+  return result ~= nil or is_of_earlier_run()
 end
 
 -- A count, 0 where none can be read.
@@ -209,6 +213,9 @@ local function expire_if_due()
     return true
   end
   local deadline_ms = snapshot and snapshot.deadline_ms or p.deadline_ms
+  if snapshot and snapshot.stage == 'awaiting_upload' and p.deadline_ms then
+    deadline_ms = math.max(deadline_ms, p.deadline_ms) -- accepted, though `queued` could not be written
+  end
   if not deadline_ms or now_ms <= deadline_ms then
     return false
   end
@@ -314,7 +321,7 @@ function operations.begin()
   end
   local lease = redis.call('GET', LEASE)
   local token = count_of('token')
-  if lease and lease == whole(token) .. ':' .. p.nonce then
+  if lease and lease == whole(token) .. ':' .. p.call_id then
     return started(token) -- our own call, its reply lost
   end
   if lease then
@@ -329,10 +336,13 @@ function operations.begin()
   if holder_died and starts >= p.suspect_from_starts and not p.alone then
     return { 'suspect' }
   end
+  if snapshot and snapshot.stage == 'awaiting_upload' then
+    write_queued_if_missing() -- or the next look would let the job expire with its ticket
+  end
   token = token + 1
   redis.call('HSET', ATTEMPTS, 'token', whole(token), 'starts', whole(starts + 1), 'open', 1)
   redis.call('EXPIRE', ATTEMPTS, RESULT_SECONDS)
-  redis.call('SET', LEASE, whole(token) .. ':' .. p.nonce, 'PX', p.lease_ms)
+  redis.call('SET', LEASE, whole(token) .. ':' .. p.call_id, 'PX', p.lease_ms)
   return started(token)
 end
 
@@ -350,20 +360,23 @@ function operations.renew()
 end
 
 function operations.release()
-  if not holds_token() then
+  if is_of_earlier_run() or not holds_token() then
     return 'lost'
   end
   redis.call('DEL', LEASE)
-  redis.call('HSET', ATTEMPTS, 'open', 0)
-  if p.refund then
+  if p.refund and redis.call('HGET', ATTEMPTS, 'open') == '1' then -- not given back before, the reply lost
     add('starts', -1)
   end
+  redis.call('HSET', ATTEMPTS, 'open', 0)
   return 'ours'
 end
 
 function operations.count_paid_call()
-  if not holds_token() then
+  if is_of_earlier_run() or not holds_token() then
     return 'lost'
+  end
+  if is_over() and p.change > 0 then
+    return 'ended'
   end
   local mark = p.call_id .. whole(p.change)
   if redis.call('HGET', ATTEMPTS, 'counted') == mark then
@@ -374,6 +387,15 @@ function operations.count_paid_call()
   end
   add('paid', p.change)
   redis.call('HSET', ATTEMPTS, 'counted', mark)
+  return 'ours'
+end
+
+-- The raw answer was paid for, whoever won. Only a deletion refuses it, and a redrive: the new run asks anew.
+function operations.keep_answer()
+  if is_of_earlier_run() or (result and result.stage == 'deleted') then
+    return 'ended'
+  end
+  redis.call('SET', ANSWER, p.answer, 'NX', 'EX', RESULT_SECONDS)
   return 'ours'
 end
 

@@ -168,12 +168,13 @@ class RedisProgressLog:
 
     # --- written by the consumer
 
-    async def begin(self, job: Job, *, alone: bool) -> Beginning:
+    async def begin(self, job: Job, *, alone: bool, call_id: str) -> Beginning:
         status, *rest = await self._run(
             "begin",
             job.job_id,
             **self._about(job),
             alone=alone,
+            call_id=call_id,
             lease_ms=int(self._limits.lease_seconds * 1000),
             max_starts=self._limits.max_starts,
             max_paid_calls=self._limits.max_paid_calls,
@@ -191,7 +192,7 @@ class RedisProgressLog:
         return cast("Held", held)
 
     async def release(self, job: Job, attempt: int, *, refund: bool = False) -> None:
-        await self._run("release", job.job_id, attempt=attempt, refund=refund or None)
+        await self._run("release", job.job_id, run=job.run, attempt=attempt, refund=refund or None)
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
         return await self._append(job, attempt, stage)
@@ -202,6 +203,7 @@ class RedisProgressLog:
         held = await self._run(
             "count_paid_call",
             job.job_id,
+            run=job.run,
             attempt=attempt,
             call_id=call_id,
             change=change,
@@ -210,11 +212,7 @@ class RedisProgressLog:
         return bool(held == "ours")
 
     async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
-        await ask(
-            self._redis.set(
-                keys.answer(job.job_id), answer.model_dump_json(), nx=True, ex=keys.RESULT_SECONDS
-            )
-        )
+        await self._run("keep_answer", job.job_id, run=job.run, answer=answer.model_dump_json())
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         if isinstance(end, Result):
