@@ -35,6 +35,7 @@ from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.certainty import Thresholds
+from growbin.consumer.breakers import Breakers
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
@@ -153,6 +154,8 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
             rules=load_rulebook(None),
             thresholds_of=lambda _answered: Thresholds(sure=0.8, probable=0.5),
             lease_renew_seconds=1,
+            max_starts=4,
+            breakers=Breakers({}),
         )
         yield World(
             await enter(open_redis(f"{server_url}/2")),
