@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from importlib import resources
 from typing import Any
 
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionContentPartParam, ChatCompletionMessageParam
 from openai.types.shared_params import ResponseFormatJSONSchema
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from growbin.analysis import LONGEST_TEXT
@@ -30,6 +33,9 @@ MOST_ANSWER_TOKENS = 1500
 # Reasoning counts against the same cap, and comes before the answer. OpenAI's guide advises to leave at least
 # this many for both; what is not used costs nothing.
 MOST_REASONING_TOKENS = 25_000
+
+
+PROBE_QUESTION = "Do you answer? This is a probe, and no person's photo."
 
 
 class OpenAIAnalyst:
@@ -112,6 +118,12 @@ class OpenAIAnalyst:
         _count_tokens(completion)
         return self._answer(completion, analyse_ms)
 
+    async def probe(self) -> None:
+        """Whether the model answers: the same call as for a photo, with a small grey square. Raises
+        Unavailable while it does not."""
+        with suppress(JobFailed):  # an answer, if not a good one
+            await self.ask(nobodys_photo(), PROBE_QUESTION, "en")
+
     def _messages(
         self, photo: CleanPhoto, question: str | None, locale: Locale
     ) -> list[ChatCompletionMessageParam]:
@@ -153,6 +165,14 @@ class OpenAIAnalyst:
             )
         except (AttributeError, IndexError, KeyError, TypeError, ValidationError) as error:
             raise Unavailable("model", "answer has another shape") from error
+
+
+@cache
+def nobodys_photo() -> CleanPhoto:
+    """A small grey square."""
+    square = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(square, "JPEG")
+    return CleanPhoto(square.getvalue(), "image/jpeg", 64, 64)
 
 
 def _count_tokens(completion: ChatCompletion) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import re
 from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-from PIL import Image
 from yarl import URL
 
-from growbin.adapters.model.analyst import OPENAI_URL, OpenAIAnalyst
+from growbin.adapters.model.analyst import OPENAI_URL, PROBE_QUESTION, OpenAIAnalyst, nobodys_photo
 from growbin.capabilities import Effort
 from growbin.errors import JobFailed, Throttled, Unavailable
-from growbin.job import CleanPhoto
 from growbin.measurements import ModelFacts
 
 LISTING_SECONDS = 4.0
@@ -27,14 +24,11 @@ async def use_model(
 ) -> ModelFacts:
     """Ask about a small grey square: the same call as for a photo, for about the hundredth part of a cent.
     Raises EffortRefused."""
-    square = io.BytesIO()
-    Image.new("RGB", (64, 64), "grey").save(square, "JPEG")
-    photo = CleanPhoto(square.getvalue(), "image/jpeg", 64, 64)
     async with OpenAIAnalyst.open(
         api_key=api_key, base_url=base_url, model=model, effort=effort, timeout_seconds=timeout_seconds
     ) as analyst:
         try:
-            answer = await analyst.ask(photo, None, "en")
+            answer = await analyst.ask(nobodys_photo(), PROBE_QUESTION, "en")
         except Throttled as error:
             return ModelFacts(model, problem=error.reason, is_broken=error.broken)
         except JobFailed as error:
