@@ -35,7 +35,7 @@ PHOTOS_LOOKED_AT = 20
 # A traceback beside our own lines, or an error.
 BUG = re.compile(r'^Traceback \(most recent|"level": "(?:error|critical)"|never retrieved|never awaited')
 # aiormq's word for a broker that is away.
-NO_BUG = "error when creating transport"
+NO_BUGS = ("error when creating transport", '"part_away"')  # outages are what the rows make
 WORD = re.compile(r"[\w-]{8,}", re.ASCII)  # every secret is one such word
 LONGEST_SECRET = 64
 OPEN_STREAMS = re.compile(r"^growbin_open_streams (\S+)", re.MULTILINE)
@@ -211,7 +211,7 @@ class Inspection:
                 for word in secrets.keys() & set(WORD.findall(line)):
                     yield f"I6 {process.name} logged {secrets[word]}: {line[:300]}"
                 if BUG.search(line) and not any(
-                    word in line for word in (NO_BUG, *self._ledger.expected_errors)
+                    word in line for word in (*NO_BUGS, *self._ledger.expected_errors)
                 ):
                     yield f"I6 {process.name} logged a bug: {line[:1500]}"
         for job in self._ledger.jobs.values():

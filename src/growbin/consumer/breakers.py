@@ -8,6 +8,7 @@ the probe passes. No start is burned. If the part is well, the trouble is the jo
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -64,10 +65,13 @@ class Breaker:
             return
         self._is_well.clear()
         metrics.part_away.labels(part=self.part).set(1)
-        log.error("part_away", part=self.part, reason=reason)
-        self._watching = asyncio.create_task(self._watch(), name=f"watch-{self.part}")
+        # In a context of its own: what is said of the part is said of no job.
+        self._watching = asyncio.create_task(
+            self._watch(reason), name=f"watch-{self.part}", context=contextvars.Context()
+        )
 
-    async def _watch(self) -> None:
+    async def _watch(self, reason: str) -> None:
+        log.error("part_away", part=self.part, reason=reason)
         began = time.monotonic()
         while True:
             await asyncio.sleep(PROBE_PAUSE_SECONDS)
