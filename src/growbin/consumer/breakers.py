@@ -112,8 +112,13 @@ class Breakers:
     def open_parts(self) -> list[str]:
         return [part for part, breaker in self._breakers.items() if breaker.is_open]
 
-    def is_well(self, part: str) -> bool:
-        return part not in self.open_parts
+    @property
+    def parts(self) -> list[str]:
+        return list(self._breakers)
+
+    async def is_well(self, part: str) -> bool:
+        """For readiness."""
+        return not self._breakers[part].is_open
 
     async def wait_if_away(self, part: str) -> bool:
         """True when the part was away for everybody and is back; False when it is well, or none of ours.

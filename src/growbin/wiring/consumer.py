@@ -12,6 +12,7 @@ import structlog
 from growbin.adapters.model.analyst import OpenAIAnalyst
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.adapters.photos.photo_source import CdnPhotoSource
+from growbin.adapters.photos.upload_store import S3UploadStore
 from growbin.capabilities import EffortRefused, capabilities_of, thresholds_of
 from growbin.certainty import Thresholds
 from growbin.config import Settings
@@ -34,15 +35,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         progress = await stack.enter_async_context(open_progress(settings))
         uploads = await stack.enter_async_context(open_uploads(settings))
-        photos = await stack.enter_async_context(
-            CdnPhotoSource.open(
-                base_url=settings.cdn_base_url,
-                reader_secret=settings.cdn_reader_secret.get_secret_value(),
-                enabled=settings.cdn_enabled,
-                read_from_store=uploads.read,
-                max_bytes=settings.photo_max_bytes,
-            )
-        )
+        photos = await stack.enter_async_context(open_photos(settings, uploads))
         cleaner = await stack.enter_async_context(
             ChildPhotoCleaner.open(max_pixels=settings.photo_max_pixels, max_side=settings.photo_model_side)
         )
@@ -80,7 +73,8 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
                     "rabbitmq": queue.is_connected,
                     "subscribed": subscribed,
                     "redis": progress.is_writable,
-                }
+                },
+                shown={part: partial(consumer.breakers.is_well, part) for part in consumer.breakers.parts},
             )
             await stack.enter_async_context(
                 serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT")
@@ -89,6 +83,16 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             await stop.wait()
             log.info("consumer_stopping")
             await consumer.close()
+
+
+def open_photos(settings: Settings, uploads: S3UploadStore) -> AbstractAsyncContextManager[CdnPhotoSource]:
+    return CdnPhotoSource.open(
+        base_url=settings.cdn_base_url,
+        reader_secret=settings.cdn_reader_secret.get_secret_value(),
+        enabled=settings.cdn_enabled,
+        read_from_store=uploads.read,
+        max_bytes=settings.photo_max_bytes,
+    )
 
 
 def thresholds_by_model(settings: Settings) -> Callable[[str], Thresholds]:
