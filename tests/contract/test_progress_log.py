@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from uuid import UUID, uuid4
 
@@ -30,6 +31,7 @@ from growbin.job import (
 )
 from growbin.messages import failure, stage_message
 from growbin.ports import Backlog, Started
+from growbin.telemetry import metrics
 from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
 
@@ -494,6 +496,40 @@ async def test_feedback_is_marked_once_and_only_for_a_job_that_is_done(progress:
     await begun(progress, failed)
     await progress.finish(failed, None, FAILURE)
     assert not await progress.mark_feedback(failed.job_id)
+
+
+async def test_each_end_is_counted_once_where_it_is_written(parts: dict[str, str]) -> None:
+    """Whoever writes it, by stage or failure code; a ticket that nobody used is no job that expired."""
+
+    def counts() -> Counter[str]:
+        return Counter(
+            {
+                sample.labels["outcome"]: int(sample.value)
+                for metric in metrics.jobs_ended.collect()
+                for sample in metric.samples
+                if sample.name == "growbin_jobs_ended_total"
+            }
+        )
+
+    async with RedisProgressLog.open(
+        url=f"{parts['REDIS_URL'].rstrip('/')}/2", image_base_url="http://cdn.test"
+    ) as progress:
+        before = counts()
+        done, failed, late, cancelled, erased = (job_of(upload()) for _ in range(5))
+        await progress.finish(done, (await begun(progress, done)).attempt, result_of(done))
+        for _ in range(2):
+            await progress.finish(failed, None, FAILURE)
+        await progress.expire_if_due(late.model_copy(update={"deadline_ms": 1}))
+        for job in (cancelled, erased):
+            await progress.queue_job(job)
+        assert await progress.cancel(cancelled.job_id)
+        await progress.erase(erased.job_id, erased.owner)
+        unused = upload()
+        await progress.open_job(unused, unused.created_at_ms - 1)
+        await progress.state(unused.job_id)
+        await progress.state(done.job_id)
+        expected = {"done": 1, FAILURE.code: 1, "expired": 1, "cancelled": 2, "not_uploaded": 1}
+        assert counts() - before == expected
 
 
 async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:

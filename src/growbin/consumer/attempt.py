@@ -112,7 +112,6 @@ class Attempt:
         self._go_on(await self.patiently(lambda: self.consumer.progress.finish(self.job, self.number, end)))
         self.is_done = isinstance(end, Result)
         outcome = "done" if isinstance(end, Result) else end.code
-        metrics.jobs_ended.labels(outcome=outcome).inc()
         if isinstance(end, Result):
             metrics.queue_wait_seconds.observe(end.timings_ms.queue / 1000)
             metrics.photos_fetched.labels(source=end.photo.source, cache=end.photo.cache or "none").inc()

@@ -32,7 +32,9 @@ for _verdict in ("right", "corrected", "wrong"):
         feedback.labels(verdict=_verdict, certainty=_certainty)
 
 jobs_ended = Counter(
-    "growbin_jobs_ended_total", "Jobs this consumer ended, by terminal stage or failure code", ("outcome",)
+    "growbin_jobs_ended_total",
+    "Jobs that this process ended, by terminal stage, failure code, or not_uploaded",
+    ("outcome",),
 )
 queue_wait_seconds = Histogram(
     "growbin_queue_wait_seconds", "From upload-complete to a job's start", buckets=LONG

@@ -142,6 +142,8 @@ local function in_locale(text)
   return type(text) == 'table' and text[snapshot.locale] or text
 end
 
+local written_end = false -- the end that this call has written, for the count of ends
+
 -- Numbers, stores and announces one event. `tail` is more JSON for the event's data.
 local function write(stage, message, percent, attempt, nonce, tail)
   message = in_locale(message)
@@ -165,6 +167,7 @@ local function write(stage, message, percent, attempt, nonce, tail)
   end
   redis.call('SET', PROGRESS, cjson.encode(snapshot))
   if ends then
+    written_end = stage
     redis.call('SET', RESULT, '{"id":"' .. snapshot.id .. '","stage":"' .. stage .. '","run":' .. whole(snapshot.run)
       .. ',"owner":' .. cjson.encode(snapshot.owner) .. ',"image_url":' .. cjson.encode(snapshot.image_url)
       .. ',"deadline_ms":' .. whole(snapshot.deadline_ms) .. ',"data":' .. data .. '}', 'EX', RESULT_SECONDS)
@@ -222,7 +225,9 @@ local function expire_if_due()
   if not snapshot then
     open_history()
   end
+  local was_accepted = snapshot.stage ~= 'awaiting_upload'
   write('expired', p.expired_message, 0, snapshot.attempt, p.nonce)
+  written_end = was_accepted and 'expired' or 'not_uploaded'
   return true
 end
 
@@ -424,4 +429,5 @@ function operations.read()
   }
 end
 
-return operations[ARGV[1]]()
+local found = operations[ARGV[1]]()
+return { found or false, written_end }

@@ -32,6 +32,7 @@ from growbin.job import (
 )
 from growbin.messages import failure, stage_message
 from growbin.ports import Backlog, Beginning, Held, History, Started
+from growbin.telemetry import metrics
 
 # One death with many jobs in hand tells nothing about any of them; two do. From then on a job runs
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
@@ -106,7 +107,10 @@ class RedisProgressLog:
         given = {name: value for name, value in parameters.items() if value is not None}
         given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
         args = [operation, _json(given), _CONSTANTS]
-        return await ask(self._script(keys=[key(job_id) for key in named], args=args))
+        found, written_end = await ask(self._script(keys=[key(job_id) for key in named], args=args))
+        if written_end is not None:  # here, where it is written, so that an outage shows while it lasts
+            metrics.jobs_ended.labels(outcome=given.get("code", written_end)).inc()
+        return found
 
     def _about(self, job: Job) -> dict[str, object]:
         """What the script needs to write a history from nothing, should it have been lost."""
@@ -217,7 +221,7 @@ class RedisProgressLog:
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         if isinstance(end, Result):
             return await self._append(job, attempt, Stage.DONE, f'"result":{end.model_dump_json()}')
-        return await self._append(job, attempt, Stage.FAILED, _failure(end))
+        return await self._append(job, attempt, Stage.FAILED, _failure(end), end.code)
 
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
         about = self._about(job)
@@ -245,9 +249,17 @@ class RedisProgressLog:
             message=_in_each_locale(Stage.FAILED),
             progress=STAGE_PROGRESS[Stage.FAILED],
             tail={locale: _failure(failure(code, locale)) for locale in LOCALES},
+            code=code,
         )
 
-    async def _append(self, job: Job, attempt: int | None, stage: Stage, tail: str | None = None) -> Held:
+    async def _append(
+        self,
+        job: Job,
+        attempt: int | None,
+        stage: Stage,
+        tail: str | None = None,
+        code: str | None = None,
+    ) -> Held:
         held = await self._run(
             "append",
             job.job_id,
@@ -257,6 +269,7 @@ class RedisProgressLog:
             progress=STAGE_PROGRESS[stage],
             attempt=attempt,
             tail=tail,
+            code=code,
         )
         return cast("Held", held)
 
