@@ -40,6 +40,14 @@ def parse_answer(answer: ModelAnswer) -> Analysis:
     return analysis.model_copy(update={"items": items})
 
 
+def is_analysis(answer: ModelAnswer) -> bool:
+    try:
+        parse_answer(answer)
+    except JobFailed:
+        return False
+    return True
+
+
 def _beside_the_findings(said: dict[str, Any]) -> dict[str, Any]:
     """What does not fit there is left out: it costs no paid answer."""
     reply, doubt, choices = (said.get(name) for name in ("answer", "doubt", "choices"))

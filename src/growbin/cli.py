@@ -58,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_actions(letters)
 
+    redrive = commands.add_parser("redrive", help="drive jobs again that an outage ended")
+    redrive.add_argument("--job", type=UUID, help="this one")
+    redrive.add_argument("--code", help="those that ended so: temporarily_unavailable, expired, ...")
+    redrive.add_argument("--since", help="those that ended in the last 90s, 30m, 2h, 1d")
+    redrive.add_argument("--dry-run", action="store_true", help="only say which")
+    redrive.set_defaults(run=_redrive)
+
     doctor = commands.add_parser("doctor", help="try every part, and say what to do where one is not well")
     doctor.add_argument("--json", action="store_true", help="for machines")
     doctor.set_defaults(run=_doctor)
@@ -140,6 +147,25 @@ def _dead_letters(given: argparse.Namespace) -> int:
     from growbin.wiring.dead_letters import run_dead_letters
 
     return run_dead_letters(settings, given.action, given.job, given.reason, print)
+
+
+def _redrive(given: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from growbin.commands.redrive import EndedSelection, since
+
+    if not (given.job or given.code or given.since):
+        print("growbin redrive: say which jobs: --job, --code or --since", file=sys.stderr)
+        return 2
+    try:
+        begin = since(given.since, datetime.now(UTC)) if given.since else None
+    except ValueError as error:
+        print(f"growbin redrive: --since {error}", file=sys.stderr)
+        return 2
+    settings = _load_settings(given)
+    from growbin.wiring.redrive import run_redrive
+
+    return run_redrive(settings, EndedSelection(given.job, given.code, begin), print, is_dry=given.dry_run)
 
 
 def _doctor(given: argparse.Namespace) -> int:

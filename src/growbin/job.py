@@ -93,14 +93,6 @@ class Noun(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """The presigned permission to upload one photo."""
-
-    url: str
-    headers: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class StoredUpload:
     """What lies in S3 under an upload's key: its ETag, length, declared type and first bytes."""
 
@@ -167,6 +159,10 @@ class Job(Noun):
         """The clean copy's type: its address was promised with the ticket, before the photo was seen."""
         extension = self.public_key.rpartition(".")[2]
         return next(content_type for content_type, known in EXTENSIONS.items() if known == extension)
+
+
+def job_of(accepted: Upload) -> Job:
+    return Job.model_validate(accepted.model_dump(include=set(Job.model_fields)))
 
 
 # --- the photo ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ raises stands here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -24,9 +24,16 @@ from growbin.job import (
     Result,
     Stage,
     StoredUpload,
-    Ticket,
     Upload,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The presigned permission to upload one photo."""
+
+    url: str
+    headers: dict[str, str]
 
 
 class UploadStore(Protocol):
@@ -219,11 +226,24 @@ class ObituaryProgress(Protocol):
         """End a known job of which a dead letter gave only the id, in the language of its client."""
 
 
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """A job that is over, as an operator looks for it: `outcome` is the failure code, or the end's stage."""
+
+    job_id: UUID
+    outcome: str
+    ended_at: str  # RFC 3339
+
+
 class RedriveProgress(JobStates, Protocol):
     """What the command for dead letters asks."""
 
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
-        """Begin a new run of a failed job and return its event. Raises Rejected(not_failed)."""
+        """Begin a new run of a job that failed, or expired after it was accepted, and return its event. A
+        kept answer that is no analysis is dropped. Raises Rejected(not_failed)."""
+
+    def ended_jobs(self) -> AsyncIterator[EndedJob]:
+        """Every job whose end is kept, in no order; one that ends meanwhile may be missing."""
 
 
 @dataclass(frozen=True, slots=True)

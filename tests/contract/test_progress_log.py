@@ -435,6 +435,46 @@ async def test_failed_job_is_reopened_as_a_new_run(progress: ProgressLog) -> Non
         await progress.reopen(job, 300)
 
 
+async def test_expired_job_is_reopened(progress: ProgressLog) -> None:
+    """Its event shows that it was accepted."""
+    job = job_of(upload(), deadline_in_ms=-1)
+    assert await progress.expire_if_due(job)
+    again = await progress.reopen(job, 300)
+    assert again.run == 2
+    assert told(await log_of(progress, again)) == [("queued", 1)]
+
+
+async def test_answer_that_is_no_analysis_is_dropped_by_a_redrive(progress: ProgressLog) -> None:
+    """It would fail the next run as it failed this one."""
+    for answer, kept in (
+        (ModelAnswer(text='{"items": []}'), True),
+        (ModelAnswer(text="no JSON"), False),
+    ):
+        job = job_of(upload())
+        await begun(progress, job)
+        await progress.keep_answer(job, answer)
+        await progress.finish(job, None, FAILURE)
+        start = await begun(progress, await progress.reopen(job, 300))
+        assert (start.answer == answer) is kept
+
+
+async def test_ended_jobs_are_found_by_how_they_ended(progress: ProgressLog) -> None:
+    """By failure code, or the end's stage; not those that go on or are deleted."""
+    failed, cancelled, running, erased = (job_of(upload()) for _ in range(4))
+    for job in (failed, cancelled, running, erased):
+        await progress.queue_job(job)
+    await progress.finish(failed, None, FAILURE)
+    await progress.cancel(cancelled.job_id)
+    await progress.erase(erased.job_id, erased.owner)
+    ours = {job.job_id for job in (failed, cancelled, running, erased)}
+    found = {job.job_id: job async for job in progress.ended_jobs() if job.job_id in ours}
+    assert {job_id: job.outcome for job_id, job in found.items()} == {
+        failed.job_id: FAILURE.code,
+        cancelled.job_id: "cancelled",
+    }
+    assert all(job.ended_at.endswith("Z") for job in found.values())
+
+
 async def test_cancelled_job_is_not_reopened(progress: ProgressLog) -> None:
     """Only a failed job can be driven again."""
     job = job_of(upload())

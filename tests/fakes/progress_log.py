@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from uuid import UUID
 
+from growbin.analysis import is_analysis
 from growbin.errors import Rejected
 from growbin.job import (
     STAGE_PROGRESS,
@@ -24,7 +25,7 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Backlog, Beginning, Held, History, Started
+from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
 from tests.fakes.absence import MayBeAway
 from tests.fakes.clock import Clock
 
@@ -231,20 +232,30 @@ class FakeProgressLog(MayBeAway):
         self._answer()
         kept = self._of(job.job_id)
         if kept.erased_by is not None:
-            raise Rejected("not_failed", "Only a failed job can be driven again; this one is deleted.")
+            raise Rejected("not_failed", "Only a failed or expired job can be driven again; it is deleted.")
         now = kept.snapshot
         deadline_ms = self.clock.now_ms() + deadline_seconds * 1000
         if kept.end is None and now is not None and now.run > 1 and now.stage is Stage.QUEUED:
             return _again(job, now.run, now.deadline_ms, deadline_seconds)
         last = kept.end or now
-        if last is not None and last.stage is not Stage.FAILED:
-            raise Rejected("not_failed", f"Only a failed job can be driven again; this one is {last.stage}.")
+        if last is not None and last.stage not in (Stage.FAILED, Stage.EXPIRED):
+            detail = f"Only a failed or expired job can be driven again; it is {last.stage}."
+            raise Rejected("not_failed", detail)
         again = _again(job, (last or job).run + 1, deadline_ms, deadline_seconds)
         kept.end, kept.entries, kept.lease_until_ms = None, [], 0
+        if kept.answer and not is_analysis(kept.answer):
+            kept.answer = None
         kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
         kept.snapshot = self._new(again)
         self._write(kept, Stage.QUEUED, attempt=kept.attempts.token + 1)
         return again
+
+    async def ended_jobs(self) -> AsyncIterator[EndedJob]:
+        for job_id, kept in list(self._jobs.items()):
+            if kept.end and kept.end.entry:
+                event = json.loads(kept.end.entry.data)
+                code = (event.get("failure") or {}).get("code")
+                yield EndedJob(job_id, code or str(kept.end.stage), event["updated_at"])
 
     async def fail_unreadable(self, job_id: UUID, code: str) -> None:
         self._answer()

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import secrets
 
-from growbin.job import CleanPhoto, StoredUpload, Ticket
+from growbin.job import CleanPhoto, StoredUpload
+from growbin.ports import Ticket
 from tests.fakes.absence import MayBeAway
 
 HEAD_BYTES = 64

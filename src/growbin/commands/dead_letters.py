@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from growbin.errors import Rejected
+from growbin.commands.redrive import begin_new_run, photo_obstacle
 from growbin.ports import DeadLetters, JobQueue, Letter, RedriveProgress, UploadStore
 
 log = structlog.get_logger()
@@ -101,21 +101,13 @@ async def change_letters(
 
 async def _redrive(parts: LetterParts, letter: Letter) -> str | None:
     """Begin a new run of the letter's job; the reason when that cannot be. The letter is removed only
-    after the new run's event is confirmed: should we die in between, a second redrive names the same run."""
+    after the new run's event is confirmed."""
     job = letter.job
     if job is None:
         return "refused: the body is no event of ours, there is nothing to run"
-    stored = await parts.uploads.look(job.key)
-    if stored is None:
-        return "refused: the photo is gone (uploads are kept for a day)"
-    if stored.etag != job.etag:
-        return "refused: the photo was replaced since"
-    try:
-        new_run = await parts.progress.reopen(job, parts.deadline_seconds)
-    except Rejected as error:
-        return f"refused: {error.detail}"
-    await parts.queue.publish(new_run)
-    return None
+    return await photo_obstacle(parts.uploads, job) or await begin_new_run(
+        parts.progress, parts.queue, job, parts.deadline_seconds
+    )
 
 
 def _none_fits(say: Say) -> int:

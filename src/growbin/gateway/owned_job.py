@@ -13,7 +13,7 @@ from aiohttp import web
 from growbin.gateway.context import GATEWAY
 from growbin.gateway.problems import not_found
 from growbin.gateway.sessions import Session, find_session
-from growbin.job import Job, JobState, Stage, Upload
+from growbin.job import JobState, Stage, Upload, job_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,3 @@ def job_id_of(text: str) -> UUID:
         raise not_found()
     structlog.contextvars.bind_contextvars(job_id=str(job_id))
     return job_id
-
-
-def job_of(upload: Upload) -> Job:
-    """The job event of an accepted upload."""
-    return Job.model_validate(upload.model_dump(include=set(Job.model_fields)))

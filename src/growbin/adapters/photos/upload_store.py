@@ -16,7 +16,8 @@ from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from growbin.errors import JobFailed, Unavailable
-from growbin.job import CleanPhoto, StoredUpload, Ticket
+from growbin.job import CleanPhoto, StoredUpload
+from growbin.ports import Ticket
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client

@@ -47,8 +47,13 @@ def job_of_events(channel: str) -> UUID:
     return UUID(channel[len("job:{") : -len("}:events")])
 
 
-def result(job_id: UUID) -> str:
+def result(job_id: UUID | str) -> str:
+    """Also a pattern: `*` for the id."""
     return f"job:{{{job_id}}}:result"
+
+
+def job_of_result(name: str) -> str:
+    return name[len("job:{") : -len("}:result")]
 
 
 def lease(job_id: UUID) -> str:

@@ -288,11 +288,12 @@ function operations.erase()
     image_url = '', deadline_ms = now_ms, data = { stage = 'deleted' } }), 'EX', RESULT_SECONDS)
 end
 
--- A redrive: the only thing that reopens an ended job, and only a failed one. It begins a new run
+-- A redrive: the only thing that reopens an ended job, and only one that failed or expired (whoever has its
+-- event knows that it was accepted). It begins a new run
 -- with a new epoch and fresh attempts (the token goes on, so that no old holder is believed). Called
 -- again before anybody began the new run, it names that run: its publish may have been lost.
 function operations.reopen()
-  if result and result.stage ~= 'failed' then
+  if result and result.stage ~= 'failed' and result.stage ~= 'expired' then
     return { 'refused', result.stage }
   end
   if not result and snapshot then
@@ -302,6 +303,9 @@ function operations.reopen()
   local run = (result and result.run or p.last_run) + 1
   redis.call('DEL', PROGRESS, EVENTS, RESULT, LEASE)
   redis.call('HDEL', ATTEMPTS, 'starts', 'paid', 'open')
+  if p.drop_answer then
+    redis.call('DEL', ANSWER)
+  end
   result, snapshot = nil, nil
   p.run, p.deadline_ms = run, now_ms + p.deadline_in_ms
   open_history()

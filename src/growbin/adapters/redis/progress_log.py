@@ -15,7 +15,14 @@ from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import ask, open_redis
-from growbin.adapters.redis.stored_values import parse_entry, read_answer, read_end, read_snapshot
+from growbin.adapters.redis.stored_values import (
+    parse_entry,
+    read_answer,
+    read_end,
+    read_ended,
+    read_snapshot,
+)
+from growbin.analysis import is_analysis
 from growbin.errors import Rejected
 from growbin.job import (
     STAGE_PROGRESS,
@@ -31,12 +38,14 @@ from growbin.job import (
     Upload,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Backlog, Beginning, Held, History, Started
+from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
 from growbin.telemetry import metrics
 
 # One death with many jobs in hand tells nothing about any of them; two do. From then on a job runs
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
 SUSPECT_FROM_STARTS = 2
+
+SCANNED_AT_ONCE = 500
 
 LOCALES: tuple[Locale, ...] = ("ko", "en")
 
@@ -226,20 +235,35 @@ class RedisProgressLog:
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
         about = self._about(job)
         last_run = about.pop("run")
+        answer = await ask(self._redis.get(keys.answer(job.job_id)))
         status, *rest = await self._run(
             "reopen",
             job.job_id,
             **about | {"deadline_ms": None},
             last_run=last_run,
             deadline_in_ms=deadline_seconds * 1000,
+            drop_answer=(answer is not None and not is_analysis(read_answer(answer))) or None,
         )
         if status == "refused":
-            raise Rejected("not_failed", f"Only a failed job can be driven again; this one is {rest[0]}.")
+            raise Rejected(
+                "not_failed", f"Only a failed or expired job can be driven again; it is {rest[0]}."
+            )
         run, deadline_ms = map(int, rest)
         accepted_at_ms = deadline_ms - deadline_seconds * 1000
         return job.model_copy(
             update={"run": run, "deadline_ms": deadline_ms, "accepted_at_ms": accepted_at_ms}
         )
+
+    async def ended_jobs(self) -> AsyncIterator[EndedJob]:
+        cursor = 0
+        while True:
+            cursor, names = await ask(self._redis.scan(cursor, match=keys.result("*"), count=SCANNED_AT_ONCE))
+            ends = await ask(self._redis.mget(names)) if names else []
+            for name, text in zip(names, ends, strict=True):
+                if text and (ended := read_ended(keys.job_of_result(name), text)):
+                    yield ended
+            if cursor == 0:
+                return
 
     async def fail_unreadable(self, job_id: UUID, code: str) -> None:
         await self._run(

@@ -23,6 +23,7 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure, stage_message
+from growbin.ports import EndedJob
 
 log = structlog.get_logger()
 
@@ -94,6 +95,7 @@ class EndEvent(BaseModel):
 
     job_id: UUID
     stage: Stage
+    updated_at: str = ""
     result: dict[str, Any] | None = None
     failure: dict[str, Any] | None = None
 
@@ -144,6 +146,18 @@ def read_end(job_id: UUID, result: str, now_ms: int) -> JobState:
     data = json.dumps(known["data"], ensure_ascii=False, separators=(",", ":"))
     entry = LogEntry(end.id, end.data.stage, data)
     return JobState(entry, end.run, end.owner, end.image_url, (end.deadline_ms - now_ms) / 1000)
+
+
+def read_ended(job_id: str, result: str) -> EndedJob | None:
+    """How a stored end reads to an operator; None for a tombstone, or where it cannot be read."""
+    try:
+        end = StoredEnd.model_validate(parse_object(result))
+    except ValidationError:
+        return None
+    if isinstance(end.data, Tombstone):
+        return None
+    outcome = str((end.data.failure or {}).get("code") or end.data.stage)
+    return EndedJob(end.data.job_id, outcome, end.data.updated_at) if str(end.data.job_id) == job_id else None
 
 
 def _unreadable_end(job_id: UUID, known: dict[str, Any], now_ms: int) -> JobState:

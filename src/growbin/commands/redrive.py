@@ -1,0 +1,130 @@
+"""`growbin redrive`: jobs that an outage ended, driven again: by job, code and time, also without a letter.
+
+Each change is one audit line in the log: which job, how it had ended, who asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from growbin.errors import Rejected
+from growbin.job import Job, job_of
+from growbin.ports import EndedJob, JobQueue, JobRecords, RedriveProgress, UploadStore
+
+log = structlog.get_logger()
+
+Say = Callable[[str], None]
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+@dataclass(frozen=True, slots=True)
+class EndedSelection:
+    """Which ended jobs are meant: all that is given must fit. `code` is a failure code, or `expired`."""
+
+    job_id: UUID | None = None
+    code: str | None = None
+    since: datetime | None = None
+
+    def includes(self, job: EndedJob) -> bool:
+        return (
+            (self.job_id is None or job.job_id == self.job_id)
+            and (self.code is None or job.outcome == self.code)
+            and (self.since is None or _moment(job.ended_at) >= self.since)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveParts:
+    """What the command works with. `deadline_seconds` is a new run's; `asked_by` stands in the audit line."""
+
+    records: JobRecords
+    progress: RedriveProgress
+    uploads: UploadStore
+    queue: JobQueue
+    deadline_seconds: int
+    asked_by: str
+
+
+def since(text: str, now: datetime) -> datetime:
+    """`90s`, `30m`, `2h`, `1d` before `now`. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if not found:
+        raise ValueError(f"{text}: a number and a unit, as in 90s, 30m, 2h or 1d")
+    return now - timedelta(**{UNITS[found[2]]: int(found[1])})
+
+
+async def redrive(parts: RedriveParts, selection: EndedSelection, say: Say, *, is_dry: bool) -> int:
+    """Drive the selected jobs again, or with `is_dry` only say which; 0 when every one could be. Raises
+    Unavailable: what was said until then was done."""
+    outcomes: list[bool] = []
+    async for ended in parts.progress.ended_jobs():
+        if ended.outcome in ("done", "cancelled") or not selection.includes(ended):
+            continue
+        upload = await parts.records.get(ended.job_id)
+        if ended.outcome == "expired" and upload is not None and not upload.published:
+            continue  # nobody uploaded: there never was a job
+        job = job_of(upload) if upload is not None and upload.published else None
+        refusal = await (_obstacle(parts.uploads, job) if is_dry else _drive_again(parts, job))
+        outcomes.append(refusal is None)
+        done = "would be driven again" if is_dry else "driven again"
+        say(f"{ended.job_id}  {ended.outcome:<24} {ended.ended_at}  {refusal or done}")
+        if not is_dry:
+            log.warning(
+                "job_redriven",
+                job_id=str(ended.job_id),
+                had_ended=ended.outcome,
+                outcome=refusal or done,
+                asked_by=parts.asked_by,
+            )
+    say(f"{sum(outcomes)} of {len(outcomes)} {'can be' if is_dry else 'were'} driven again")
+    return 0 if outcomes and all(outcomes) else 1
+
+
+async def _drive_again(parts: RedriveParts, job: Job | None) -> str | None:
+    refusal = await _obstacle(parts.uploads, job)
+    if refusal is not None or job is None:
+        return refusal
+    return await begin_new_run(parts.progress, parts.queue, job, parts.deadline_seconds)
+
+
+async def _obstacle(uploads: UploadStore, job: Job | None) -> str | None:
+    if job is None:
+        return "refused: its record is gone (records are kept for a day)"
+    return await photo_obstacle(uploads, job)
+
+
+async def photo_obstacle(uploads: UploadStore, job: Job) -> str | None:
+    """Why there is no photo to look at again; None when it is there."""
+    stored = await uploads.look(job.key)
+    if stored is None:
+        return "refused: the photo is gone (uploads are kept for a day)"
+    if stored.etag != job.etag:
+        return "refused: the photo was replaced since"
+    return None
+
+
+async def begin_new_run(
+    progress: RedriveProgress, queue: JobQueue, job: Job, deadline_seconds: int
+) -> str | None:
+    """The reason when it cannot be. Should we die before the new run's event is confirmed, a second redrive
+    names the same run."""
+    try:
+        new_run = await progress.reopen(job, deadline_seconds)
+    except Rejected as error:
+        return f"refused: {error.detail}"
+    await queue.publish(new_run)
+    return None
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
