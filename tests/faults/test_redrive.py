@@ -40,9 +40,21 @@ async def dead(cluster: Cluster, marker: str) -> TrackedJob:
     return job
 
 
+async def said_by(cluster: Cluster, *words: str) -> tuple[int, str]:
+    """Exit status and all that `growbin` said."""
+    process = await growbin(cluster, *words, LOGNAME=OPERATOR)
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
 async def dead_letters(cluster: Cluster, *words: str, **settings: str) -> Process:
+    return await growbin(cluster, "dead-letters", *words, **settings)
+
+
+async def growbin(cluster: Cluster, *words: str, **settings: str) -> Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "growbin", "dead-letters", *words),
+        *(sys.executable, "-m", "growbin", *words),
         env=cluster.consumers[0].part.environment() | settings,
         stdout=PIPE,
         stderr=STDOUT,
@@ -52,10 +64,7 @@ async def dead_letters(cluster: Cluster, *words: str, **settings: str) -> Proces
 async def run(cluster: Cluster, *words: str) -> tuple[int, str]:
     """Exit status and all that it said."""
     async with asyncio.timeout(COMMAND_SECONDS):
-        process = await dead_letters(cluster, *words, LOGNAME=OPERATOR)
-        said, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, said.decode()
+        return await said_by(cluster, "dead-letters", *words)
 
 
 async def redrive(cluster: Cluster, job: TrackedJob) -> tuple[int, str]:
@@ -124,6 +133,33 @@ async def test_redriven_job_resets_its_streams_and_is_done(servers: Servers) -> 
         assert not await parked(cluster)
         status, said = await redrive(cluster, job)
         assert (status, "No parked letter" in said) == (1, True), said
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_jobs_that_an_outage_ended_are_driven_again_in_one_command(servers: Servers) -> None:
+    """They expired while the model was away, and have no letter: each client gets reset, then the new run."""
+    async with Cluster.running(servers, JOB_DEADLINE_SECONDS="6") as cluster:
+        for link in cluster.links("model"):
+            await link.down()
+        jobs = [await cluster.client.submit(f"away-{number}") for number in range(4)]
+        for job in jobs:
+            job.is_innocent = False
+            cluster.client.watch(job)
+        assert {(await cluster.client.seen(job)).code for job in jobs} == {"expired"}
+        for link in cluster.links("model"):
+            await link.passing()
+
+        async with asyncio.timeout(COMMAND_SECONDS):
+            chosen = ("redrive", "--since", "10m", "--code", "expired")
+            status, said = await said_by(cluster, *chosen, "--dry-run")
+            assert (status, said.count("would be driven again")) == (0, len(jobs)), said
+            assert {await run_of(cluster, job) for job in jobs} == {1}
+            status, said = await said_by(cluster, *chosen)
+        assert status == 0, said
+        assert said.count('"event": "job_redriven"') == len(jobs)
+        for job in jobs:
+            await assert_done_again(cluster, job, begin_again(cluster, job))
         await cluster.prove()
 
 
