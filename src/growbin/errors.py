@@ -4,7 +4,7 @@ GrowbinError
 ├── Rejected      the request cannot be taken, nothing starts: gateway/problems.py has its code's status
 ├── JobFailed     this job can never succeed: terminal event `failed`
 └── Unavailable   a part we need is away: 503 at the gateway, retry in the consumer
-    └── Throttled the model asks for patience: the whole consumer slows down, no attempt is burned
+    └── Throttled the model took no work: nothing was paid, no attempt is burned
 """
 
 
@@ -41,10 +41,22 @@ class Unavailable(GrowbinError):
 
 
 class Throttled(Unavailable):
-    """The model refused for rate, quota or key; `broken` when only a person can mend it (key, quota)."""
+    """The model took no work, so nothing was paid: for its rate or load, or it is `away`.
+
+    `broken`: it would take none from anybody, until a person mends it (key, quota, parameter).
+    `doubtful`: or else it is about this one job; nothing that we were told says which.
+    """
 
     def __init__(
-        self, reason: str, *, retry_after_seconds: float | None = None, broken: bool = False
+        self,
+        reason: str,
+        *,
+        retry_after_seconds: float | None = None,
+        broken: bool = False,
+        doubtful: bool = False,
+        away: bool = False,
     ) -> None:
         super().__init__("model", reason, retry_after_seconds=retry_after_seconds)
         self.broken = broken
+        self.doubtful = doubtful
+        self.away = away

@@ -31,8 +31,11 @@ async def _call_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer | None
             answer = await consumer.analyst.ask(photo, job.question, job.locale)
     except Throttled as refusal:
         # Nothing was paid and no attempt is burned: everybody slows down, and we ask again.
-        consumer.throttle.slow_down(refusal)
+        if not refusal.doubtful:
+            consumer.throttle.slow_down(refusal)
         await attempt.patiently(lambda: consumer.progress.count_paid_call(job, number, call_id, change=-1))
+        if refusal.doubtful:  # taken to be about this photo: one that is refused must not stop the others
+            raise JobFailed("model_refused", refusal.reason) from None
         return None
     consumer.throttle.speed_up()
     return answer

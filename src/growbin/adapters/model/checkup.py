@@ -14,7 +14,7 @@ from PIL import Image
 from yarl import URL
 
 from growbin.adapters.model.analyst import OPENAI_URL, OpenAIAnalyst
-from growbin.capabilities import Effort
+from growbin.capabilities import CallWishes
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto
 from growbin.measurements import ModelFacts
@@ -23,7 +23,7 @@ LISTING_SECONDS = 4.0
 
 
 async def use_model(
-    *, api_key: str, base_url: str | None, model: str, effort: Effort | None, timeout_seconds: float
+    *, api_key: str, base_url: str | None, model: str, wishes: CallWishes, timeout_seconds: float
 ) -> ModelFacts:
     """Ask about a small grey square: the same call as for a photo, for about the hundredth part of a cent.
     Raises EffortRefused."""
@@ -31,7 +31,7 @@ async def use_model(
     Image.new("RGB", (64, 64), "grey").save(square, "JPEG")
     photo = CleanPhoto(square.getvalue(), "image/jpeg", 64, 64)
     async with OpenAIAnalyst.open(
-        api_key=api_key, base_url=base_url, model=model, effort=effort, timeout_seconds=timeout_seconds
+        api_key=api_key, base_url=base_url, model=model, wishes=wishes, timeout_seconds=timeout_seconds
     ) as analyst:
         try:
             answer = await analyst.ask(photo, None, "en")
