@@ -15,7 +15,15 @@ from prometheus_client import REGISTRY
 from growbin.adapters.model.analyst import OpenAIAnalyst
 from growbin.adapters.model.request import MOST_ANSWER_TOKENS, MOST_REASONING_TOKENS
 from growbin.analysis import parse_answer
-from growbin.capabilities import CallWishes, Effort, EffortRefused, capabilities_of, thresholds_of
+from growbin.capabilities import (
+    CALL_SETTINGS,
+    CallWishes,
+    Effort,
+    EffortRefused,
+    capabilities_of,
+    thresholds_of,
+)
+from growbin.config import load_settings
 from growbin.errors import JobFailed
 from growbin.job import CleanPhoto, ModelAnswer, Usage
 from growbin.taxonomy import Material
@@ -179,6 +187,25 @@ def test_effort_that_a_known_model_refuses_is_named_with_what_it_accepts(
     assert words in str(refusal.value)
     assert model in str(refusal.value)
     assert "OPENAI_REASONING_EFFORT" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wishes"),
+    [
+        ("OPENAI_REASONING_EFFORT", "low", CallWishes(effort="low")),
+        ("OPENAI_TOKEN_PARAMETER", "max_tokens", CallWishes(cap_parameter="max_tokens")),
+        ("OPENAI_MAX_TOKENS", "4000", CallWishes(most_tokens=4000)),
+        ("OPENAI_RESPONSE_FORMAT", "json_object", CallWishes(response_format="json_object")),
+        ("OPENAI_IMAGE_DETAIL", "auto", CallWishes(detail="auto")),
+    ],
+)
+def test_each_setting_of_a_call_becomes_its_wish(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, wishes: CallWishes
+) -> None:
+    """Nothing else of the call is changed by it; unset and empty are the same."""
+    for each in CALL_SETTINGS:
+        monkeypatch.setenv(each, value if each == name else "")
+    assert load_settings().call_wishes == wishes
 
 
 # --- calls ------------------------------------------------------------------------------------------

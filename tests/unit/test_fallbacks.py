@@ -204,10 +204,21 @@ async def test_refusal_that_quotes_a_question_changes_nothing_for_others() -> No
 
     server = PickyServer(quotes)
     async with analyst_of(server) as analyst:
-        with pytest.raises((JobFailed, Throttled)):
+        with pytest.raises(JobFailed):
             await analyst.ask(PHOTO, "response_format max_tokens", "ko")
         assert await answered(analyst)
-    assert server.sent[-1] == WANTED
+    assert server.sent == [WANTED, WANTED]
+
+
+async def test_fallback_that_brought_no_answer_is_forgotten() -> None:
+    """Only what has gone through is proved: the next call asks for all again."""
+    answers: list[Refusal] = [(400, error("response_format?")), (503, error("Overloaded")), None]
+    server = PickyServer(lambda _: answers.pop(0))
+    async with analyst_of(server) as analyst:
+        with pytest.raises(Throttled):
+            await analyst.ask(PHOTO, None, "ko")
+        assert await answered(analyst)
+    assert server.sent == [WANTED, WANTED | {"format": "json_object"}, WANTED]
 
 
 async def test_model_that_will_not_hear_of_an_effort_gets_room_to_think() -> None:

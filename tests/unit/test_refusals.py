@@ -467,6 +467,21 @@ def test_time_to_wait_is_read_in_all_its_forms(headers: dict[str, str], least: f
     assert least <= seconds <= most
 
 
+@pytest.mark.parametrize("question", ["max_tokens", 'my "api key"\nreasoning_effort'])
+@pytest.mark.parametrize("quoted", ["{}", "Bad: {} in messages[1]"])
+def test_question_that_is_quoted_decides_nothing(question: str, quoted: str) -> None:
+    """Nobody stops the others by asking about our key or parameters."""
+    for said in (question, json.dumps(question)[1:-1]):
+        body = openai_says(quoted.format(said))
+        assert refusal_of(400, body, {}).row.whom is EVERYBODY
+        assert refusal_of(400, body, {}, question=question).row.whom is EITHER
+
+
+def test_short_question_spoils_no_words() -> None:
+    """Whoever asks "a" cannot hide a refusal that is everybody's."""
+    assert refusal_of(400, openai_says("'max_tokens' is bad"), {}, question="a").row.whom is EVERYBODY
+
+
 @pytest.mark.parametrize("zone", [" GMT", " -0000", ""])
 @pytest.mark.parametrize(
     ("ahead_seconds", "least", "most"),

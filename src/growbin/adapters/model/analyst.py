@@ -115,7 +115,13 @@ class OpenAIAnalyst:
             )
         except openai.APIStatusError as error:
             answer = error.response
-            return refusal_of(answer.status_code, answer.content, answer.headers, secret=self._client.api_key)
+            return refusal_of(
+                answer.status_code,
+                answer.content,
+                answer.headers,
+                secret=self._client.api_key,
+                question=question,
+            )
         except openai.OpenAIError as error:
             return trouble(_kind_of(error))
         except ValueError:  # a key that no header takes

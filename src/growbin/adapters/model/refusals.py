@@ -22,6 +22,7 @@ from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 LONGEST_RETRY_AFTER_SECONDS = 300.0  # a job's life; "come back tomorrow" is worth another look before
 _LONGEST_WORDS = 4_000  # characters of an error that are looked at
 _LONGEST_CODE = 60
+_SHORTEST_QUOTE = 6  # characters; to take out a letter or two would spoil the server's own words
 
 
 class Whom(StrEnum):
@@ -146,10 +147,14 @@ class Refusal:
         )
 
 
-def refusal_of(status: int, body: bytes, headers: Mapping[str, str], *, secret: str = "") -> Refusal:
+def refusal_of(
+    status: int, body: bytes, headers: Mapping[str, str], *, secret: str = "", question: str | None = None
+) -> Refusal:
     """What an answer other than 2xx means. `headers` are looked up in lower case; `secret` is what the
-    reason must not hold."""
+    reason must not hold, `question` a stranger's words, which may be quoted and decide nothing."""
     code, words = _said(body)
+    if question and len(question) >= _SHORTEST_QUOTE:
+        words = words.replace(question, " ").replace(json.dumps(question, ensure_ascii=False)[1:-1], " ")
     code = "" if secret and code_of(secret) in code else code
     row = row_of(status, words)
     reason = f"{status} {code}: {row.why}" if code else f"{status}: {row.why}"
