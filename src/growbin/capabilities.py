@@ -4,6 +4,7 @@ a name or the beginning of names."""
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Literal
@@ -12,6 +13,30 @@ from growbin.certainty import Thresholds
 from growbin.job import Noun
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+CapParameter = Literal["max_completion_tokens", "max_tokens"]
+ResponseFormat = Literal["json_schema", "json_object", "none"]  # `none`: the prompt alone says what is wanted
+ImageDetail = Literal["low", "high", "auto", "none"]  # `none`: the field is left out
+
+
+@dataclass(frozen=True, slots=True)
+class CallWishes:
+    """What the settings say of a call of the model; None leaves it to the model's row."""
+
+    effort: Effort | None = None
+    cap_parameter: CapParameter | None = None
+    most_tokens: int | None = None
+    response_format: ResponseFormat | None = None
+    detail: ImageDetail | None = None
+
+
+# They come from these, and mean nothing to another model than the one that they are set for.
+CALL_SETTINGS = (
+    "OPENAI_REASONING_EFFORT",
+    "OPENAI_TOKEN_PARAMETER",
+    "OPENAI_MAX_TOKENS",
+    "OPENAI_RESPONSE_FORMAT",
+    "OPENAI_IMAGE_DETAIL",
+)
 
 
 class EffortRefused(Exception):
@@ -24,8 +49,9 @@ class Capabilities(Noun, extra="forbid"):
 
     names: tuple[str, ...]
     efforts: tuple[Effort, ...] | None
-    cap_parameter: Literal["max_completion_tokens", "max_tokens"]
-    response_format: Literal["json_schema"]
+    cap_parameter: CapParameter
+    response_format: ResponseFormat
+    detail: ImageDetail = "low"  # one small price for every photo, and tells a bottle from a can
     answers_questions: bool = True
     certainty: Thresholds
     source: str

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from growbin.capabilities import Effort
+from growbin.capabilities import CallWishes, CapParameter, Effort, ImageDetail, ResponseFormat
 
 
 class BadSetting(Exception):
@@ -79,6 +79,18 @@ class Settings(BaseSettings):
     openai_model: str = Field("gpt-6-luna", description="model that sees the photo")
     openai_reasoning_effort: Effort | None = Field(
         None, description="how long the model thinks, `none` to `max`; unset: the least it allows"
+    )
+    openai_token_parameter: CapParameter | None = Field(
+        None, description="`max_completion_tokens` or `max_tokens`; unset: as the model wants it"
+    )
+    openai_max_tokens: int | None = Field(
+        None, ge=100, description="cap of one answer, thinking included; unset: 1500, and 25000 to think"
+    )
+    openai_response_format: ResponseFormat | None = Field(
+        None, description="`json_schema`, `json_object` or `none`; unset: the strictest that is taken"
+    )
+    openai_image_detail: ImageDetail | None = Field(
+        None, description="`low`, `high`, `auto`, or `none` to leave it out; unset: low"
     )
     model_timeout_seconds: float = Field(60, gt=0, description="longest model call")
     sure_threshold: float | None = Field(
@@ -165,6 +177,17 @@ class Settings(BaseSettings):
     def upload_origin(self) -> str:
         """Where tickets point."""
         return self.s3_endpoint_url or f"https://{self.s3_bucket_name}.s3.{self.aws_region}.amazonaws.com"
+
+    @property
+    def call_wishes(self) -> CallWishes:
+        """What is set of how the model is asked."""
+        return CallWishes(
+            effort=self.openai_reasoning_effort,
+            cap_parameter=self.openai_token_parameter,
+            most_tokens=self.openai_max_tokens,
+            response_format=self.openai_response_format,
+            detail=self.openai_image_detail,
+        )
 
     @property
     def rabbitmq_urls(self) -> list[str]:

@@ -4,7 +4,7 @@ GrowbinError
 ├── Rejected      the request cannot be taken, nothing starts: gateway/problems.py has its code's status
 ├── JobFailed     this job can never succeed: terminal event `failed`
 └── Unavailable   a part we need is away: 503 at the gateway, retry in the consumer
-    └── Throttled the model asks for patience: the whole consumer slows down, no attempt is burned
+    └── Throttled the model took no work: nothing was paid, no attempt is burned
 """
 
 
@@ -41,8 +41,11 @@ class Unavailable(GrowbinError):
 
 
 class Throttled(Unavailable):
-    """The model refused before it began, so nothing was paid. `broken`: for everybody, as far as one can see
-    (key, quota, unreachable); `doubtful`: it may be this photo alone; neither: it asks for patience."""
+    """The model took no work, so nothing was paid: for its rate or load, or it is `away`.
+
+    `broken`: it would take none from anybody, until a person mends it (key, quota, parameter).
+    `doubtful`: or else it is about this one job; nothing that we were told says which.
+    """
 
     def __init__(
         self,
@@ -51,11 +54,14 @@ class Throttled(Unavailable):
         retry_after_seconds: float | None = None,
         broken: bool = False,
         doubtful: bool = False,
+        away: bool = False,
     ) -> None:
         super().__init__("model", reason, retry_after_seconds=retry_after_seconds)
         self.broken = broken
         self.doubtful = doubtful
+        self.away = away
 
     @property
     def is_congestion(self) -> bool:
-        return not self.broken and not self.doubtful
+        """It asks for patience, and for nothing else."""
+        return not (self.broken or self.doubtful or self.away)

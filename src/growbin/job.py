@@ -192,8 +192,10 @@ class CleanPhoto:
 
 # --- analysis and advice -----------------------------------------------------------------------
 
-ShortText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
-FreeText = Annotated[str, StringConstraints(strip_whitespace=True, max_length=600)]
+LONGEST_NAME, LONGEST_REPLY = 120, 600  # characters
+ShortText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)]
+FreeText = Annotated[str, StringConstraints(strip_whitespace=True, max_length=LONGEST_REPLY)]
+MOST_ITEMS = 10
 MOST_CHOICES = 4  # fit a phone beside the sentence that asks
 
 
@@ -217,7 +219,7 @@ class Finding(Noun):
 class Analysis(Noun):
     """The model's structured answer; `items` best first. This is the schema the model is given."""
 
-    items: Annotated[list[Finding], Field(max_length=10)]
+    items: Annotated[list[Finding], Field(max_length=MOST_ITEMS)]
     answer: FreeText | None = None  # to the user's question, at most three sentences
     doubt: DoubtReason | None = None
     choices: Annotated[list[Sorting], Field(max_length=MOST_CHOICES)] = []  # what it most likely is instead

@@ -76,7 +76,8 @@ class Analyst(Protocol):
     """The vision model."""
 
     async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
-        """One paid call. Raises Throttled (nothing was paid), JobFailed(model_refused)."""
+        """At most one paid answer. Raises Throttled (nothing was paid), Unavailable (perhaps paid),
+        JobFailed(model_refused | model_answer_invalid)."""
 
 
 class JobRecords(Protocol):

@@ -262,7 +262,7 @@ async def test_refused_key_stops_with_one_sentence(tmp_path: Path) -> None:
         assert model.calls <= 2
     assert said == ""
     [sentence] = complained.splitlines()
-    assert "refuses every photo (401 invalid_api_key): check OPENAI_API_KEY" in sentence
+    assert "refuses every photo (401 invalid_api_key: the key is refused): check OPENAI_API_KEY" in sentence
 
 
 async def test_model_that_is_away_for_a_moment_is_asked_again(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Reading the model's answer: its shape is checked, its text made plain, and nothing else believed."""
 
 import json
+import time
 from typing import Any, get_args
 
 import pytest
@@ -142,30 +143,99 @@ def test_too_many_choices_are_cut_to_the_best() -> None:
         {"items": None, "answer": None},
         {"items": "bottle", "answer": None},
         {"items": [finding(category="plastic")], "answer": None},
-        {"items": [finding(material="gold")], "answer": None},
-        {"items": [finding(condition=["haunted"])], "answer": None},
-        {"items": [finding(confidence=1.01)], "answer": None},
-        {"items": [finding(confidence=-0.1)], "answer": None},
-        {"items": [finding(confidence="0.9")], "answer": None},
-        {"items": [finding(confidence=True)], "answer": None},
-        {"items": [finding(confidence=float("nan"))], "answer": None},
-        {"items": [finding(confidence=float("inf"))], "answer": None},
-        json.dumps({"items": [finding(confidence=7)], "answer": None}).replace("7", "1e999"),
-        json.dumps({"items": [finding(confidence=7)], "answer": None}).replace("7", "9" * 5000),
         {"items": [finding(name="")], "answer": None},
         {"items": [finding(name="\u200b<i></i>")], "answer": None},
-        {"items": [finding(name="x" * 121)], "answer": None},
-        {"items": [finding()] * 11, "answer": None},
-        {"items": [], "answer": 5},
+        {"items": [7, "bottle", {}], "answer": None},
         "[" * 5000 + "]" * 5000,
         " " * 5_000_000,
     ],
 )
 def test_an_answer_of_another_shape_fails_the_job(answer: Any) -> None:
-    """What does not fit the schema exactly is model_answer_invalid, whatever it is."""
+    """What nothing can be told from is model_answer_invalid, whatever it is."""
     with pytest.raises(JobFailed) as failure:
         parsed(answer)
     assert failure.value.code == "model_answer_invalid"
+
+
+GOOD = {"items": [finding()], "answer": None}
+
+
+@pytest.mark.parametrize(
+    ("odd", "read"),
+    [
+        ({"confidence": 93}, {"confidence": 0.93}),
+        ({"confidence": 2}, {"confidence": 0.02}),
+        ({"confidence": 1.01}, {"confidence": 1}),
+        ({"confidence": 101}, {"confidence": 1}),
+        ({"confidence": -0.1}, {"confidence": 0}),
+        ({"confidence": " 0.9 "}, {"confidence": 0.9}),
+        ({"confidence": "93%"}, {"confidence": 0.93}),
+        *(({"confidence": odd}, {"confidence": 0.3}) for odd in (True, None, "sure", [0.9], float("nan"))),
+        *(({"material": odd}, {"material": None}) for odd in ("", "gold", 7, ["glass"], "null")),
+        *(({"condition": odd}, {"condition": []}) for odd in (None, "", "haunted", ["haunted"], 7, [None])),
+        ({"condition": ["wet", "haunted", 7, "WET"]}, {"condition": ["wet"]}),
+        ({"category": " Non-Combustible"}, {"category": "non_combustible"}),
+        ({"material": "E waste"}, {"material": "e_waste"}),
+        ({"name": "x" * 121}, {"name": "x" * 120}),
+        ({"name": "x" * 119 + " y"}, {"name": "x" * 119}),
+    ],
+)
+def test_what_is_harmless_is_forgiven(odd: dict[str, Any], read: dict[str, Any]) -> None:
+    """Percent, another spelling, an unknown word, a long name: it was paid for, and tells where it goes."""
+    assert parsed({"items": [finding(**odd)]}) == parsed({"items": [finding(**read)]})
+
+
+def test_item_that_is_none_is_left_out_alone() -> None:
+    """The others stay, ten at most."""
+    said = [finding(name="a"), 7, {}, finding(category="plastic"), finding(name=None), finding(name="b")]
+    assert [item.name for item in parsed({"items": said}).items] == ["a", "b"]
+    many = parsed({"items": [finding(name=str(number)) for number in range(30)]})
+    assert [item.name for item in many.items] == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "```json\n{}\n```",
+        "```\n{}```",
+        "Here it is:\n{}",
+        "{} Anything else?",
+        "<think>A {{bottle}}?</think>\n{}",
+        "A {{bottle}}?</think>{}",
+        '{{"items": 7}} or rather {}',
+        '{{"items": []}} no: {}',
+        '{} and not {{"items": ["?"]}}',
+        "[{}]",
+        "\ufeff{}",
+    ],
+)
+def test_object_is_found_in_whatever_is_around_it(around: str) -> None:
+    """A fence, a thought, a sentence; of several the last that fits, which a model comes to at the end."""
+    assert parsed(around.format(json.dumps(GOOD))) == parsed(GOOD)
+
+
+@pytest.mark.parametrize(
+    "text", ['<think>{"items": []}', '<think>a</think>{"items": []} <think>b</think>', "<think>" * 3000]
+)
+def test_thought_is_no_answer(text: str) -> None:
+    """What stands before or inside it is not what was said at the end."""
+    with pytest.raises(JobFailed):
+        parsed(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"a":' * 3900, '{"items":[{"' * 1600, "{" * 19_000, '{"a":[' * 3000 + '"', "{ " * 9000 + '"'),
+        *('{"' * 9000, '{"a":{}' * 2800, '{"items":[],' * 1600),
+    ],
+)
+def test_text_made_to_be_slow_is_given_up_soon(text: str) -> None:
+    """It is read in the process that serves everybody."""
+    began = time.process_time()
+    with pytest.raises(JobFailed):
+        parsed(text)
+    assert time.process_time() - began < 0.5
 
 
 def test_what_was_not_asked_for_is_left_out() -> None:

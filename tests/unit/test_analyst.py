@@ -2,20 +2,23 @@
 
 import asyncio
 import base64
+import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Any, get_args
 
 import pytest
 from aiohttp import web
 
-from growbin.adapters.model.analyst import OpenAIAnalyst, strict_schema
+from growbin.adapters.model.analyst import OpenAIAnalyst
+from growbin.adapters.model.bounded_client import MOST_BODY_BYTES
+from growbin.adapters.model.request import strict_schema
 from growbin.analysis import parse_answer
+from growbin.capabilities import CallWishes
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 from growbin.job import Analysis, CleanPhoto, DoubtReason, Locale, Usage
 from growbin.taxonomy import Category, Condition, Material
@@ -65,7 +68,9 @@ class Model:
 
 
 @asynccontextmanager
-async def model(answer: Handler, timeout_seconds: float = 5) -> AsyncIterator[Model]:
+async def model(
+    answer: Handler, timeout_seconds: float = 5, wishes: CallWishes | None = None
+) -> AsyncIterator[Model]:
     posts: list[dict[str, Any]] = []
 
     async def serve(request: web.BaseRequest) -> web.StreamResponse:
@@ -75,7 +80,11 @@ async def model(answer: Handler, timeout_seconds: float = 5) -> AsyncIterator[Mo
     async with (
         served(serve) as url,
         OpenAIAnalyst.open(
-            api_key=KEY, base_url=f"{url}/v1", model="gpt-4o", timeout_seconds=timeout_seconds
+            api_key=KEY,
+            base_url=f"{url}/v1",
+            model="gpt-4o",
+            wishes=wishes,
+            timeout_seconds=timeout_seconds,
         ) as analyst,
     ):
         yield Model(analyst, posts)
@@ -88,16 +97,14 @@ def says(body: Any, status: int = 200, headers: dict[str, str] | None = None) ->
     return answer
 
 
-def sends(
-    body: bytes, content_type: str = "application/json", headers: dict[str, str] | None = None
-) -> Handler:
+def sends(body: bytes, content_type: str = "application/json", *, status: int = 200) -> Handler:
     async def answer(request: web.BaseRequest) -> web.Response:
-        return web.Response(body=body, content_type=content_type, headers=headers)
+        return web.Response(body=body, status=status, content_type=content_type)
 
     return answer
 
 
-async def trouble(answer: Handler, **options: float) -> GrowbinError:
+async def trouble(answer: Handler, **options: Any) -> GrowbinError:
     """What one call raises; it has made one POST and tells no secret."""
     async with model(answer, **options) as server:
         with pytest.raises(GrowbinError) as raised:
@@ -142,6 +149,7 @@ async def test_a_call_sends_fixed_text_first_and_the_strangers_words_as_data() -
     assert KEY not in json.dumps(first)
     assert server.posts[0]["path"] == "/v1/chat/completions"
     assert server.posts[0]["headers"]["Authorization"] == f"Bearer {KEY}"
+    assert server.posts[0]["headers"]["Accept-Encoding"] == "identity"
 
 
 async def test_an_answer_without_usage_costs_nothing_known() -> None:
@@ -165,26 +173,11 @@ def refused(code: str | None, kind: str = "requests") -> dict[str, Any]:
     return {"error": {"message": f"Incorrect key {KEY}", "type": kind, "param": None, "code": code}}
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [(None, None), ("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("soon", None), ("nan", None), ("1e999", None)],
-)
-async def test_too_many_requests_ask_for_patience(header: str | None, seconds: float | None) -> None:
+async def test_too_many_requests_ask_for_patience() -> None:
     """A 429 slows the consumer, for as long as the model says."""
-    headers = {"Retry-After": header} if header else None
-    error = await trouble(says(refused("rate_limit_exceeded"), 429, headers))
+    error = await trouble(says(refused("rate_limit_exceeded"), 429, {"Retry-After-Ms": "900"}))
     assert isinstance(error, Throttled)
-    assert (error.retry_after_seconds, error.broken) == (seconds, False)
-
-
-@pytest.mark.parametrize(("ahead_seconds", "least", "most"), [(60, 50, 60), (-60, 0, 0)])
-async def test_a_date_to_retry_after_is_understood(ahead_seconds: int, least: float, most: float) -> None:
-    """Retry-After may be a date, also one in the past."""
-    date = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead_seconds), usegmt=True)
-    error = await trouble(says(refused(None), 429, {"Retry-After": date}))
-    assert isinstance(error, Throttled)
-    assert error.retry_after_seconds is not None
-    assert least <= error.retry_after_seconds <= most
+    assert (error.retry_after_seconds, error.broken) == (0.9, False)
 
 
 @pytest.mark.parametrize(
@@ -193,22 +186,39 @@ async def test_a_date_to_retry_after_is_understood(ahead_seconds: int, least: fl
         (429, refused("insufficient_quota", "insufficient_quota")),
         (429, refused(None, "insufficient_quota")),
         (401, refused("invalid_api_key")),
+        (402, refused(None)),
         (403, refused("unsupported_country_region_territory")),
         (404, refused("model_not_found")),
+        (307, refused(None)),
     ],
 )
 async def test_what_only_a_person_can_mend_is_broken(status: int, body: dict[str, Any]) -> None:
-    """Empty quota, bad key, missing rights or an unknown model are no fault of the photo."""
+    """Empty quota, bad key, a country, an unknown model or a wrong address are no fault of the photo."""
     error = await trouble(says(body, status, {"Retry-After": "5"}))
     assert isinstance(error, Throttled)
-    assert error.broken
+    assert (error.broken, error.doubtful) == (True, False)
 
 
-@pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 529])
-async def test_trouble_of_the_server_is_for_later(status: int) -> None:
-    """Server errors are Unavailable, and not tried again here."""
+async def test_refusal_that_may_be_anybodys_is_doubtful() -> None:
+    """A firewall's page says nothing of why."""
+    error = await trouble(sends(b"<html>No.</html>", "text/html", status=403))
+    assert isinstance(error, Throttled)
+    assert (error.broken, error.doubtful) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((408, Unavailable), (409, Unavailable), (500, Unavailable), (502, Unavailable), (504, Unavailable)),
+        *((503, Throttled), (529, Throttled)),
+    ],
+)
+async def test_trouble_of_the_server_is_for_later(status: int, kind: type[Unavailable]) -> None:
+    """Whether it may have been paid or not, it is not tried again here."""
     error = await trouble(says(refused(None), status, {"Retry-After": "1", "x-should-retry": "true"}))
-    assert type(error) is Unavailable
+    assert type(error) is kind
+    assert isinstance(error, Unavailable)
+    assert error.retry_after_seconds == 1
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -219,59 +229,36 @@ async def test_a_refused_request_fails_the_job(status: int) -> None:
     assert error.code == "model_refused"
 
 
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        (completion(None, refusal="I cannot help with that."), "model_refused"),
-        (completion(None, finish_reason="content_filter"), "model_refused"),
-        (completion('{"items": [', finish_reason="length"), "model_answer_invalid"),
-        (completion("x" * 5_000_000), "model_answer_invalid"),
-        (completion(None), "model_answer_invalid"),
-        (completion(""), "model_answer_invalid"),
-        (completion(choices=[]), "model_answer_invalid"),
-    ],
-)
-async def test_an_answer_that_is_none_fails_the_job(body: dict[str, Any], code: str) -> None:
-    """Refused, filtered, cut short, empty or absurdly long: asking again would be paid again for the same."""
-    error = await trouble(says(body))
+@pytest.mark.parametrize("content", ["", '{"items": [', "<think>A bottle"])
+async def test_answer_that_the_cap_ate_names_the_setting(content: str) -> None:
+    """A model that thinks may leave nothing for the answer: the operator reads what to raise."""
+    error = await trouble(says(completion(content, "length")), wishes=CallWishes(most_tokens=321))
     assert isinstance(error, JobFailed)
-    assert error.code == code
+    assert error.code == "model_answer_invalid"
+    assert "321 tokens" in str(error)
+    assert "OPENAI_MAX_TOKENS" in str(error)
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [
-        sends(b"<html>welcome to the proxy</html>", "text/html"),
-        sends(json.dumps(completion()).encode()[:-20]),
-        sends(b'"text"'),
-        sends(b"[]"),
-        sends(b"null"),
-        sends(b""),
-        sends(b"\xff\xfe\xfd"),
-        sends(b"no gzip", headers={"Content-Encoding": "gzip"}),
-        says({}),
-        says(completion(choices=None)),
-        says(completion(choices="abc")),
-        says(completion(choices=[{"index": 0, "finish_reason": "stop"}])),
-        says(completion(choices=[{"index": 0, "finish_reason": "stop", "message": "hello"}])),
-        says(completion([{"type": "text", "text": "hello"}])),
-        says(completion(usage={"prompt_tokens": "many"})),
-    ],
+    ("status", "kind"), [(200, JobFailed), (400, Throttled), (500, Unavailable), (503, Throttled)]
 )
-async def test_an_answer_that_is_no_completion_is_for_later(answer: Handler) -> None:
-    """HTML, cut JSON and wrong shapes come from something between us and the model."""
-    error = await trouble(answer)
-    assert type(error) is Unavailable
+async def test_long_body_is_not_read(status: int, kind: type[GrowbinError]) -> None:
+    """A server that never ends is left after a megabyte; what its status says still counts."""
+    sent = 0
 
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal sent
+        answer = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
+        await answer.prepare(request)
+        with suppress(ConnectionError):
+            while sent < 200 * MOST_BODY_BYTES:
+                await answer.write(b"image " * 10_000)
+                sent += 60_000
+        return answer
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_a_redirect_is_not_followed(status: int) -> None:
-    """The photo goes to the configured server and nowhere else, once."""
-
-    async def elsewhere(request: web.BaseRequest) -> web.Response:
-        return web.Response(status=status, headers={"Location": request.path})
-
-    assert type(await trouble(elsewhere)) is Unavailable
+    error = await trouble(endless)
+    assert type(error) is kind
+    assert sent < 20 * MOST_BODY_BYTES
 
 
 async def test_a_dripping_answer_ends_with_the_whole_time_out() -> None:
@@ -301,13 +288,59 @@ async def test_a_cut_connection_is_for_later() -> None:
     assert type(await trouble(hang_up)) is Unavailable
 
 
-async def test_an_absent_server_is_for_later() -> None:
-    """Nobody listening: Unavailable."""
+async def test_answer_cut_on_its_way_is_perhaps_paid() -> None:
+    """The model has answered, and we have half of it."""
+
+    async def cut(request: web.BaseRequest) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "999"})
+        await answer.prepare(request)
+        await answer.write(json.dumps(completion()).encode()[:99])
+        assert request.transport is not None
+        request.transport.close()
+        return answer
+
+    assert type(await trouble(cut)) is Unavailable
+
+
+async def failed_call(base_url: str, api_key: str = KEY) -> Throttled:
+    """What a call raises that cannot be made."""
     async with OpenAIAnalyst.open(
-        api_key=KEY, base_url="http://127.0.0.1:1/v1", model="m", timeout_seconds=2
+        api_key=api_key, base_url=base_url, model="m", timeout_seconds=2
     ) as analyst:
-        with pytest.raises(Unavailable):
+        with pytest.raises(Throttled) as raised:
             await analyst.ask(PHOTO, None, "ko")
+    assert "CANARY" not in str(raised.value)
+    return raised.value
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid"])
+async def test_absent_server_was_sent_nothing_and_paid_nothing(host: str) -> None:
+    """Nobody listening, or no such name."""
+    error = await failed_call(f"http://{host}/v1")
+    assert (error.away, error.broken) == (True, False)
+
+
+@pytest.mark.parametrize("key", ["sk-CANARY\n", "sk-CANARY-비밀"])
+async def test_key_that_cannot_be_sent_is_for_a_person(key: str) -> None:
+    """A line break or a letter that no header takes: nobody's photo is to blame."""
+    async with served(says(completion())) as url:
+        error = await failed_call(f"{url}/v1", key)
+    assert (error.broken, error.doubtful) == (True, False)
+    assert "OPENAI_API_KEY" in error.reason
+
+
+async def test_server_that_takes_no_connection_is_given_up_unpaid() -> None:
+    """Its queue of connections is full: the time to connect is shorter than the whole, so that it can be
+    told from a call that was sent."""
+    with socket.socket() as busy, contextlib.ExitStack() as waiting:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)
+        for _ in range(3):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(busy.getsockname())
+        error = await failed_call(f"http://127.0.0.1:{busy.getsockname()[1]}/v1")
+    assert error.away
 
 
 # --- prompt and schema --------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def handled(bench: Bench, *jobs: Job) -> list[asyncio.Task[Verdict]]:
     return [asyncio.create_task(handle_job(one, bench.consumer)) for one in jobs]
 
 
-UNREACHABLE = Throttled("unreachable", broken=True)
+UNREACHABLE = Throttled("unreachable", away=True)
 REFUSALS = {"perhaps paid": Unavailable("model", "500"), "never sent": UNREACHABLE}
 
 
@@ -90,7 +90,7 @@ async def test_failure_while_the_probe_passes_is_the_jobs_own(bench: Bench) -> N
 
 async def test_doubtful_refusal_is_this_photos_when_the_probe_passes(bench: Bench) -> None:
     """A 403 for one photo ends that job; its neighbours do not notice."""
-    bench.outside.model_errors = [Throttled("403", doubtful=True)]
+    bench.outside.model_errors = [Throttled("403", broken=True, doubtful=True)]
     event = job()
     assert await handle_job(event, bench.consumer) == Ack()
     assert await bench.failure_code(event) == "model_refused"
@@ -100,7 +100,7 @@ async def test_doubtful_refusal_is_this_photos_when_the_probe_passes(bench: Benc
 
 async def test_doubtful_refusal_is_everybodys_when_the_probe_is_refused(bench: Bench) -> None:
     """A 403 for all is the operator's to mend: the job waits and is done."""
-    bench.outside.away, bench.outside.refusal = {"model"}, Throttled("403", doubtful=True)
+    bench.outside.away, bench.outside.refusal = {"model"}, Throttled("403", broken=True, doubtful=True)
     event = job()
     [running] = handled(bench, event)
     await until(lambda: bench.consumer.breakers.open_parts)

@@ -9,13 +9,21 @@ from importlib.resources import files
 from typing import Any, get_args
 
 import aiohttp
-import openai
 import pytest
 from prometheus_client import REGISTRY
 
-from growbin.adapters.model.analyst import MOST_ANSWER_TOKENS, MOST_REASONING_TOKENS, OpenAIAnalyst
+from growbin.adapters.model.analyst import OpenAIAnalyst
+from growbin.adapters.model.request import MOST_ANSWER_TOKENS, MOST_REASONING_TOKENS
 from growbin.analysis import parse_answer
-from growbin.capabilities import Effort, EffortRefused, capabilities_of, thresholds_of
+from growbin.capabilities import (
+    CALL_SETTINGS,
+    CallWishes,
+    Effort,
+    EffortRefused,
+    capabilities_of,
+    thresholds_of,
+)
+from growbin.config import load_settings
 from growbin.errors import JobFailed
 from growbin.job import CleanPhoto, ModelAnswer, Usage
 from growbin.taxonomy import Material
@@ -45,10 +53,10 @@ def counted_since(before: dict[str, float]) -> dict[str, float]:
     return {kind: value - before[kind] for kind, value in counted().items()}
 
 
-async def ask(server: PersonalityServer, effort: Effort | None = None, model: str = "") -> ModelAnswer:
-    name = model or server.personality.model
+async def ask(server: PersonalityServer, wishes: CallWishes | None = None) -> ModelAnswer:
+    name = server.personality.model
     async with OpenAIAnalyst.open(
-        api_key="sk-x", base_url=server.url, model=name, effort=effort, timeout_seconds=5
+        api_key="sk-x", base_url=server.url, model=name, wishes=wishes, timeout_seconds=5
     ) as analyst:
         return await analyst.ask(PHOTO, None, "ko")
 
@@ -181,6 +189,25 @@ def test_effort_that_a_known_model_refuses_is_named_with_what_it_accepts(
     assert "OPENAI_REASONING_EFFORT" in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wishes"),
+    [
+        ("OPENAI_REASONING_EFFORT", "low", CallWishes(effort="low")),
+        ("OPENAI_TOKEN_PARAMETER", "max_tokens", CallWishes(cap_parameter="max_tokens")),
+        ("OPENAI_MAX_TOKENS", "4000", CallWishes(most_tokens=4000)),
+        ("OPENAI_RESPONSE_FORMAT", "json_object", CallWishes(response_format="json_object")),
+        ("OPENAI_IMAGE_DETAIL", "auto", CallWishes(detail="auto")),
+    ],
+)
+def test_each_setting_of_a_call_becomes_its_wish(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, wishes: CallWishes
+) -> None:
+    """Nothing else of the call is changed by it; unset and empty are the same."""
+    for each in CALL_SETTINGS:
+        monkeypatch.setenv(each, value if each == name else "")
+    assert load_settings().call_wishes == wishes
+
+
 # --- calls ------------------------------------------------------------------------------------------
 
 
@@ -205,7 +232,7 @@ async def test_thinking_leaves_room_for_the_answer_and_is_counted(effort: Effort
     thought = LUNA.thinks_tokens[effort]
     before = counted()
     async with LUNA.serving() as server:
-        answer = await ask(server, effort)
+        answer = await ask(server, CallWishes(effort))
     assert parse_answer(answer).items
     assert answer.usage.output_tokens == thought + ANSWER_TOKENS
     [body] = server.bodies
@@ -223,11 +250,10 @@ async def test_unknown_model_is_sent_an_effort_only_when_it_is_set() -> None:
     unknown = Personality("scripted-model", thinks_tokens={"minimal": 100}, own_effort="minimal")
     async with unknown.serving() as server:
         await ask(server)
-        await ask(server, "minimal")
-        with pytest.raises(JobFailed, match="unsupported_value"):
-            await ask(server, "max")
-    first, second, third = (body.get("reasoning_effort", "absent") for body in server.bodies)
-    assert (first, second, third) == ("absent", "minimal", "max")
+        await ask(server, CallWishes(effort="minimal"))
+        await ask(server, CallWishes(effort="max"))  # refused by name: asked again without
+    sent = [body.get("reasoning_effort", "absent") for body in server.bodies]
+    assert sent == ["absent", "minimal", "max", "absent"]
     assert server.bodies[1]["max_completion_tokens"] == MOST_ANSWER_TOKENS + MOST_REASONING_TOKENS
 
 
@@ -236,17 +262,16 @@ async def test_thinking_that_ate_the_answer_is_counted_all_the_same() -> None:
     endless = Personality("scripted-model", thinks_tokens={"low": 10**6}, own_effort="low")
     before = counted()
     async with endless.serving() as server:
-        with pytest.raises(JobFailed, match="longer than allowed"):
+        with pytest.raises(JobFailed, match="OPENAI_MAX_TOKENS"):
             await ask(server)
     assert counted_since(before)["reasoning"] == MOST_ANSWER_TOKENS
 
 
-async def test_cap_goes_by_the_name_that_the_row_gives() -> None:
-    """A row may say `max_tokens`; then the other one is not sent."""
-    row = capabilities_of("gpt-4o").model_copy(update={"cap_parameter": "max_tokens"})
-    async with GPT_4O.serving() as server, openai.AsyncOpenAI(api_key="sk-x", base_url=server.url) as client:
-        await OpenAIAnalyst(client, "gpt-4o", row, None, timeout_seconds=5).ask(PHOTO, None, "ko")
-    assert server.bodies[0]["max_tokens"] == MOST_ANSWER_TOKENS
+async def test_cap_goes_by_the_name_that_is_set() -> None:
+    """A setting may say `max_tokens`, and how many; then the other one is not sent."""
+    async with GPT_4O.serving() as server:
+        await ask(server, CallWishes(cap_parameter="max_tokens", most_tokens=777))
+    assert server.bodies[0]["max_tokens"] == 777
     assert "max_completion_tokens" not in server.bodies[0]
 
 

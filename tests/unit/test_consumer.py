@@ -43,6 +43,7 @@ class Outside:
     clean_errors: list[Exception] = field(default_factory=list)
     model_errors: list[Exception] = field(default_factory=list)
     model_calls: int = 0
+    photos_asked_about: list[CleanPhoto] = field(default_factory=list)
     on_model_call: Callable[[], object] = lambda: None
     model_gate: asyncio.Event | None = None
     away: set[str] = field(default_factory=set)
@@ -69,6 +70,7 @@ class Outside:
 
     async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
         self.model_calls += 1
+        self.photos_asked_about.append(photo)
         self.on_model_call()
         if self.model_gate is not None:
             await self.model_gate.wait()
@@ -242,6 +244,29 @@ async def test_throttled_model_is_asked_again_without_burning_anything(bench: Be
     assert await bench.stages(event) == ["queued", "fetching", "analysing", "advising", "done"]
     assert bench.outside.model_calls == 6
     assert bench.consumer.throttle.places < 32
+
+
+async def test_doubtful_refusal_ends_its_job_and_slows_nobody(bench: Bench) -> None:
+    """One photo is refused for itself: its neighbours go on at full speed, and nothing paid is counted."""
+    bench.outside.model_errors = [Throttled("403", broken=True, doubtful=True)]
+    refused, neighbour = job(), job()
+    assert await handle_job(refused, bench.consumer) == Ack()
+    assert await bench.failure_code(refused) == "model_refused"
+    assert (bench.consumer.throttle.places, bench.consumer.breakers.open_parts) == (32, [])
+    assert bench.progress._of(refused.job_id).attempts.paid == 0
+    assert await handle_job(neighbour, bench.consumer) == Ack()
+    assert (await bench.stages(neighbour))[-1] == "done"
+    assert bench.outside.model_calls == 2
+
+
+@pytest.mark.parametrize("extension", ["webp", "png", "jpg"])
+async def test_model_gets_a_jpeg_whatever_the_public_copy_is(bench: Bench, extension: str) -> None:
+    """Not every server reads WebP; the public copy keeps the type that its address promised."""
+    event = job()
+    event = event.model_copy(update={"key": event.key.replace("jpg", extension)})
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert [photo.content_type for photo in bench.outside.photos_asked_about] == ["image/jpeg"]
+    assert bench.uploads.published[event.public_key].content_type == event.public_type
 
 
 async def test_unparsable_answer_fails_without_another_call(bench: Bench) -> None:

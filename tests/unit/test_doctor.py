@@ -87,6 +87,7 @@ def test_cut_body_is_no_good_read() -> None:
     ("facts", "grade", "word"),
     [
         (ModelFacts("m", problem="401 invalid_api_key", is_broken=True), "fail", "OPENAI_API_KEY"),
+        (ModelFacts("m", problem="402: the balance is used up", is_broken=True), "fail", "balance"),
         (ModelFacts("m", problem="404 model_not_found", is_broken=True), "fail", "OPENAI_MODEL"),
         (ModelFacts("m", problem="429 insufficient_quota", is_broken=True), "fail", "quota"),
         (ModelFacts("m", problem="model_refused: 400", is_broken=True), "fail", "sees pictures"),

@@ -89,7 +89,11 @@ async def test_invalid_answer_is_a_failure_that_was_paid_for() -> None:
 
 @pytest.mark.parametrize(
     ("data", "error", "code"),
-    [(b"", None, "photo_unreadable"), (b"photo", JobFailed("model_refused"), "model_refused")],
+    [
+        (b"", None, "photo_unreadable"),
+        (b"photo", JobFailed("model_refused"), "model_refused"),
+        (b"photo", Throttled("403", broken=True, doubtful=True), "model_refused"),
+    ],
 )
 async def test_photo_that_fails_is_told_by_its_code(data: bytes, error: Exception | None, code: str) -> None:
     """Neither has an answer."""

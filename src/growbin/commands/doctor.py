@@ -260,6 +260,7 @@ MODEL_CANNOT = (
 # By the status that a problem begins with.
 MODEL_REFUSES = {
     "401": "Correct OPENAI_API_KEY",
+    "402": "Fill up the balance: consumers stop until then",
     "403": "Give the key the right to use the model, or correct OPENAI_API_KEY",
     "404": "Correct OPENAI_MODEL (or OPENAI_BASE_URL)",
     "429": "Fill up the quota: consumers stop until then",

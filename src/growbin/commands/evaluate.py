@@ -193,6 +193,8 @@ class _Asking:
                         "check OPENAI_API_KEY, OPENAI_MODEL and the account's quota."
                     ) from None
                 reason, wanted_seconds = refusal.reason, refusal.retry_after_seconds
+                if refusal.away and tries == TRIES:
+                    break
             except Unavailable as away:
                 reason = away.reason
                 if tries == TRIES:

@@ -15,7 +15,7 @@ from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled, lease_of
 from growbin.consumer.pacing import Closing
 from growbin.consumer.paid_call import ask_model
 from growbin.errors import JobFailed, Unavailable
-from growbin.job import EXPIRY_MARGIN_SECONDS, Job, Stage
+from growbin.job import EXPIRY_MARGIN_SECONDS, CleanPhoto, Job, Stage
 from growbin.ports import Ack, DeadLetter, HandBack, Retry, Verdict
 from growbin.rules.advice import advise_all
 
@@ -33,7 +33,7 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
             await attempt.show(clean)
             attempt.lap("prepare")
             await attempt.announce(Stage.ANALYSING)
-            answer = attempt.kept_answer or await ask_model(attempt, clean)
+            answer = attempt.kept_answer or await ask_model(attempt, await as_jpeg(clean, consumer))
             analysis = parse_answer(answer)
             attempt.lap("analyse")
             await attempt.announce(Stage.ADVISING)
@@ -45,6 +45,13 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
         return settled.verdict
     except Closing:
         return HandBack()
+
+
+async def as_jpeg(clean: CleanPhoto, consumer: Consumer) -> CleanPhoto:
+    """The model's copy: not every server reads the type that the public copy's address promises."""
+    if clean.content_type == "image/jpeg":
+        return clean
+    return await consumer.cleaner.clean(clean.data, "image/jpeg")
 
 
 @asynccontextmanager

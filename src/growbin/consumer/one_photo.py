@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from growbin.analysis import parse_answer
 from growbin.certainty import Thresholds
-from growbin.errors import JobFailed
+from growbin.errors import JobFailed, Throttled
 from growbin.job import Locale, ModelAnswer
 from growbin.measurements import PhotoAnswer, since_ms
 from growbin.ports import Analyst, PhotoCleaner
@@ -36,4 +36,8 @@ async def analyse_photo(
         advised = advise_all(rules, parse_answer(answer), locale, thresholds_of(answer.model))
     except JobFailed as failed:
         return PhotoAnswer(round(since_ms(began)), answer=answer, failure=failed.code)
+    except Throttled as refusal:
+        if not refusal.doubtful:
+            raise
+        return PhotoAnswer(round(since_ms(began)), failure="model_refused")
     return PhotoAnswer(round(since_ms(began)), advised.items[0], advised.is_sure, answer)

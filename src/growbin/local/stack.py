@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from growbin.capabilities import CALL_SETTINGS
 from growbin.local.child import PartFailed, draw_port, is_free
 from growbin.local.parts.nginx import Nginx
 from growbin.local.parts.part import Part, write_private
@@ -190,7 +191,7 @@ class _Stack:
         outside = (
             ("RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL"),
             ("REDIS_URL",),
-            ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", "OPENAI_REASONING_EFFORT"),
+            ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL", *CALL_SETTINGS),
             ("LOG_FORMAT",),
         )
         settings = {name: os.environ[name] for names in outside for name in names if os.environ.get(name)}

@@ -115,6 +115,6 @@ def open_analyst(settings: Settings) -> AbstractAsyncContextManager[OpenAIAnalys
         api_key=key,
         base_url=settings.openai_base_url,
         model=settings.openai_model,
-        effort=settings.openai_reasoning_effort,
+        wishes=settings.call_wishes,
         timeout_seconds=settings.model_timeout_seconds,
     )

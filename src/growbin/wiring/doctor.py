@@ -59,7 +59,7 @@ def _checks(settings: Settings) -> list[doctor.Check]:
                 api_key=key,
                 base_url=base_url,
                 model=name,
-                effort=settings.openai_reasoning_effort,
+                wishes=settings.call_wishes,
                 timeout_seconds=min(settings.model_timeout_seconds, DOCTOR_MODEL_SECONDS),
             )
             answers = doctor.judge_model(facts)

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
+from growbin.capabilities import CALL_SETTINGS
 from growbin.commands.evaluate import Analyse, Stopped, Wishes, evaluate
 from growbin.config import Settings
 from growbin.consumer.one_photo import analyse_photo
@@ -82,7 +83,7 @@ async def _embedded_model(settings: Settings) -> AsyncIterator[Settings]:
                 "openai_base_url": part.settings()["OPENAI_BASE_URL"],
                 "openai_api_key": SecretStr(part.settings()["OPENAI_API_KEY"]),
                 "openai_model": MODEL_ID,
-                "openai_reasoning_effort": None,
+                **dict.fromkeys(map(str.lower, CALL_SETTINGS)),
             }
         )
     finally:

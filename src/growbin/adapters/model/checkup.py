@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from growbin.adapters.model.analyst import OPENAI_URL, PROBE_QUESTION, OpenAIAnalyst, nobodys_photo
-from growbin.capabilities import Effort
+from growbin.capabilities import CallWishes
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.measurements import ModelFacts
 
@@ -20,12 +20,12 @@ LISTING_SECONDS = 4.0
 
 
 async def use_model(
-    *, api_key: str, base_url: str | None, model: str, effort: Effort | None, timeout_seconds: float
+    *, api_key: str, base_url: str | None, model: str, wishes: CallWishes, timeout_seconds: float
 ) -> ModelFacts:
     """Ask about a small grey square: the same call as for a photo, for about the hundredth part of a cent.
     Raises EffortRefused."""
     async with OpenAIAnalyst.open(
-        api_key=api_key, base_url=base_url, model=model, effort=effort, timeout_seconds=timeout_seconds
+        api_key=api_key, base_url=base_url, model=model, wishes=wishes, timeout_seconds=timeout_seconds
     ) as analyst:
         try:
             answer = await analyst.ask(nobodys_photo(), PROBE_QUESTION, "en")

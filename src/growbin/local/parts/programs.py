@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import aiohttp
 
+from growbin.capabilities import CALL_SETTINGS
 from growbin.local.parts.part import Part
 
 
@@ -57,7 +58,7 @@ class ModelServerProgram(Program):
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self.port}/v1",
             "OPENAI_API_KEY": self.secrets["key"],
             "OPENAI_MODEL": self._model_id,
-            "OPENAI_REASONING_EFFORT": "",  # what the shell sets is for another model
+            **dict.fromkeys(CALL_SETTINGS, ""),  # what the shell sets is for another model
         }
 
     def arguments(self) -> Sequence[str]:
