@@ -476,7 +476,7 @@ async def test_ended_jobs_are_found_by_how_they_ended(progress: ProgressLog) -> 
 
 
 async def test_cancelled_job_is_not_reopened(progress: ProgressLog) -> None:
-    """Only a failed job can be driven again."""
+    """Only what failed or expired can be driven again."""
     job = job_of(upload())
     await progress.queue_job(job)
     await progress.cancel(job.job_id)
