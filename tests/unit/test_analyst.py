@@ -186,6 +186,7 @@ async def test_too_many_requests_ask_for_patience() -> None:
         (429, refused("insufficient_quota", "insufficient_quota")),
         (429, refused(None, "insufficient_quota")),
         (401, refused("invalid_api_key")),
+        (401, refused(KEY)),
         (402, refused(None)),
         (403, refused("unsupported_country_region_territory")),
         (404, refused("model_not_found")),
