@@ -240,12 +240,16 @@ class ModelAnswer(Noun):
     analyse_ms: int = 0
 
 
+# What only a municipality's overlay tells; left out where there is none.
+OnlyIfKnown = Annotated[str | None, Field(exclude_if=lambda told: told is None)]
+
+
 class RuleReference(Noun):
     id: str
     title: str
     source: str
     as_of: str | None
-    place: str | None = None  # the municipality whose overlay is in force
+    place: OnlyIfKnown = None  # its name
 
 
 class Advice(Noun):
@@ -256,10 +260,8 @@ class Advice(Noun):
     steps: list[str]
     cautions: list[str]
     rule: RuleReference
-    days: str | None = (
-        None  # when it is collected, and who answers questions: only a municipality's overlay knows
-    )
-    contact: str | None = None
+    days: OnlyIfKnown = None  # when it is collected
+    contact: OnlyIfKnown = None  # who answers questions
 
 
 class AdvisedItem(Advice, Finding):

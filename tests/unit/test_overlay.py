@@ -57,6 +57,13 @@ def test_contact_of_the_place_goes_with_all_advice(tmp_path: Path) -> None:
     assert advised(load_rulebook(None), Material.GLASS).contact is None
 
 
+def test_what_only_a_place_tells_is_left_out_without_one() -> None:
+    """The answer has the fields that it always had."""
+    advice = json.loads(advised(load_rulebook(None), Material.GLASS).model_dump_json())
+    assert set(advice) == {"recyclable", "bin", "steps", "cautions", "rule"}
+    assert set(advice["rule"]) == {"id", "title", "source", "as_of"}
+
+
 def test_bin_has_the_name_that_stands_on_it_there(tmp_path: Path) -> None:
     """A bin is renamed everywhere; a rule may have a bin of its own."""
     book = laid(
