@@ -261,7 +261,7 @@ async def test_result_of_an_earlier_version_is_read_as_today(
 async def test_advice_says_who_says_so(
     visit: Visit, rule: dict[str, Any], more: dict[str, Any], line: str
 ) -> None:
-    """With the day where there is one; a municipality's own rule is called so."""
+    """With the day where there is one; the municipality is named for which it holds."""
     item = {**GLASS, "recyclable": True, "bin": "b", "steps": [], "cautions": [], "rule": rule, **more}
     told = await visit.page.evaluate(
         "(item) => import('/advice.js').then((page) =>"

@@ -161,7 +161,7 @@ const WORDS = {
     unanswered: "Your question was not answered. The advice still holds.",
     source: "Source: {source}",
     as_of: " (as of {date})",
-    place: "{place}'s own rule",
+    place: "For {place}",
     days: "Put out: {days}",
     contact: "Questions: {contact}",
     embedded: "A small built-in model answered. It can be wrong, so please check.",
