@@ -189,6 +189,19 @@ async def test_probe_that_hangs_has_failed(monkeypatch: pytest.MonkeyPatch) -> N
     await all_breakers.close()
 
 
+async def test_bug_of_the_probe_stops_nobody() -> None:
+    """It is logged, and the part counts as well: else nothing would ever close the breaker."""
+
+    async def probe() -> None:
+        raise ZeroDivisionError
+
+    all_breakers = Breakers({"model": probe})
+    with capture_logs() as logs:
+        assert not await all_breakers.wait_if_away("model")
+    assert [line["event"] for line in logs] == ["probe_hit_a_bug"]
+    assert all_breakers.open_parts == []
+
+
 async def test_part_without_a_breaker_is_never_waited_for() -> None:
     """Its trouble is the job's, as before."""
     assert not await Breakers({}).wait_if_away("photo_cleaner")

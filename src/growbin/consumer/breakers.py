@@ -90,6 +90,9 @@ class Breaker:
             return "timed out"
         except GrowbinError as error:
             return str(error)
+        except Exception:
+            # A bug of the probe's own must not stop the queue for good.
+            log.exception("probe_hit_a_bug", part=self.part)
         return ""
 
     async def close(self) -> None:

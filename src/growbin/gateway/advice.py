@@ -6,7 +6,6 @@ Anybody may ask and any cache may keep it: no session is read, no cookie is set.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import TypeVar, get_args
 
@@ -30,7 +29,7 @@ async def find_advice(request: web.Request) -> web.Response:
     """`GET /api/v1/waste/advice?name=` or `?category=&material=&condition=`"""
     gateway = request.app[GATEWAY]
     query = request.query
-    _check_parameters(query.keys(), {name: len(query.getall(name)) for name in query})
+    _check_parameters({name: len(query.getall(name)) for name in query})
     locale = _locale(query.get("locale", "ko"))
     if "name" in query:
         name = query["name"].strip()
@@ -67,11 +66,11 @@ async def find_advice(request: web.Request) -> web.Response:
     return answer
 
 
-def _check_parameters(names: Iterable[str], times: dict[str, int]) -> None:
-    for name in names:
+def _check_parameters(times: dict[str, int]) -> None:
+    for name, count in times.items():
         if name not in PARAMETERS:
             raise _unusable(f"A parameter is unknown: there are {', '.join(PARAMETERS)}.")
-        if times[name] > 1 and name != "condition":
+        if count > 1 and name != "condition":
             raise _unusable(f"`{name}` may stand there once.")
     if ("name" in times) == ("category" in times):
         raise _unusable(
