@@ -285,7 +285,7 @@ class FakeProgressLog(MayBeAway):
             return None
         left_seconds = (latest.deadline_ms - self.clock.now_ms()) / 1000
         entry = latest.entry if latest.entry.ends else _without_place(latest.entry)
-        return JobState(entry, latest.run, latest.owner, latest.image_url, left_seconds)
+        return JobState(entry, latest.run, latest.owner, latest.image_url, left_seconds, latest.locale)
 
     async def history(self, job_id: UUID, after_id: str | None) -> History | None:
         state = await self.state(job_id)

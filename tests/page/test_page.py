@@ -19,7 +19,7 @@ from tests.e2e.system import System, free_port, running_system
 from tests.page.conftest import COFFEE, HeldModel, HostedModel, Visit, Visiting, file, seen
 from tests.processes import command, environment
 
-PAGE_BYTES = 80 * 1024
+PAGE_BYTES = 90_000
 PUBLIC_PHOTO = re.compile(r"^http://127\.0\.0\.1:\d+/[0-9a-f-]{36}\.(jpg|png|webp)$")
 WATCH_THE_STATES = """() => {
   window.states = [];

@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from growbin.gateway.problems import not_found
 from growbin.gateway.session_watch import SessionWatch
 from growbin.gateway.sessions import address_of, find_session
 from growbin.gateway.stream_slots import SLOTS
+from growbin.job import Locale
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()
@@ -39,11 +41,11 @@ HEADERS = {
 async def stream_job(request: web.Request) -> web.StreamResponse:
     """`GET /api/v1/waste/jobs/{job_id}/events`; 204 when the client has seen the terminal event."""
     gateway = request.app[GATEWAY]
-    job_id, owner = await _watched_job(request)
+    job_id, owner, locale = await _watched_job(request)
     with request.app[SLOTS].take(owner, address_of(request)):
         watch = await gateway.hub.join(job_id, _given_id(request))
         try:
-            return await _stream(request, watch, _push)
+            return await _stream(request, watch, partial(_push, locale=locale))
         finally:
             await gateway.hub.leave(watch)
 
@@ -61,12 +63,12 @@ async def stream_session(request: web.Request) -> web.StreamResponse:
             return await _stream(request, watch, _pull)
 
 
-async def _watched_job(request: web.Request) -> tuple[UUID, str]:
-    """The job and its owner; nothing else of it is kept in memory while its stream is open."""
+async def _watched_job(request: web.Request) -> tuple[UUID, str, Locale]:
+    """The job, its owner and its language; nothing else of it is kept in memory while its stream is open."""
     job = await find_job(request)
     if job.state is None:
         raise not_found()
-    return job.job_id, job.session.owner
+    return job.job_id, job.session.owner, job.state.locale
 
 
 def _given_id(request: web.Request) -> str | None:
@@ -110,21 +112,23 @@ async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -
     return response
 
 
-async def _push(request: web.Request, response: web.StreamResponse, watch: Watch) -> None:
+async def _push(request: web.Request, response: web.StreamResponse, watch: Watch, *, locale: Locale) -> None:
     """The hub writes to the socket, the pulse beats, and the handler sleeps."""
-    pulse = request.app[PULSE]
-    stream = LiveStream(request, response, watch)
+    gateway, pulse = request.app[GATEWAY], request.app[PULSE]
+    stream = LiveStream(request, response, watch, locale)
     pulse.add(stream)
     try:
-        await stream.relay(request.app[GATEWAY].limits.stream_write_timeout_seconds)
+        with gateway.notices.heard_by(stream):
+            await stream.relay(gateway.limits.stream_write_timeout_seconds)
     finally:
         pulse.remove(stream)
 
 
 async def _pull(request: web.Request, response: web.StreamResponse, watch: SessionWatch) -> None:
     """Fetch entries one by one, with a heartbeat whenever there was none for a while."""
-    limits = request.app[GATEWAY].limits
-    with suppress(StopAsyncIteration):
+    gateway = request.app[GATEWAY]
+    limits = gateway.limits
+    with suppress(StopAsyncIteration), gateway.notices.heard_by(watch):
         while True:
             entry = await watch.next(limits.stream_heartbeat_seconds)
             async with asyncio.timeout(limits.stream_write_timeout_seconds):
