@@ -162,6 +162,9 @@ class GatewayProgress(ProgressReader, Protocol):
     async def open_job(self, upload: Upload, deadline_ms: int) -> None:
         """Append `awaiting_upload`."""
 
+    async def accept_job(self, job: Job) -> None:
+        """Before its event is published: from now on no look ends the job with its ticket."""
+
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         """Append `queued`, with its place when known, unless the consumer was faster."""
 

@@ -137,6 +137,16 @@ def job(deadline_seconds: float = 300) -> Job:
     )
 
 
+@pytest.mark.parametrize("accepted_at_ms", [0, 2**47 - 1])
+async def test_job_accepted_at_a_strange_time_is_done_all_the_same(bench: Bench, accepted_at_ms: int) -> None:
+    """Whoever stamped it: it is neither held back nor hurried, and has waited for no less than nothing."""
+    event = job().model_copy(update={"accepted_at_ms": accepted_at_ms})
+    async with asyncio.timeout(5):
+        assert await handle_job(event, bench.consumer) == Ack()
+    told = json.loads((await bench.told(event))[-1].data)
+    assert (told["stage"], told["result"]["timings_ms"]["queue"] >= 0) == ("done", True)
+
+
 async def test_good_photo_ends_done_with_advice(bench: Bench) -> None:
     """A job that meets no trouble tells each stage once, publishes the clean photo and ends done."""
     event = job()

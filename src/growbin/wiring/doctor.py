@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from growbin.adapters.redis.outages import RedisOutages
 from growbin.capabilities import EffortRefused
 from growbin.commands import doctor
 from growbin.config import Settings
-from growbin.errors import PARTS
+from growbin.errors import PARTS, Unavailable
 from growbin.wiring.parts import open_uploads
 
 log = structlog.get_logger()
@@ -49,7 +50,9 @@ def _checks(settings: Settings) -> list[doctor.Check]:
 
     async def outages() -> list[doctor.Finding]:
         async with RedisOutages.open(url=settings.redis_progress_url) as known:
-            return doctor.judge_outages(await known.away(PARTS))
+            with suppress(Unavailable):  # Redis has a line of its own
+                return doctor.judge_outages(await known.away(PARTS))
+        return []
 
     async def photos() -> list[doctor.Finding]:
         async with open_uploads(settings) as uploads:
