@@ -744,22 +744,22 @@ async def test_delivery_of_a_newer_run_makes_the_stored_one_history(progress: Pr
     assert state.run == 2
 
 
-@pytest.mark.parametrize("is_log_lost", [False, True], ids=["log", "end alone"])
+@pytest.mark.parametrize("is_log_lost", [False, True], ids=["log and end", "end alone"])
 async def test_newer_run_begins_with_all_its_starts_and_paid_calls(
     progress: ProgressLog, is_log_lost: bool
 ) -> None:
     """Also where the redrive was lost, and with it the counts that it had set back."""
     first = job_of(upload())
-    for call_id in "abc":
-        start = await begun(progress, first)
-        assert await progress.count_paid_call(first, start.attempt, call_id)
-        await progress.release(first, start.attempt)
+    for attempt, call_id in enumerate("abc", start=1):
+        assert (await begun(progress, first)).attempt == attempt
+        assert await progress.count_paid_call(first, attempt, call_id)
+        await progress.release(first, attempt)
     await progress.finish(first, None, FAILURE)
     if is_log_lost:
         await lose_log(progress, first)
     second = first.model_copy(update={"run": 2})
     again = await begun(progress, second)
-    assert (again.starts, again.attempt) == (1, start.attempt + 1)
+    assert (again.starts, again.attempt) == (1, 4)
     for call_id in "abc":
         assert await progress.count_paid_call(second, again.attempt, call_id)
     await progress.release(second, again.attempt)

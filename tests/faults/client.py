@@ -267,8 +267,8 @@ async def read_events(response: aiohttp.ClientResponse, stream: Stream) -> Async
             fields[name] = value.removeprefix(" ")
         else:
             if fields.get("event") == "notice":
-                assert "id" not in fields, "a client's last id would be lost"
                 stream.notices.append(json.loads(fields["data"]))
+                assert "id" not in fields, "a client's last id would be lost"
             elif "data" in fields:
                 yield Event(time.monotonic(), fields["id"], fields["event"], json.loads(fields["data"]))
             if "retry" in fields:

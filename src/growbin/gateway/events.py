@@ -6,8 +6,6 @@ import asyncio
 import random
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -23,7 +21,6 @@ from growbin.gateway.problems import not_found
 from growbin.gateway.session_watch import SessionWatch
 from growbin.gateway.sessions import address_of, find_session
 from growbin.gateway.stream_slots import SLOTS
-from growbin.job import Locale
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()
@@ -41,11 +38,11 @@ HEADERS = {
 async def stream_job(request: web.Request) -> web.StreamResponse:
     """`GET /api/v1/waste/jobs/{job_id}/events`; 204 when the client has seen the terminal event."""
     gateway = request.app[GATEWAY]
-    job_id, owner, locale = await _watched_job(request)
+    job_id, owner = await _watched_job(request)
     with request.app[SLOTS].take(owner, address_of(request)):
         watch = await gateway.hub.join(job_id, _given_id(request))
         try:
-            return await _stream(request, watch, partial(_push, locale=locale))
+            return await _stream(request, watch, _push)
         finally:
             await gateway.hub.leave(watch)
 
@@ -63,12 +60,12 @@ async def stream_session(request: web.Request) -> web.StreamResponse:
             return await _stream(request, watch, _pull)
 
 
-async def _watched_job(request: web.Request) -> tuple[UUID, str, Locale]:
-    """The job, its owner and its language; nothing else of it is kept in memory while its stream is open."""
+async def _watched_job(request: web.Request) -> tuple[UUID, str]:
+    """The job and its owner; nothing else of it is kept in memory while its stream is open."""
     job = await find_job(request)
     if job.state is None:
         raise not_found()
-    return job.job_id, job.session.owner, job.state.locale
+    return job.job_id, job.session.owner
 
 
 def _given_id(request: web.Request) -> str | None:
@@ -112,27 +109,32 @@ async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -
     return response
 
 
-async def _push(request: web.Request, response: web.StreamResponse, watch: Watch, *, locale: Locale) -> None:
+async def _push(request: web.Request, response: web.StreamResponse, watch: Watch) -> None:
     """The hub writes to the socket, the pulse beats, and the handler sleeps."""
     gateway, pulse = request.app[GATEWAY], request.app[PULSE]
-    stream = LiveStream(request, response, watch, locale)
+    stream = LiveStream(request, response, watch)
     pulse.add(stream)
+    gateway.notices.add(stream)
     try:
-        with gateway.notices.heard_by(stream):
-            await stream.relay(gateway.limits.stream_write_timeout_seconds)
+        await stream.relay(gateway.limits.stream_write_timeout_seconds)
     finally:
+        gateway.notices.remove(stream)
         pulse.remove(stream)
 
 
 async def _pull(request: web.Request, response: web.StreamResponse, watch: SessionWatch) -> None:
     """Fetch entries one by one, with a heartbeat whenever there was none for a while."""
     gateway = request.app[GATEWAY]
-    limits = gateway.limits
-    with suppress(StopAsyncIteration), gateway.notices.heard_by(watch):
+    gateway.notices.add(watch)
+    try:
         while True:
-            entry = await watch.next(limits.stream_heartbeat_seconds)
-            async with asyncio.timeout(limits.stream_write_timeout_seconds):
+            entry = await watch.next(gateway.limits.stream_heartbeat_seconds)
+            async with asyncio.timeout(gateway.limits.stream_write_timeout_seconds):
                 await response.write(sse.HEARTBEAT if entry is None else sse.encode_event(entry))
+    except StopAsyncIteration:
+        pass
+    finally:
+        gateway.notices.remove(watch)
 
 
 def _retry_ms() -> int:

@@ -14,7 +14,6 @@ from aiohttp import web
 from growbin.gateway import sse
 from growbin.gateway.answers import notice_event
 from growbin.gateway.hub import Watch
-from growbin.job import Locale
 from growbin.ports import PartAway
 
 BLOCKED_LOOK_SECONDS = 0.05
@@ -24,15 +23,12 @@ PULSE_SECONDS = 0.05  # often, so that ten thousand heartbeats never hold up an 
 class LiveStream:
     """Writes what `watch` brings. The response's headers must be out."""
 
-    __slots__ = ("_is_chunked", "_locale", "_protocol", "_watch", "_woken")
+    __slots__ = ("_is_chunked", "_protocol", "_watch", "_woken")
 
-    def __init__(
-        self, request: web.Request, response: web.StreamResponse, watch: Watch, locale: Locale
-    ) -> None:
+    def __init__(self, request: web.Request, response: web.StreamResponse, watch: Watch) -> None:
         self._protocol = request.protocol
         self._is_chunked = response.chunked
         self._watch = watch
-        self._locale = locale
         self._woken: asyncio.Future[None] | None = None
 
     async def relay(self, write_timeout_seconds: float) -> None:
@@ -60,10 +56,11 @@ class LiveStream:
 
     def tell(self, parts: Sequence[PartAway]) -> bool:
         """Notices of parts that are away. False when nobody could be told now."""
-        if self._is_blocked or self._watch.has_ended or self._watch.is_over:
+        watch = self._watch
+        if self._is_blocked or watch.has_ended or watch.is_over:
             return False
         for away in parts:
-            self._write(sse.encode_event(notice_event(away, self._locale, self._watch.job_id)))
+            self._write(sse.encode_event(notice_event(away, watch.locale, watch.job_id)))
         return True
 
     @property

@@ -5,8 +5,6 @@ they read it. One look serves the whole process, and nobody looks while nobody w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from growbin.errors import PARTS, Unavailable
@@ -50,16 +48,14 @@ class Notices:
             await self._look()
         return notice_of(self._open[0].away, state.locale) if self._open else None
 
-    @contextmanager
-    def heard_by(self, stream: LiveStream | SessionWatch) -> Iterator[None]:
-        """Within the block `stream` is told of each outage once, also of one that has begun before."""
+    def add(self, stream: LiveStream | SessionWatch) -> None:
+        """From now on `stream` is told of each outage once, also of one that has begun before."""
         self._told[stream] = 0
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._keep_telling(), name="notices")
-        try:
-            yield
-        finally:
-            del self._told[stream]
+
+    def remove(self, stream: LiveStream | SessionWatch) -> None:
+        del self._told[stream]
 
     async def _keep_telling(self) -> None:
         while self._told:

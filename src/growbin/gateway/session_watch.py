@@ -20,7 +20,7 @@ from uuid import UUID
 from growbin.errors import Unavailable
 from growbin.gateway.answers import notice_event
 from growbin.gateway.hub import NOBODYS_ID, Hub, Watch
-from growbin.job import RECENT_JOBS, Locale, LogEntry
+from growbin.job import RECENT_JOBS, LogEntry
 from growbin.ports import JobRecords, JobStates, PartAway
 
 LOOK_FOR_NEW_SECONDS = 1.0
@@ -66,7 +66,6 @@ class SessionWatch:
         self._watches: dict[UUID, Watch] = {}
         self._sent: dict[UUID, str] = {}  # what waits in the watches' buffers is not sent
         self._newest: UUID | None = None
-        self._locale: Locale = "ko"  # of the job that joined last
         self._notices: list[LogEntry] = []
         self._news = asyncio.Event()
         self._ends_at = self._looks_at = 0.0
@@ -98,11 +97,12 @@ class SessionWatch:
         return not self._is_draining
 
     def tell(self, parts: Sequence[PartAway]) -> bool:
-        """Notices of parts that are away. False while no job waits."""
-        if self._watches:
-            self._notices += [notice_event(away, self._locale) for away in parts]
+        """Notices of parts that are away, in the language of one of the jobs. False while none waits."""
+        for watch in self._watches.values():
+            self._notices += [notice_event(away, watch.locale) for away in parts]
             self._news.set()
-        return bool(self._watches)
+            return True
+        return False
 
     async def next(self, timeout_seconds: float) -> LogEntry | None:
         """The next entry of any job, with this stream's id, or a notice, which has none; None when there was
@@ -184,5 +184,4 @@ class SessionWatch:
             await self._hub.leave(watch)
         else:
             self._watches[job_id] = watch
-            self._locale = state.locale
             self._sent[job_id] = last_id or ""
