@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.job_records import RedisJobRecords
+from growbin.adapters.redis.outages import RedisOutages
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
@@ -25,6 +26,7 @@ from growbin.config import Settings
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
+from growbin.gateway.notices import Notices
 from growbin.wiring.gateway import limits_of
 from growbin.wiring.parts import serving
 from tests.load_profile import LOAD_PROFILE
@@ -46,6 +48,7 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
     progress = await stack.enter_async_context(
         RedisProgressLog.open(url=redis_url, image_base_url="http://cdn.test")
     )
+    outages = await stack.enter_async_context(RedisOutages.open(url=redis_url))
     hub = Hub(progress, QUEUED_EVENTS)
     stack.push_async_callback(hub.close)
     feed = RedisProgressFeed.open(
@@ -71,6 +74,7 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
         letters=unused,
         photo_cache=unused,
         hub=hub,
+        notices=Notices(outages),
     )
     return build_app(gateway)
 

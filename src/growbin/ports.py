@@ -162,6 +162,9 @@ class GatewayProgress(ProgressReader, Protocol):
     async def open_job(self, upload: Upload, deadline_ms: int) -> None:
         """Append `awaiting_upload`."""
 
+    async def accept_job(self, job: Job) -> None:
+        """Before its event is published: from now on no look ends the job with its ticket."""
+
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         """Append `queued`, with its place when known, unless the consumer was faster."""
 
@@ -245,6 +248,33 @@ class RedriveProgress(JobStates, Protocol):
 
     def ended_jobs(self) -> AsyncIterator[EndedJob]:
         """Every job whose end is kept, in no order; one that ends meanwhile may be missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartAway:
+    """A part that consumers find away for everybody, `since` a moment of Redis' clock (RFC 3339)."""
+
+    part: str
+    since: str
+
+
+# Which parts are away, Redis DB 2: consumers tell it, and who looks hears it.
+
+
+class OutageReports(Protocol):
+    """What a consumer tells while a breaker is open."""
+
+    async def tell_away(self, part: str, away_seconds: float) -> None:
+        """Holds for half a minute, then it must be told again. Since when: as the first has told it."""
+
+    async def tell_back(self, part: str) -> None: ...
+
+
+class Outages(Protocol):
+    """What gateways and the doctor ask."""
+
+    async def away(self, parts: Sequence[str]) -> Sequence[PartAway]:
+        """Those of `parts` that are away, the longest away first."""
 
 
 @dataclass(frozen=True, slots=True)

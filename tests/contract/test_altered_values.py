@@ -42,6 +42,7 @@ from growbin.consumer.obituaries import end_dead_job
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway
 from growbin.gateway.hub import Hub
+from growbin.gateway.notices import Notices
 from growbin.gateway.stream_slots import SLOTS
 from growbin.job import (
     CleanPhoto,
@@ -58,7 +59,7 @@ from growbin.job import (
 from growbin.ports import Ack, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
 from growbin.rules.things import ThingFinder
-from tests.fakes import FakeDeadLetters, FakeJobQueue, FakePhotoCache, FakeUploadStore
+from tests.fakes import Clock, FakeDeadLetters, FakeJobQueue, FakeOutages, FakePhotoCache, FakeUploadStore
 from tests.unit.gateway_node import JPEG, LIMITS
 
 CASES = int(os.environ.get("FUZZ_CASES", "250"))
@@ -155,7 +156,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
             thresholds_of=lambda _answered: Thresholds(sure=0.8, probable=0.5),
             lease_renew_seconds=1,
             max_starts=4,
-            breakers=Breakers({}),
+            breakers=Breakers({}, FakeOutages(Clock())),
         )
         yield World(
             await enter(open_redis(f"{server_url}/2")),
@@ -197,6 +198,7 @@ def _app(
         letters=FakeDeadLetters(),
         photo_cache=FakePhotoCache(),
         hub=hub,
+        notices=Notices(FakeOutages(Clock())),
     )
     return build_app(gateway)
 

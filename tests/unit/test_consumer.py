@@ -19,11 +19,11 @@ from growbin.consumer.breakers import Breakers
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
-from growbin.errors import JobFailed, Throttled, Unavailable
+from growbin.errors import PARTS, JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job, Locale, LogEntry, ModelAnswer, Usage
 from growbin.ports import Ack, DeadLetter, HandBack, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
-from tests.fakes import Clock, FakeProgressLog, FakeUploadStore
+from tests.fakes import Clock, FakeOutages, FakeProgressLog, FakeUploadStore
 
 PHOTO = FetchedPhoto(b"photo", "cdn", "miss")
 SEEN = {"name": "병", "category": "recyclable", "material": "glass", "confidence": 0.9, "condition": []}
@@ -87,6 +87,7 @@ class Bench:
         self.progress = FakeProgressLog(self.clock, max_starts=4)
         self.uploads = FakeUploadStore()
         self.outside = Outside()
+        self.outages = FakeOutages(self.clock)
         self.consumer = Consumer(
             leases=self.progress,
             progress=self.progress,
@@ -100,7 +101,7 @@ class Bench:
             thresholds_of=THRESHOLDS.__getitem__,
             lease_renew_seconds=0.02,
             max_starts=4,
-            breakers=Breakers({part: partial(self.outside.probe, part) for part in ("model", "s3")}),
+            breakers=Breakers({part: partial(self.outside.probe, part) for part in PARTS}, self.outages),
         )
 
     async def told(self, job: Job) -> list[LogEntry]:
@@ -134,6 +135,16 @@ def job(deadline_seconds: float = 300) -> Job:
         accepted_at_ms=now_ms,
         deadline_ms=now_ms + int(deadline_seconds * 1000),
     )
+
+
+@pytest.mark.parametrize("accepted_at_ms", [0, 2**47 - 1])
+async def test_job_accepted_at_a_strange_time_is_done_all_the_same(bench: Bench, accepted_at_ms: int) -> None:
+    """Whoever stamped it: it is neither held back nor hurried, and has waited for no less than nothing."""
+    event = job().model_copy(update={"accepted_at_ms": accepted_at_ms})
+    async with asyncio.timeout(5):
+        assert await handle_job(event, bench.consumer) == Ack()
+    told = json.loads((await bench.told(event))[-1].data)
+    assert (told["stage"], told["result"]["timings_ms"]["queue"] >= 0) == ("done", True)
 
 
 async def test_good_photo_ends_done_with_advice(bench: Bench) -> None:

@@ -176,6 +176,22 @@ async def test_accepted_job_whose_first_event_failed_is_mended_by_a_reader(
     assert state.left_seconds <= 300
 
 
+async def test_accepted_job_whose_first_event_failed_does_not_end_with_its_ticket(
+    node: Node, client: Client
+) -> None:
+    """It was uploaded late. Who looks after the ticket's ten minutes, without the record, leaves it alive."""
+    job_id = await node.uploaded(client)
+    node.clock.advance(500)
+    node.queue.on_publish = lambda: setattr(node.progress, "is_away", True)
+    assert (await client.post(f"/upload-complete/{job_id}")).status == 202
+    node.progress.is_away = False
+    node.clock.advance(150)
+    state = await node.progress.state(job_id)  # as the timer of an open stream does
+    assert state
+    assert state.entry.event == "progress"
+    assert (await (await client.get(JOB.format(job_id))).json())["stage"] == "queued"
+
+
 async def test_storage_away_is_503(node: Node, client: Client) -> None:
     """What cannot be looked at is not accepted."""
     job_id = await node.uploaded(client)

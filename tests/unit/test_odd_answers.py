@@ -23,7 +23,7 @@ from growbin.consumer.handle_job import handle_job
 from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job
 from growbin.ports import Ack
 from growbin.rules.overlay import load_rulebook
-from tests.fakes import Clock, FakeProgressLog, FakeUploadStore
+from tests.fakes import Clock, FakeOutages, FakeProgressLog, FakeUploadStore
 from tests.loopback import served
 
 KEY = "sk-CANARY"
@@ -257,7 +257,7 @@ def consumer_of(analyst: OpenAIAnalyst, progress: FakeProgressLog) -> Consumer:
         thresholds_of=lambda _: Thresholds(sure=0.8, probable=0.5),
         lease_renew_seconds=1,
         max_starts=4,
-        breakers=Breakers({}),
+        breakers=Breakers({}, FakeOutages(Clock())),
     )
 
 

@@ -191,6 +191,7 @@ class Service:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_SECONDS, sock_read=SILENCE_SECONDS)
         headers = dict(self._authorization)
         heard_at = time.monotonic()
+        shown: JSON = {"progress": 0}
         while True:
             try:
                 with _translated():
@@ -201,7 +202,10 @@ class Service:
                             if event_id:
                                 headers["Last-Event-ID"] = event_id
                             if "progress" not in event:  # a notice, say: not of this job's story
+                                if "message" in event:
+                                    show({**shown, "message": event["message"]})
                                 continue
+                            shown = event
                             show(event)
                             if name in TERMINAL_STAGES:
                                 return event

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from growbin.gateway.addresses import Network
 from growbin.gateway.hub import Hub
+from growbin.gateway.notices import Notices
 from growbin.job import Upload
 from growbin.ports import (
     DeadLetters,
@@ -66,6 +67,7 @@ class Gateway:
     letters: DeadLetters
     photo_cache: PhotoCache
     hub: Hub
+    notices: Notices
 
     # One upload-complete at a time for each job: parallel repeats find the first one's publish.
     submissions: WeakValueDictionary[UUID, asyncio.Lock] = field(default_factory=WeakValueDictionary)

@@ -6,7 +6,6 @@ import asyncio
 import random
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeVar
 from uuid import UUID
 
@@ -112,23 +111,30 @@ async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -
 
 async def _push(request: web.Request, response: web.StreamResponse, watch: Watch) -> None:
     """The hub writes to the socket, the pulse beats, and the handler sleeps."""
-    pulse = request.app[PULSE]
+    gateway, pulse = request.app[GATEWAY], request.app[PULSE]
     stream = LiveStream(request, response, watch)
     pulse.add(stream)
+    gateway.notices.add(stream)
     try:
-        await stream.relay(request.app[GATEWAY].limits.stream_write_timeout_seconds)
+        await stream.relay(gateway.limits.stream_write_timeout_seconds)
     finally:
+        gateway.notices.remove(stream)
         pulse.remove(stream)
 
 
 async def _pull(request: web.Request, response: web.StreamResponse, watch: SessionWatch) -> None:
     """Fetch entries one by one, with a heartbeat whenever there was none for a while."""
-    limits = request.app[GATEWAY].limits
-    with suppress(StopAsyncIteration):
+    gateway = request.app[GATEWAY]
+    gateway.notices.add(watch)
+    try:
         while True:
-            entry = await watch.next(limits.stream_heartbeat_seconds)
-            async with asyncio.timeout(limits.stream_write_timeout_seconds):
+            entry = await watch.next(gateway.limits.stream_heartbeat_seconds)
+            async with asyncio.timeout(gateway.limits.stream_write_timeout_seconds):
                 await response.write(sse.HEARTBEAT if entry is None else sse.encode_event(entry))
+    except StopAsyncIteration:
+        pass
+    finally:
+        gateway.notices.remove(watch)
 
 
 def _retry_ms() -> int:

@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from growbin.errors import Unavailable
-from growbin.job import ENTRY_ID, EXPIRY_MARGIN_SECONDS, JobState, LogEntry
+from growbin.job import ENTRY_ID, EXPIRY_MARGIN_SECONDS, JobState, Locale, LogEntry
 from growbin.ports import ProgressFeed, ProgressReader
 
 log = structlog.get_logger()
@@ -48,6 +48,7 @@ class Watch:
         "is_stale",
         "job_id",
         "last_id",
+        "locale",
         "nothing_missed",
         "on_news",
     )
@@ -62,6 +63,7 @@ class Watch:
         self.job_id = job_id
         self.on_news = on_news
         self.last_id = last_id
+        self.locale: Locale = "ko"  # of its job, once the log was read
         self.nothing_missed = False
         self.has_overflowed = False
         self.is_stale = False  # what is being read may be older than a loss of the live side
@@ -292,6 +294,7 @@ class Hub:
                 watch.finish_reading([])
                 watch.close()  # who comes back hears that there is no such job
                 return
+            watch.locale = state.locale
             self._expire_in(watch.job_id, state)
             entries = history.entries
             if state.entry.ends and watch.last_id == state.entry.id:

@@ -39,7 +39,7 @@ async def read_job(request: web.Request) -> web.Response:
     if state is None:
         raise not_found()
 
-    answer = json_answer(view_of(state))
+    answer = json_answer(view_of(state, await gateway.notices.about(state)))
     version = hashlib.sha256((answer.text or "").encode()).hexdigest()[:32]
     if any(known.value in (version, "*") for known in request.if_none_match or ()):
         answer = web.Response(status=304)
@@ -81,9 +81,10 @@ async def list_jobs(request: web.Request) -> web.Response:
         recent = recent[recent.index(UUID(cursor)) + 1 :]
     page = recent[:limit]
     states = await asyncio.gather(*(gateway.progress.state(job_id) for job_id in page))
+    known = [state for state in states if state is not None and not state.is_erased]
     return json_answer(  # a JobList
         {
-            "jobs": [view_of(state) for state in states if state is not None and not state.is_erased],
+            "jobs": [view_of(state, await gateway.notices.about(state)) for state in known],
             "next_cursor": str(page[-1]) if len(recent) > limit else None,
         }
     )

@@ -7,11 +7,14 @@ things only: the end of the stream, and a client that does not take what it is s
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from aiohttp import web
 
 from growbin.gateway import sse
+from growbin.gateway.answers import notice_event
 from growbin.gateway.hub import Watch
+from growbin.ports import PartAway
 
 BLOCKED_LOOK_SECONDS = 0.05
 PULSE_SECONDS = 0.05  # often, so that ten thousand heartbeats never hold up an event
@@ -50,6 +53,15 @@ class LiveStream:
             self._wake_up()
         else:
             self._write(sse.HEARTBEAT)
+
+    def tell(self, parts: Sequence[PartAway]) -> bool:
+        """Notices of parts that are away. False when nobody could be told now."""
+        watch = self._watch
+        if self._is_blocked or watch.has_ended or watch.is_over:
+            return False
+        for away in parts:
+            self._write(sse.encode_event(notice_event(away, watch.locale, watch.job_id)))
+        return True
 
     @property
     def _is_blocked(self) -> bool:

@@ -11,16 +11,17 @@ import asyncio
 import base64
 import json
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
 
 from growbin.errors import Unavailable
+from growbin.gateway.answers import notice_event
 from growbin.gateway.hub import NOBODYS_ID, Hub, Watch
 from growbin.job import RECENT_JOBS, LogEntry
-from growbin.ports import JobRecords, JobStates
+from growbin.ports import JobRecords, JobStates, PartAway
 
 LOOK_FOR_NEW_SECONDS = 1.0
 STAY_OPEN_SECONDS = 60.0
@@ -65,6 +66,7 @@ class SessionWatch:
         self._watches: dict[UUID, Watch] = {}
         self._sent: dict[UUID, str] = {}  # what waits in the watches' buffers is not sent
         self._newest: UUID | None = None
+        self._notices: list[LogEntry] = []
         self._news = asyncio.Event()
         self._ends_at = self._looks_at = 0.0
         self._is_draining = False
@@ -94,8 +96,17 @@ class SessionWatch:
     def has_ended(self) -> bool:
         return not self._is_draining
 
+    def tell(self, parts: Sequence[PartAway]) -> bool:
+        """Notices of parts that are away, in the language of one of the jobs. False while none waits."""
+        for watch in self._watches.values():
+            self._notices += [notice_event(away, watch.locale) for away in parts]
+            self._news.set()
+            return True
+        return False
+
     async def next(self, timeout_seconds: float) -> LogEntry | None:
-        """The next entry of any job, with this stream's id, or None when there was none in time.
+        """The next entry of any job, with this stream's id, or a notice, which has none; None when there was
+        none in time.
         Raises StopAsyncIteration at the end, ReaderTooSlow."""
         loop = asyncio.get_running_loop()
         gives_up_at = loop.time() + timeout_seconds
@@ -119,6 +130,8 @@ class SessionWatch:
                     return None
 
     async def _take(self) -> LogEntry | None:
+        if self._notices and self._watches:
+            return self._notices.pop(0)
         for job_id, watch in list(self._watches.items()):
             entry = watch.take()
             if watch.is_over:

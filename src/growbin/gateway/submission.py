@@ -70,6 +70,7 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
         raise not_found()  # its 24 hours ran out in between
     job = job_of(accepted)
     if not accepted.published:  # else another gateway was faster, just now
+        await gateway.progress.accept_job(job)
         await gateway.queue.publish(job)
         await gateway.records.mark_published(job.job_id)
     try:

@@ -10,6 +10,7 @@ import structlog
 
 from growbin.adapters.photos.photo_cache import CdnPhotoCache
 from growbin.adapters.redis.job_records import RedisJobRecords
+from growbin.adapters.redis.outages import RedisOutages
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.capabilities import capabilities_of
@@ -17,6 +18,7 @@ from growbin.config import Settings
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
+from growbin.gateway.notices import Notices
 from growbin.probes import build_probes
 from growbin.rules.things import ThingFinder
 from growbin.wiring.parts import open_letters, open_progress, open_queue, open_uploads, rulebook, serving
@@ -62,6 +64,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             letters=await enter(open_letters(settings)),
             photo_cache=await enter(open_photo_cache(settings)),
             hub=hub,
+            notices=Notices(await enter(RedisOutages.open(url=settings.redis_progress_url))),
         )
 
         async def serves() -> bool:

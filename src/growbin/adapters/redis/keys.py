@@ -11,6 +11,7 @@ job:{id}:attempts         progress  RESULT_SECONDS                            st
 job:{id}:answer           progress  RESULT_SECONDS                            the raw model answer
 session:{sha256}          sessions  SESSION_SECONDS, sliding                  session
 session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs
+part:{name}               progress  PART_SECONDS, renewed while it is away    since when a part is away
 readiness                 progress  READINESS_SECONDS                         proof of a write
 canary:{gateway}          -         channel only                              one message a second
 """
@@ -22,6 +23,7 @@ from uuid import UUID
 RECORD_SECONDS = 24 * 3600
 LOG_SECONDS = 3600
 RESULT_SECONDS = 7 * 24 * 3600
+PART_SECONDS = 30  # more than twice as long as a consumer takes from one probe to the next
 READINESS_SECONDS = 60
 
 READINESS = "readiness"
@@ -66,6 +68,10 @@ def attempts(job_id: UUID) -> str:
 
 def answer(job_id: UUID) -> str:
     return f"job:{{{job_id}}}:answer"
+
+
+def part(name: str) -> str:
+    return f"part:{{{name}}}"
 
 
 def session(owner: str) -> str:

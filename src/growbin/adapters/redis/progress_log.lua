@@ -104,14 +104,17 @@ local snapshot = load_snapshot()
 local result = load_end()
 
 -- A delivery of a newer run than what is stored means that a redrive was lost with this server's
--- tail: the stored run is history.
+-- tail: the stored run is history, and so are its starts and paid calls.
+local RUN_COUNTS = { 'starts', 'paid', 'open' }
 if p.run and result and result.run and result.run < p.run and result.stage ~= 'deleted' then
   result = nil
   redis.call('DEL', RESULT)
+  redis.call('HDEL', ATTEMPTS, unpack(RUN_COUNTS))
 end
 if p.run and snapshot and snapshot.run < p.run then
   snapshot = nil
   redis.call('DEL', PROGRESS, EVENTS, RESULT)
+  redis.call('HDEL', ATTEMPTS, unpack(RUN_COUNTS))
 end
 
 local function is_of_earlier_run()
@@ -259,6 +262,16 @@ function operations.append()
   return 'ours'
 end
 
+-- Its event is about to be published. Should `queued` then not be written for a while, no look may end the job
+-- by its ticket's deadline.
+function operations.accept()
+  if not is_over() and snapshot and snapshot.stage == 'awaiting_upload' then
+    snapshot.deadline_ms = math.max(snapshot.deadline_ms, p.deadline_ms)
+    redis.call('SET', PROGRESS, cjson.encode(snapshot))
+    keep_for()
+  end
+end
+
 function operations.cancel()
   if expire_if_due() or not snapshot then
     return 'ended'
@@ -302,7 +315,7 @@ function operations.reopen()
   end
   local run = (result and result.run or p.last_run) + 1
   redis.call('DEL', PROGRESS, EVENTS, RESULT, LEASE)
-  redis.call('HDEL', ATTEMPTS, 'starts', 'paid', 'open')
+  redis.call('HDEL', ATTEMPTS, unpack(RUN_COUNTS))
   if p.drop_answer then
     redis.call('DEL', ANSWER)
   end

@@ -149,6 +149,9 @@ class RedisProgressLog:
             locale=upload.locale,
         )
 
+    async def accept_job(self, job: Job) -> None:
+        await self._run("accept", job.job_id, deadline_ms=job.deadline_ms)
+
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place = []
         if backlog is not None:
