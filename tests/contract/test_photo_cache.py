@@ -79,7 +79,7 @@ async def test_deleted_photo_is_served_until_the_cache_forgets_it(cdn: Cdn, key:
     await cdn.store.delete(key)
     assert await cdn.read(key) == b"photo"
     for _ in range(2):
-        await cdn.cache.forget(key)
+        await cdn.cache.forget([key])
         assert await cdn.read(key) is None
 
 
@@ -90,14 +90,25 @@ async def test_forgetting_what_lies_in_the_store_brings_what_lies_there_now(cdn:
         for name in (key, other):
             await cdn.publish(name, word)
             assert await cdn.read(name) == b"first"
-    await cdn.cache.forget(key)
+    await cdn.cache.forget([key])
     assert await cdn.read(key) == b"second"
     assert await cdn.read(other) == b"first"
 
 
+async def test_several_photos_are_forgotten_at_once(cdn: Cdn) -> None:
+    """A job's copies go with one call, whatever each was."""
+    keys = [f"{uuid4()}.jpg" for _ in range(3)]
+    for key in keys:
+        await cdn.publish(key, b"photo")
+        assert await cdn.read(key) == b"photo"
+        await cdn.store.delete(key)
+    await cdn.cache.forget(keys)
+    assert [await cdn.read(key) for key in keys] == [None] * 3
+
+
 async def test_photo_that_was_never_there_may_be_forgotten(cdn: Cdn, key: str) -> None:
     """Whoever deletes a job need not know how far it came."""
-    await cdn.cache.forget(key)
+    await cdn.cache.forget([key])
     assert await cdn.read(key) is None
 
 
@@ -107,4 +118,4 @@ async def test_cdn_that_is_away_is_unavailable() -> None:
         base_url="http://127.0.0.1:1", reader_secret="secret", distribution_id="", region="nowhere"
     ) as cache:
         with pytest.raises(Unavailable, match="cdn"):
-            await cache.forget("x.jpg")
+            await cache.forget(["x.jpg"])

@@ -10,14 +10,13 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from growbin.gateway.addresses import Network
+from growbin.gateway.erasure import Eraser
 from growbin.gateway.hub import Hub
 from growbin.job import Upload
 from growbin.ports import (
-    DeadLetters,
     GatewayProgress,
     JobQueue,
     JobRecords,
-    PhotoCache,
     Sessions,
     UploadStore,
 )
@@ -31,6 +30,7 @@ class GatewayLimits:
 
     photo_max_bytes: int
     ticket_seconds: int
+    require_declared_length: bool
     upload_wait_seconds: int
     backlog_limit: int
     max_streams_per_session: int
@@ -63,8 +63,7 @@ class Gateway:
     progress: GatewayProgress
     uploads: UploadStore
     queue: JobQueue
-    letters: DeadLetters
-    photo_cache: PhotoCache
+    eraser: Eraser
     hub: Hub
 
     # One upload-complete at a time for each job: parallel repeats find the first one's publish.

@@ -11,6 +11,7 @@ job:{id}:attempts         progress  RESULT_SECONDS                            st
 job:{id}:answer           progress  RESULT_SECONDS                            the raw model answer
 session:{sha256}          sessions  SESSION_SECONDS, sliding                  session
 session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs
+agenda                    progress  until its last entry is done               deletions not finished
 readiness                 progress  READINESS_SECONDS                         proof of a write
 canary:{gateway}          -         channel only                              one message a second
 """
@@ -25,6 +26,8 @@ RESULT_SECONDS = 7 * 24 * 3600
 READINESS_SECONDS = 60
 
 READINESS = "readiness"
+IDEMPOTENCY = "idempotency:"
+AGENDA = "agenda"
 
 
 def record(job_id: UUID) -> str:
@@ -32,7 +35,7 @@ def record(job_id: UUID) -> str:
 
 
 def idempotency(owner: str, key_hash: str) -> str:
-    return f"idempotency:{{{owner}}}:{key_hash}"
+    return f"{IDEMPOTENCY}{{{owner}}}:{key_hash}"
 
 
 def progress(job_id: UUID) -> str:
