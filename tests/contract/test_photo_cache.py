@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from uuid import uuid4
@@ -9,6 +10,8 @@ from uuid import uuid4
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from growbin.adapters.photos.photo_cache import CdnPhotoCache
 from growbin.adapters.photos.upload_store import S3UploadStore
@@ -110,6 +113,35 @@ async def test_photo_that_was_never_there_may_be_forgotten(cdn: Cdn, key: str) -
     """Whoever deletes a job need not know how far it came."""
     await cdn.cache.forget([key])
     assert await cdn.read(key) is None
+
+
+async def test_cloudfront_is_told_of_all_copies_by_one_invalidation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each invalidation costs money: one names every path."""
+    told: list[str] = []
+
+    async def invalidate(request: web.Request) -> web.Response:
+        told.append(await request.text())
+        return web.Response(
+            status=201,
+            content_type="text/xml",
+            text="<Invalidation><Id>I1</Id><Status>InProgress</Status></Invalidation>",
+        )
+
+    app = web.Application()
+    app.router.add_post("/{version}/distribution/E1/invalidation", invalidate)
+    async with TestServer(app) as server:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFRONT", str(server.make_url("")).rstrip("/"))
+        async with CdnPhotoCache.open(
+            base_url="http://cdn.test", reader_secret="", distribution_id="E1", region="eu-central-1"
+        ) as cache:
+            await cache.forget(["incoming/a", "a.jpg"])
+    [body] = told
+    assert re.findall(r"<Path>(.*?)</Path>", body) == ["/incoming/a", "/a.jpg"]
+    assert "<Quantity>2</Quantity>" in body
 
 
 async def test_cdn_that_is_away_is_unavailable() -> None:

@@ -107,7 +107,7 @@ class Broker:
 
     async def letters(self) -> list[Letter]:
         """What people would find; it stays there."""
-        wish = {"count": 1000, "ackmode": "ack_requeue_true", "encoding": "auto"}
+        wish = {"count": 10_000, "ackmode": "ack_requeue_true", "encoding": "auto"}
         found = await self._ask(
             "POST", f"/api/queues/{self._vhost}/{quote(self.queue_name)}.letters/get", wish
         )

@@ -586,6 +586,24 @@ async def test_obituary_ends_a_job_nothing_else_ended(bench: Bench) -> None:
     assert await bench.failure_code(event) == "dead_lettered"
 
 
+async def test_obituary_says_how_its_job_ended_unless_it_was_deleted(bench: Bench) -> None:
+    """For the letter that people find: the job's own code, or nothing at all."""
+
+    async def said(event: Job, *, is_readable: bool = True) -> str | None:
+        obituary = Obituary(event.job_id, event if is_readable else None, "rejected")
+        return await end_dead_job(obituary, bench.progress, bench.uploads)
+
+    dead, done, deleted, spoiled, unknown = (job() for _ in range(5))
+    await bench.progress.queue_job(dead)
+    assert await handle_job(done, bench.consumer) == Ack()
+    await bench.progress.erase(deleted.job_id, deleted.owner)
+    await bench.progress.queue_job(spoiled)
+    assert [await said(dead), await said(done), await said(deleted)] == ["dead_lettered", "done", None]
+    assert await said(spoiled, is_readable=False) == "bad_event"
+    assert await said(unknown, is_readable=False) == "bad_event"
+    assert await end_dead_job(Obituary(None, None, "rejected"), bench.progress, bench.uploads) == "bad_event"
+
+
 async def test_obituary_withdraws_the_public_photo_of_a_job_without_result(bench: Bench) -> None:
     """Its last consumer may have died after the put; one that is done keeps its photo."""
     done, dead = job(), job()
