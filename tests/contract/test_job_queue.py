@@ -259,6 +259,24 @@ async def test_queues_with_other_arguments_are_used_as_they_are_and_told_once(
     assert all("inequivalent arg" in reason and name in reason for name, reason in told)
 
 
+async def test_queue_of_an_earlier_versions_letters_gets_nothing_more(broker: Broker) -> None:
+    """That version bound it, and binds it again: with our next connection no event lands there."""
+    topology = broker.topology
+    async with await aio_pika.connect(broker.parts["RABBITMQ_URL"]) as connection:
+        await topology.declare(connection)
+    parked = await broker.channel.get_queue(topology.parked, ensure=False)
+    await parked.bind(topology.dead_exchange, routing_key=topology.name)
+
+    async def handle(_: Job) -> Verdict:
+        return DeadLetter("internal")
+
+    event = job()
+    async with broker.consuming(handle) as queue:
+        await queue.publish(event)
+        await broker.kept(1)
+    assert await parked.get(fail=False) is None
+
+
 async def test_dead_exchange_of_another_type_still_leads_to_people_and_obituaries(broker: Broker) -> None:
     """It is warned of like a queue, and what it needs to pass letters on is bound to it."""
     await broker.channel.declare_exchange(broker.topology.dead_exchange, ExchangeType.DIRECT, durable=True)
