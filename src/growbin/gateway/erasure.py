@@ -7,7 +7,7 @@ that are gone. A pass may be done twice and by two; what it does not get through
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -64,11 +64,13 @@ class Eraser:
     async def _work(self) -> None:
         while True:
             self._due.clear()
+            erasures: Sequence[Erasure] = ()
             try:
                 erasures = await self.agenda.claim(ERASURES_AT_ONCE)
-            except Exception as error:  # whatever it is, the next look shall come
-                log.warning("agenda_unread", reason=str(error), exc_info=not isinstance(error, Unavailable))
-                erasures = ()
+            except Unavailable as error:
+                log.warning("agenda_unread", reason=error.reason)
+            except Exception:  # the next look shall come all the same
+                log.exception("agenda_hit_a_bug")
             await asyncio.gather(*map(self._pass, erasures))
             if len(erasures) < ERASURES_AT_ONCE:
                 with suppress(TimeoutError):
