@@ -71,8 +71,7 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
         progress=progress,
         uploads=unused,
         queue=unused,
-        letters=unused,
-        photo_cache=unused,
+        eraser=unused,
         hub=hub,
         notices=Notices(outages),
     )

@@ -47,6 +47,9 @@ class UploadStore(Protocol):
     async def look(self, key: str) -> StoredUpload | None:
         """What lies under `key` (one ranged read), or None when there is nothing."""
 
+    async def keys_of(self, job_id: UUID) -> Sequence[str]:
+        """Whatever lies there of a job: as it came, and the public copy, in the shape of any version."""
+
     async def delete(self, key: str) -> None: ...
 
     async def publish_photo(self, key: str, photo: CleanPhoto, cache_seconds: int) -> None:
@@ -56,8 +59,8 @@ class UploadStore(Protocol):
 class PhotoCache(Protocol):
     """What the CDN keeps of public photos."""
 
-    async def forget(self, key: str) -> None:
-        """Within a minute the CDN serves the photo no more."""
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Within a minute the CDN serves these photos no more."""
 
 
 class PhotoSource(Protocol):
@@ -111,6 +114,9 @@ class Sessions(Protocol):
     async def owner(self, token: str) -> str | None:
         """The owner hash of a live session (its 7 days slide), else None."""
 
+    async def end(self, owner: str) -> None:
+        """Its token opens nothing any more, and its jobs are listed nowhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -149,6 +155,14 @@ class JobStates(Protocol):
         """The job now; expires it first if it is due."""
 
 
+class Endings(JobStates, Protocol):
+    """What anybody asks who finds that a job has ended."""
+
+    async def erase(self, job_id: UUID, owner: str) -> None:
+        """End the job if it has not ended, remove its progress, leave a tombstone (a state that
+        `is_erased`), and put the passes that remove the rest on the agenda, all at once. May be repeated."""
+
+
 class ProgressReader(JobStates, Protocol):
     """What a stream asks."""
 
@@ -156,7 +170,7 @@ class ProgressReader(JobStates, Protocol):
         """The log after `after_id`; expires the job first if it is due."""
 
 
-class GatewayProgress(ProgressReader, Protocol):
+class GatewayProgress(ProgressReader, Endings, Protocol):
     """What the gateway asks: it reads, begins a job's log, and ends a job that its owner drops."""
 
     async def open_job(self, upload: Upload, deadline_ms: int) -> None:
@@ -174,9 +188,26 @@ class GatewayProgress(ProgressReader, Protocol):
     async def mark_feedback(self, job_id: UUID) -> bool:
         """True the first time, for a job that is done."""
 
-    async def erase(self, job_id: UUID, owner: str) -> None:
-        """End the job if it has not ended, remove all that is known of it, and leave a tombstone:
-        a state that `is_erased`."""
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One pass of a deletion that is due. `is_repeated`: it was begun before, who knows how far."""
+
+    job_id: UUID
+    entry: str
+    is_repeated: bool
+
+
+class Agenda(Protocol):
+    """Redis DB 2: the deletions that are not finished, due by Redis' clock."""
+
+    async def claim(self, most: int) -> Sequence[Erasure]:
+        """What is due, and nobody else's for a while. What is not `done` by then comes due again."""
+
+    async def wipe(self, job_id: UUID) -> None:
+        """Remove what was written of the job after its deletion, but not the tombstone."""
+
+    async def done(self, erasure: Erasure) -> None: ...
 
 
 class Leases(Protocol):
@@ -192,7 +223,7 @@ class Leases(Protocol):
         """Give the lease back; `refund` uncounts a start that never got its chance."""
 
 
-class AttemptProgress(JobStates, Protocol):
+class AttemptProgress(Endings, Protocol):
     """What the holder of a lease asks. `attempt` is its token."""
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
@@ -215,7 +246,7 @@ class AttemptProgress(JobStates, Protocol):
         """True when the job has ended, by this call or before."""
 
 
-class ObituaryProgress(Protocol):
+class ObituaryProgress(Endings, Protocol):
     """What the reader of obituaries asks; it holds no lease."""
 
     async def expire_if_due(self, job: Job) -> bool:
@@ -317,20 +348,23 @@ class Obituary:
     job_id: UUID | None
     job: Job | None
     reason: str
+    died_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A parked dead letter. `job` is None when its body is no event of ours."""
+    """What people find of a dead letter: nothing personal, unless no job could be read from it. `code` is how
+    its job had ended, where an earlier version has not left the event itself."""
 
     job_id: UUID | None
-    job: Job | None
     reason: str
-    parked_at: str | None
+    code: str | None
+    died_at: str | None
     body: bytes
 
 
-ObituaryHandler = Callable[[Obituary], Awaitable[None]]
+# The code that the job has ended with, for its letter; None when nothing shall be left of it.
+ObituaryHandler = Callable[[Obituary], Awaitable[str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +407,7 @@ class JobQueue(Protocol):
 
 
 class DeadLetters(Protocol):
-    """The parked letters, for people."""
+    """The letters, for people."""
 
     async def list(self) -> Sequence[Letter]:
         """They stay where they are."""

@@ -7,6 +7,7 @@ machine's, moved ahead by `clock.advance(seconds)` where a test cannot wait.
 from __future__ import annotations
 
 from tests.fakes.absence import MayBeAway
+from tests.fakes.agenda import FakeAgenda
 from tests.fakes.clock import Clock
 from tests.fakes.job_queue import FakeJobQueue
 from tests.fakes.job_records import FakeJobRecords
@@ -20,6 +21,7 @@ from tests.fakes.upload_store import FakeUploadStore
 
 __all__ = [
     "Clock",
+    "FakeAgenda",
     "FakeDeadLetters",
     "FakeJobQueue",
     "FakeJobRecords",

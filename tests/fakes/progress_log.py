@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from uuid import UUID
@@ -27,6 +27,7 @@ from growbin.job import (
 from growbin.messages import failure, stage_message
 from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
 from tests.fakes.absence import MayBeAway
+from tests.fakes.agenda import FakeAgenda
 from tests.fakes.clock import Clock
 
 
@@ -82,9 +83,12 @@ class FakeProgressLog(MayBeAway):
         lease_seconds: float = 5,
         max_starts: int = 4,
         max_paid_calls: int = 3,
+        erased_after_seconds: Sequence[float] = (0, 30, 300),
     ) -> None:
         super().__init__()
         self.clock = clock
+        self.agenda = FakeAgenda(clock, self._wipe)
+        self._erased_after_seconds = erased_after_seconds
         self.listeners: list[Callable[[UUID, LogEntry], None]] = []
         self._jobs: dict[UUID, Kept] = {}
         self._image_base_url = image_base_url
@@ -235,6 +239,10 @@ class FakeProgressLog(MayBeAway):
         if kept.end is None and kept.snapshot is not None:
             self._write(kept, Stage.CANCELLED, kept.snapshot.attempt)
         self._jobs[job_id] = Kept(erased_by=owner)
+        self.agenda.add(job_id, self._erased_after_seconds)
+
+    def _wipe(self, job_id: UUID) -> None:
+        self._jobs[job_id] = Kept(erased_by=self._of(job_id).erased_by)
 
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
         self._answer()

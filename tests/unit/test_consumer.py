@@ -270,11 +270,11 @@ async def test_doubtful_refusal_ends_its_job_and_slows_nobody(bench: Bench) -> N
     assert bench.outside.model_calls == 2
 
 
-@pytest.mark.parametrize("extension", ["webp", "png", "jpg"])
-async def test_model_gets_a_jpeg_whatever_the_public_copy_is(bench: Bench, extension: str) -> None:
-    """Not every server reads WebP; the public copy keeps the type that its address promised."""
+@pytest.mark.parametrize("suffix", ["", ".webp", ".png", ".jpg"])
+async def test_model_gets_a_jpeg_whatever_the_public_copy_is(bench: Bench, suffix: str) -> None:
+    """Not every server reads WebP. So is the public copy, unless its address promised another type."""
     event = job()
-    event = event.model_copy(update={"key": event.key.replace("jpg", extension)})
+    event = event.model_copy(update={"key": event.key.replace(".jpg", suffix)})
     assert await handle_job(event, bench.consumer) == Ack()
     assert [photo.content_type for photo in bench.outside.photos_asked_about] == ["image/jpeg"]
     assert bench.uploads.published[event.public_key].content_type == event.public_type
@@ -379,14 +379,80 @@ async def test_cancelled_handler_gives_its_start_back(bench: Bench) -> None:
     assert again.starts == 1
 
 
-async def test_public_photo_of_a_failed_job_is_taken_back(bench: Bench) -> None:
-    """A job that fails after its photo was put shows no photo; one that comes again keeps it."""
-    bench.outside.model_errors = [Unavailable("model", "away"), JobFailed("model_refused")]
+async def test_photo_is_public_only_once_the_model_has_answered(bench: Bench) -> None:
+    """It is put just before the end: while the model looks, nobody else can."""
     event = job()
-    assert await handle_job(event, bench.consumer) == Retry(1)
-    assert event.public_key in bench.uploads.published
+    bench.outside.on_model_call = lambda: seen.append(event.public_key in bench.uploads.published)
+    seen: list[bool] = []
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert (seen, event.public_key in bench.uploads.published) == ([False], True)
+
+
+async def test_photo_of_a_job_cancelled_while_it_was_put_is_taken_back(bench: Bench) -> None:
+    """The put has arrived, and the end that follows it is refused."""
+    bench.uploads.publish_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, bench.consumer))
+    while event.public_key not in bench.uploads.published:
+        await asyncio.sleep(0.01)
+    await bench.progress.cancel(event.job_id)
+    assert await running == Ack()
+    assert event.public_key not in bench.uploads.published
+
+
+async def test_photo_that_cannot_be_taken_back_yet_brings_the_job_again(bench: Bench) -> None:
+    """S3 went away between the put and the withdrawal: a later delivery finds the ended job and withdraws."""
+    bench.uploads.publish_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, bench.consumer))
+    while event.public_key not in bench.uploads.published:
+        await asyncio.sleep(0.01)
+    bench.uploads.is_away = True
+    await bench.progress.cancel(event.job_id)
+    assert await running == Retry(5)
+    assert await handle_job(event, bench.consumer) == Retry(5)
+    bench.uploads.is_away = False
     assert await handle_job(event, bench.consumer) == Ack()
     assert event.public_key not in bench.uploads.published
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired", "used up"])
+async def test_delivery_of_a_job_that_ended_meanwhile_withdraws_its_photo(bench: Bench, end: str) -> None:
+    """Its last consumer died between the public copy and the end: whoever gets the delivery withdraws."""
+    event = job()
+    await bench.progress.queue_job(event)
+    for _ in range(4 if end == "used up" else 1):
+        assert isinstance(await bench.progress.begin(event, alone=True, call_id=uuid4().hex), Started)
+        bench.clock.advance(20)
+    await bench.uploads.publish_photo(event.public_key, CleanPhoto(b"photo", "image/jpeg", 1, 1), 60)
+    if end == "cancelled":
+        await bench.progress.cancel(event.job_id)
+    elif end == "expired":
+        bench.clock.advance(300)
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert event.public_key not in bench.uploads.published
+
+
+async def test_photo_put_after_the_deletion_is_left_to_the_deletion(bench: Bench) -> None:
+    """Whoever deletes must find it, to tell the CDN: the first pass is done again. Where there is no photo,
+    nothing is added."""
+    event, other = job(), job()
+    await bench.uploads.publish_photo(event.public_key, CleanPhoto(b"photo", "image/jpeg", 1, 1), 60)
+    for deleted in (event, other):
+        await bench.progress.erase(deleted.job_id, deleted.owner)
+    for erasure in await bench.progress.agenda.claim(10):
+        await bench.progress.agenda.done(erasure)
+    for deleted in (event, other):
+        assert await handle_job(deleted, bench.consumer) == Ack()
+    assert [it.job_id for it in await bench.progress.agenda.claim(10)] == [event.job_id]
+
+
+async def test_repeated_delivery_of_a_done_job_keeps_its_photo(bench: Bench) -> None:
+    """Its owner looks at it."""
+    event = job()
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert event.public_key in bench.uploads.published
 
 
 async def test_job_that_cannot_be_begun_waits_in_its_place(bench: Bench) -> None:
@@ -526,16 +592,45 @@ async def test_obituary_ends_a_job_nothing_else_ended(bench: Bench) -> None:
     event = job()
     await bench.progress.queue_job(event)
     for _ in range(2):
-        await end_dead_job(Obituary(event.job_id, event, "delivery_limit"), bench.progress)
+        await end_dead_job(Obituary(event.job_id, event, "delivery_limit"), bench.progress, bench.uploads)
     assert await bench.stages(event) == ["queued", "failed"]
     assert await bench.failure_code(event) == "dead_lettered"
+
+
+async def test_obituary_says_how_its_job_ended_unless_it_was_deleted(bench: Bench) -> None:
+    """For the letter that people find: the job's own code, or nothing at all."""
+
+    async def said(event: Job, *, is_readable: bool = True) -> str | None:
+        obituary = Obituary(event.job_id, event if is_readable else None, "rejected")
+        return await end_dead_job(obituary, bench.progress, bench.uploads)
+
+    dead, done, deleted, spoiled, unknown = (job() for _ in range(5))
+    await bench.progress.queue_job(dead)
+    assert await handle_job(done, bench.consumer) == Ack()
+    await bench.progress.erase(deleted.job_id, deleted.owner)
+    await bench.progress.queue_job(spoiled)
+    assert [await said(dead), await said(done), await said(deleted)] == ["dead_lettered", "done", None]
+    assert await said(spoiled, is_readable=False) == "bad_event"
+    assert await said(unknown, is_readable=False) == "bad_event"
+    assert await end_dead_job(Obituary(None, None, "rejected"), bench.progress, bench.uploads) == "bad_event"
+
+
+async def test_obituary_withdraws_the_public_photo_of_a_job_without_result(bench: Bench) -> None:
+    """Its last consumer may have died after the put; one that is done keeps its photo."""
+    done, dead = job(), job()
+    assert await handle_job(done, bench.consumer) == Ack()
+    await bench.progress.queue_job(dead)
+    await bench.uploads.publish_photo(dead.public_key, CleanPhoto(b"photo", "image/jpeg", 1, 1), 60)
+    for event in (done, dead):
+        await end_dead_job(Obituary(event.job_id, event, "delivery_limit"), bench.progress, bench.uploads)
+    assert set(bench.uploads.published) == {done.public_key}
 
 
 async def test_obituary_of_an_unreadable_body_ends_its_job(bench: Bench) -> None:
     """When only the id could be read, the known job ends all the same."""
     event = job()
     await bench.progress.queue_job(event)
-    await end_dead_job(Obituary(event.job_id, None, "rejected"), bench.progress)
+    await end_dead_job(Obituary(event.job_id, None, "rejected"), bench.progress, bench.uploads)
     assert await bench.failure_code(event) == "bad_event"
 
 

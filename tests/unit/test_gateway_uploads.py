@@ -8,6 +8,7 @@ import pytest
 
 from growbin.gateway.uploads import preferred_locale
 from growbin.job import Stage
+from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node, problem
 
 ANALYZE = "/api/v1/waste/analyze"
@@ -20,7 +21,7 @@ async def test_ticket_carries_what_the_client_needs_and_nothing_else(node: Node,
     job_id = ticket["job_id"]
     assert response.status == 201
     assert UUID(job_id).version == 4
-    assert ticket.pop("upload_url").startswith(f"https://bucket.test/incoming/{job_id}.jpg?")
+    assert ticket.pop("upload_url").startswith(f"https://bucket.test/incoming/{job_id}?")
     assert ticket == {
         "job_id": job_id,
         "upload_method": "PUT",
@@ -41,7 +42,7 @@ async def test_ticket_carries_what_the_client_needs_and_nothing_else(node: Node,
 
 
 async def test_declared_photo_is_bound_into_the_ticket(node: Node, client: Client) -> None:
-    """Type and length go into the signature, the type also into the name."""
+    """Type and length go into the signature; the public copy is a JPEG all the same."""
     ticket = await node.ticket(client, content_type="image/png", content_length=1234, locale="en")
     upload = node.records.uploads[UUID(ticket["job_id"])]
     assert ticket["upload_headers"] == {"Content-Type": "image/png", "If-None-Match": "*"}
@@ -50,9 +51,21 @@ async def test_declared_photo_is_bound_into_the_ticket(node: Node, client: Clien
         for length in (1233, 1234)
     ]
     assert sent == [403, 200]
-    assert ticket["image_url"].endswith(".png")
+    assert ticket["image_url"].endswith(".jpg")
     assert (upload.declared_type, upload.declared_length, upload.locale) == ("image/png", 1234, "en")
     assert upload.address_hash
+
+
+async def test_ticket_without_a_length_is_refused_where_it_must_be_declared(start: Start) -> None:
+    """It would take an upload of any size; the refusal says what to send."""
+    node = await start(require_declared_length=True)
+    client = await node.client()
+    for body in ({}, {"content_type": "image/png"}):
+        said = await problem(await client.post("/api/v1/waste/analyze", json=body), 422, "length_required")
+        assert "content_length" in said["detail"]
+    await problem(await client.post("/api/v1/waste/analyze"), 422, "length_required")
+    assert not node.records.uploads
+    await node.ticket(client, content_length=1234)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
-from growbin.gateway.sessions import SessionAnswer, create_session
+from growbin.gateway.sessions import SessionAnswer, create_session, end_session
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
@@ -132,7 +132,8 @@ CALLS = (
         "DELETE",
         "/api/v1/waste/jobs/{job_id}",
         delete_job,
-        "Cancel the job and remove its photo, result and progress. May be repeated",
+        "Cancel the job and promise that its photo, result and progress go: at once, and what lands late "
+        "within the next minutes. May be repeated",
         answers={204: None},
         refusals=(403, 404),
     ),
@@ -173,6 +174,22 @@ CALLS = (
         "A session for clients that keep no cookies: send the token as Bearer",
         answers={201: SessionAnswer},
         refusals=(403,),
+    ),
+    Call(
+        "DELETE",
+        "/api/v1/sessions/current",
+        end_session,
+        "End the session: its token or cookie opens nothing any more. May be repeated",
+        answers={204: None},
+        refusals=(400, 403),
+        parameters=(
+            Parameter(
+                "erase",
+                "query",
+                "true deletes its recent jobs first",
+                {"type": "string", "enum": ["true", "false"], "default": "false"},
+            ),
+        ),
     ),
 )
 

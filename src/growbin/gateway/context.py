@@ -10,15 +10,14 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from growbin.gateway.addresses import Network
+from growbin.gateway.erasure import Eraser
 from growbin.gateway.hub import Hub
 from growbin.gateway.notices import Notices
 from growbin.job import Upload
 from growbin.ports import (
-    DeadLetters,
     GatewayProgress,
     JobQueue,
     JobRecords,
-    PhotoCache,
     Sessions,
     UploadStore,
 )
@@ -32,6 +31,7 @@ class GatewayLimits:
 
     photo_max_bytes: int
     ticket_seconds: int
+    require_declared_length: bool
     upload_wait_seconds: int
     backlog_limit: int
     max_streams_per_session: int
@@ -64,8 +64,7 @@ class Gateway:
     progress: GatewayProgress
     uploads: UploadStore
     queue: JobQueue
-    letters: DeadLetters
-    photo_cache: PhotoCache
+    eraser: Eraser
     hub: Hub
     notices: Notices
 

@@ -27,6 +27,7 @@ STATUS = {
     "every_stream_taken": 503,
     "forbidden_origin": 403,
     "idempotency_key_reused": 422,
+    "length_required": 422,
     "not_done": 409,
     "not_failed": 409,  # a redrive's: its operator reads the detail
     "not_found": 404,

@@ -10,6 +10,7 @@ import structlog
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from growbin.errors import Rejected
 from growbin.gateway.addresses import address_hash
 from growbin.gateway.answers import Links, json_answer, links_of
 from growbin.gateway.bodies import read_body
@@ -51,18 +52,19 @@ async def analyze(request: web.Request) -> web.Response:
     declared_type = _accepted_type(wanted.content_type)
     if wanted.content_length is not None and wanted.content_length > gateway.limits.photo_max_bytes:
         raise photo_too_large(gateway.limits.photo_max_bytes)
+    if gateway.limits.require_declared_length and wanted.content_length is None:
+        raise Rejected("length_required", "Send `content_length`, the photo's size in bytes.")
     idempotency_key = _idempotency_key(request)
 
     session = await find_or_make_session(request)
     job_id = uuid.uuid4()
     content_type = declared_type or "image/jpeg"
-    name = f"{job_id}.{EXTENSIONS[content_type]}"
     upload = await gateway.records.create(
         Upload(
             job_id=job_id,
             owner=session.owner,
-            key=f"incoming/{name}",
-            image_url=f"{gateway.cdn_base_url}/{name}",
+            key=f"incoming/{job_id}",
+            image_url=f"{gateway.cdn_base_url}/{job_id}.jpg",
             content_type=content_type,
             declared_type=declared_type,
             declared_length=wanted.content_length,

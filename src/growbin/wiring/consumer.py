@@ -61,7 +61,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         )
         consuming = queue.consuming(
             partial(handle_job, consumer=consumer),
-            partial(end_dead_job, progress=progress),
+            partial(end_dead_job, progress=progress, uploads=uploads),
             concurrency=consumer.concurrency,
             grace_seconds=settings.consumer_grace_seconds,
         )

@@ -9,6 +9,7 @@ from ipaddress import ip_network
 import structlog
 
 from growbin.adapters.photos.photo_cache import CdnPhotoCache
+from growbin.adapters.redis.agenda import RedisAgenda
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.outages import RedisOutages
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
@@ -17,11 +18,12 @@ from growbin.capabilities import capabilities_of
 from growbin.config import Settings
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
+from growbin.gateway.erasure import Eraser
 from growbin.gateway.hub import Hub
 from growbin.gateway.notices import Notices
 from growbin.probes import build_probes
 from growbin.rules.things import ThingFinder
-from growbin.wiring.parts import open_letters, open_progress, open_queue, open_uploads, rulebook, serving
+from growbin.wiring.parts import open_progress, open_queue, open_uploads, rulebook, serving
 
 log = structlog.get_logger()
 
@@ -46,6 +48,15 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             )
         )
         hub.attach(feed)
+        records = await enter(open_records(settings))
+        uploads = await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
+        eraser = Eraser(
+            agenda=await enter(RedisAgenda.open(url=settings.redis_progress_url)),
+            progress=progress,
+            records=records,
+            uploads=uploads,
+            photo_cache=await enter(open_photo_cache(settings)),
+        )
         gateway = Gateway(
             limits=limits_of(settings),
             cdn_base_url=settings.cdn_base_url,
@@ -56,13 +67,12 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             takes_questions=capabilities_of(settings.openai_model).answers_questions,
             rules=rules,
             things=ThingFinder(rules),
-            records=await enter(open_records(settings)),
+            records=records,
             sessions=await enter(RedisSessions.open(url=settings.redis_sessions_url)),
             progress=progress,
-            uploads=await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS)),
+            uploads=uploads,
             queue=queue,
-            letters=await enter(open_letters(settings)),
-            photo_cache=await enter(open_photo_cache(settings)),
+            eraser=eraser,
             hub=hub,
             notices=Notices(await enter(RedisOutages.open(url=settings.redis_progress_url))),
         )
@@ -75,6 +85,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
         )
         await enter(serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT"))
+        await enter(eraser.working())
         await enter(serving(build_app(gateway), settings.host, settings.port, "PORT"))
         log.info("gateway_started", address=f"http://{settings.host}:{settings.port}")
         await stop.wait()
@@ -104,6 +115,7 @@ def limits_of(settings: Settings) -> GatewayLimits:
     return GatewayLimits(
         photo_max_bytes=settings.photo_max_bytes,
         ticket_seconds=settings.ticket_seconds,
+        require_declared_length=settings.require_declared_length,
         upload_wait_seconds=settings.upload_wait_seconds,
         backlog_limit=settings.backlog_limit,
         max_streams_per_session=settings.max_streams_per_session,

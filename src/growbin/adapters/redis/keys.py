@@ -12,6 +12,7 @@ job:{id}:answer           progress  RESULT_SECONDS                            th
 session:{sha256}          sessions  SESSION_SECONDS, sliding                  session
 session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs
 part:{name}               progress  PART_SECONDS, renewed while it is away    since when a part is away
+agenda                    progress  until its last entry is done               deletions not finished
 readiness                 progress  READINESS_SECONDS                         proof of a write
 canary:{gateway}          -         channel only                              one message a second
 """
@@ -27,6 +28,8 @@ PART_SECONDS = 30  # more than twice as long as a consumer takes from one probe 
 READINESS_SECONDS = 60
 
 READINESS = "readiness"
+IDEMPOTENCY = "idempotency:"
+AGENDA = "agenda"
 
 
 def record(job_id: UUID) -> str:
@@ -34,7 +37,7 @@ def record(job_id: UUID) -> str:
 
 
 def idempotency(owner: str, key_hash: str) -> str:
-    return f"idempotency:{{{owner}}}:{key_hash}"
+    return f"{IDEMPOTENCY}{{{owner}}}:{key_hash}"
 
 
 def progress(job_id: UUID) -> str:

@@ -1,7 +1,7 @@
 -- One job's progress, in one atomic script. Each call names an operation and its parameters.
 --
 -- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
---       5 attempts {token, starts, paid, open, counted, feedback}  6 answer
+--       5 attempts {token, starts, paid, open, counted, feedback}  6 answer  7 agenda, of `erase` alone
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
 --       keys live {log_seconds, result_seconds}
 --
@@ -291,7 +291,8 @@ function operations.mark_feedback()
 end
 
 -- Deleted by its owner: everything goes, and a tombstone stays so that a late delivery finds an
--- ended job and the deletion may be repeated.
+-- ended job and the deletion may be repeated. In the same breath it comes on the agenda: there is no
+-- tombstone of which nobody knows that the rest must go as well.
 function operations.erase()
   if not is_over() and snapshot then
     write('cancelled', p.cancelled_message, 0, snapshot.attempt, p.nonce)
@@ -299,6 +300,9 @@ function operations.erase()
   redis.call('DEL', PROGRESS, EVENTS, LEASE, ATTEMPTS, ANSWER)
   redis.call('SET', RESULT, cjson.encode({ id = '0.0.0', stage = 'deleted', run = p.last_run, owner = p.owner,
     image_url = '', deadline_ms = now_ms, data = { stage = 'deleted' } }), 'EX', RESULT_SECONDS)
+  for entry, after_ms in pairs(p.passes) do
+    redis.call('ZADD', KEYS[7], 'NX', whole(now_ms + after_ms), entry)
+  end
 end
 
 -- A redrive: the only thing that reopens an ended job, and only one that failed or expired (whoever has its
