@@ -63,7 +63,7 @@ class Outside:
             raise self.fetch_errors.pop(0)
         return PHOTO
 
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+    async def clean(self, data: bytes, target: ContentType, **_: object) -> CleanPhoto:
         if self.clean_errors:
             raise self.clean_errors.pop(0)
         return CleanPhoto(data, target, 10, 10)

@@ -29,7 +29,7 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
             await attempt.announce(Stage.FETCHING)
             photo = await attempt.fetch()
             attempt.lap("fetch")
-            clean = await consumer.cleaner.clean(photo.data, job.public_type)
+            clean = await attempt.clean(photo.data, job.public_type)
             await attempt.show(clean)
             attempt.lap("prepare")
             await attempt.announce(Stage.ANALYSING)

@@ -21,6 +21,13 @@ from growbin.job import EXTENSIONS, ContentType, Locale, Upload
 log = structlog.get_logger()
 
 LONGEST_IDEMPOTENCY_KEY = 200
+# What is taken, and what systems and libraries write for it as well.
+TYPES: dict[ContentType, tuple[str, ...]] = {
+    "image/jpeg": ("image/jpg", "image/pjpeg", "image/jfif", "image/jpe", "image/x-jpeg"),
+    "image/png": ("image/x-png",),
+    "image/webp": ("image/x-webp",),
+    "image/heic": ("image/heif", "image/heic-sequence", "image/heif-sequence"),
+}
 
 
 class AnalyzeRequest(BaseModel):
@@ -28,7 +35,7 @@ class AnalyzeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    content_type: str | None = Field(None, description="image/jpeg, image/png or image/webp")
+    content_type: str | None = Field(None, description="image/jpeg, image/png, image/webp or image/heic")
     content_length: Annotated[int, Field(gt=0)] | None = None
     question: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
     locale: Locale | None = Field(None, description="default: from Accept-Language, else ko")
@@ -56,7 +63,7 @@ async def analyze(request: web.Request) -> web.Response:
     session = await find_or_make_session(request)
     job_id = uuid.uuid4()
     content_type = declared_type or "image/jpeg"
-    name = f"{job_id}.{EXTENSIONS[content_type]}"
+    name = f"{job_id}.{EXTENSIONS.get(content_type, 'jpg')}"  # the public copy of a HEIC photo is a JPEG
     upload = await gateway.records.create(
         Upload(
             job_id=job_id,
@@ -100,9 +107,14 @@ async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
 
 
 def _accepted_type(declared: str | None) -> ContentType | None:
-    if declared is not None and declared not in EXTENSIONS:
-        raise unsupported_photo()
-    return declared
+    """By whatever name it is declared."""
+    if declared is None:
+        return None
+    name = declared.partition(";")[0].strip().lower()
+    for content_type, other_names in TYPES.items():
+        if name in (content_type, *other_names):
+            return content_type
+    raise unsupported_photo()
 
 
 def _idempotency_key(request: web.Request) -> str | None:
