@@ -32,15 +32,16 @@ def phone_heic(
     height: int,
     turns: int = 0,
     exif: bytes = b"",
+    is_deep: bool = False,
     is_lying: bool = False,
 ) -> bytes:
     """A white grid with a red tile at its top left and a blue one at its bottom right, as it is stored; shown
     turned by `turns` quarters against the clock. If it is lying, it says of each tile that it is as large as
-    the whole."""
+    the whole; a deep one has ten bits."""
     colours = ["white"] * (columns * rows)
     colours[0], colours[-1] = "red", "blue"
-    tiles = [_coded(colour, TILE_SIDE) for colour in colours]
-    preview, depth = _coded("white", 256), _coded("gray", 256)
+    tiles = [_coded(colour, TILE_SIDE, is_deep) for colour in colours]
+    preview, depth = _coded("white", 256, is_deep), _coded("gray", 256, is_deep)
     grid = len(tiles) + 1
     kinds = [b"hvc1"] * len(tiles) + [b"grid", b"hvc1", b"hvc1", b"Exif"]
     contents = [data for _, data in tiles]
@@ -72,9 +73,16 @@ def phone_heic(
 
 
 @cache
-def _coded(colour: str, side: int) -> tuple[bytes, bytes]:
+def _coded(colour: str, side: int, is_deep: bool) -> tuple[bytes, bytes]:
     """The decoder's configuration, and the coded pixels of a square."""
-    file = heic(Image.new("RGB", (side, side), colour), quality=60)
+    image = Image.new("RGB", (side, side), colour)
+    if is_deep:
+        samples = bytes(byte for byte in image.tobytes() for _ in range(2))
+        buffer = io.BytesIO()
+        pillow_heif.from_bytes(mode="RGB;16", size=image.size, data=samples).save(buffer, quality=60)
+        file = buffer.getvalue()
+    else:
+        file = heic(image, quality=60)
     return _content_of(file, b"hvcC"), _content_of(file, b"mdat")
 
 

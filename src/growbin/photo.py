@@ -131,6 +131,10 @@ def _decoded_webp(file: PhotoFile, max_side: int) -> _Decoded:
 def _decoded_heif(file: PhotoFile, max_side: int) -> _Decoded:
     pictures = pi_heif.open_heif(file.data)
     picture = pictures[pictures.primary_index]
+    try:
+        picture.load()
+    except RuntimeError as error:
+        raise (MemoryError if "allocation" in str(error) else unreadable)(str(error)) from error
     bands = _in_bands(picture.data, picture.size[0], picture.size[1], picture.mode)
     return replace(bands, profile=picture.info.get("icc_profile") or b"", owner=picture)
 

@@ -126,6 +126,15 @@ def test_more_than_phones_write_is_refused_before_it_is_decoded() -> None:
     assert failure.value.code == "photo_too_complex"
 
 
+def test_a_photo_of_ten_bits_comes_out_with_the_same_colours() -> None:
+    """Fewer pixels of them are taken than of eight bits: each fills two bytes of the planes."""
+    photo = cleaned(phone_heic(8, 6, width=4032, height=3024, turns=3, is_deep=True))
+    assert corners(photo) == [WHITE, RED, BLUE, WHITE]
+    with pytest.raises(JobFailed) as failure:
+        cleaned(phone_heic(16, 12, width=8064, height=6048, is_deep=True))
+    assert failure.value.code == "photo_too_complex"
+
+
 def test_tiles_that_lie_about_their_size_are_unreadable() -> None:
     """The decoder compares what it decodes with what was told."""
     with pytest.raises(JobFailed) as failure:

@@ -15,6 +15,7 @@ from PIL import Image
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner, _Origin, _Turns, usable_cores
 from growbin.errors import JobFailed
 from growbin.photo import ANSWER, MEMORY_BYTES, REQUEST
+from tests.heic_files import phone_heic
 from tests.hostile_photos import RGB, png, scan_bomb
 
 
@@ -132,9 +133,9 @@ async def answer_of(changes: str, data: bytes, *, times: int = 1) -> tuple[int, 
 
 async def test_a_photo_that_needs_more_memory_than_a_child_may_have_fails() -> None:
     """The limit is the system's: what a walk did not foresee is refused by it, and the child lives."""
-    photo = png(6000, 4000, 8, RGB)
-    assert await answer_of("photo.MEMORY_BYTES = 80_000_000", photo) == (0, b"photo_too_complex")
-    assert (await answer_of("", photo))[1].startswith(b"\xff\xd8")
+    for photo in (png(6000, 4000, 8, RGB), phone_heic(8, 6, width=4032, height=3024)):
+        assert await answer_of("photo.MEMORY_BYTES = 80_000_000", photo) == (0, b"photo_too_complex")
+        assert (await answer_of("", photo))[1].startswith(b"\xff\xd8")
 
 
 async def test_a_photo_that_needs_more_time_than_a_child_may_take_ends_it() -> None:

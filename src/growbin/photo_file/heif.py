@@ -8,10 +8,12 @@ from growbin.photo_file.walk import MOST_MARKERS, PhotoFile, check_size, too_com
 
 # Phones' 48 and 50 megapixels: decoded to planes, then to three bytes a pixel, which stand side by side.
 MOST_PIXELS = 51_000_000
+MOST_DEEP_PIXELS = 36_000_000  # of more than eight bits: each takes two bytes in the planes
 
 # Coded with HEVC. `mif1` and `msf1` say nothing of the coding: then one of these has to follow.
 _BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
 _OPEN_BRANDS = frozenset((b"mif1", b"mif2", b"msf1"))
+_DEPTH = re.compile(rb"hvcC.{17}(.)", re.DOTALL)  # of brightness, less eight, in the last three bits
 _SIZE = re.compile(rb"ispe\0{4}(.{4})(.{4})", re.DOTALL)
 
 
@@ -28,13 +30,13 @@ def read_heif(data: bytes) -> PhotoFile:
     """The size is that of the largest picture in it: a grid says that of the whole, beside that of its tiles.
 
     Raises JobFailed(photo_unreadable | photo_too_complex)."""
-    sizes = [
-        (int.from_bytes(width), int.from_bytes(height)) for width, height in _SIZE.findall(_description(data))
-    ]
+    description = _description(data)
+    sizes = [(int.from_bytes(width), int.from_bytes(height)) for width, height in _SIZE.findall(description)]
     if not sizes:
         raise unreadable("no picture in it")
     width, height = max(sizes, key=lambda size: size[0] * size[1])
-    check_size(width, height, MOST_PIXELS)
+    is_deep = any(depth[0] & 7 for depth in _DEPTH.findall(description))
+    check_size(width, height, MOST_DEEP_PIXELS if is_deep else MOST_PIXELS)
     return PhotoFile("HEIF", data, width, height)
 
 
