@@ -143,9 +143,9 @@ async def test_heic_from_a_phone_is_analysed(system: System, tmp_path: Path) -> 
     photo.write_bytes(phone_heic(2, 2, width=900, height=800, turns=3))
     film.write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(100))
     ended = await analyze(system.base_url, "--json", photo, film)
-    outcomes = {Path(line["photo"]).name: line for line in map(json.loads, ended.said.splitlines())}
-    assert outcomes["IMG_0001.HEIC"]["outcome"] == "done"
-    assert "JPEG, PNG, WebP or HEIC" in str(outcomes["film.heic"])
+    by_photo = {item["photo"]: item for item in ended.objects}
+    assert by_photo[str(photo)]["stage"] == "done"
+    assert "JPEG, PNG, WebP or HEIC" in by_photo[str(film)]["failure"]["detail"]
 
 
 async def test_language_is_chosen(system: System) -> None:
