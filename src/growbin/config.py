@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         200_000_000, gt=0, description="largest picture that is decoded; most types are bounded below it"
     )
     photo_children: int | None = Field(
-        None, ge=1, description="processes that clean photos, 400 MB each; unset: one a core, 2 at least"
+        None, ge=1, description="processes that clean photos, 400 MB each; unset: one more than cores"
     )
     photo_model_side: int = Field(1024, ge=64, description="longest side given to the model")
     ticket_seconds: int = Field(300, gt=0, description="life of an upload URL")

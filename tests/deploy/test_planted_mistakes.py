@@ -204,14 +204,14 @@ AGAINST_POLICY = [
     Mistake(
         "one child more than the pod has room for",
         "base/kustomization.yaml",
-        "PHOTO_CHILDREN=2",
         "PHOTO_CHILDREN=3",
-        "Deployment/consumer has 1280Mi, and needs 1656Mi",
+        "PHOTO_CHILDREN=4",
+        "Deployment/consumer has 1664Mi, and needs 2038Mi",
     ),
     Mistake(
         "as many children as the node has cores",
         "base/kustomization.yaml",
-        "      - PHOTO_CHILDREN=2\n",
+        "      - PHOTO_CHILDREN=3\n",
         "",
         "Deployment/consumer starts a child for each core of its node",
     ),

@@ -273,6 +273,13 @@ async def test_address_with_the_fewest_photos_at_work_comes_first() -> None:
     assert await order_of(3, *here, ("you", "away"), ("she", "there")) == [[0, 1, 3], [2, 4]]
 
 
+async def test_owners_of_one_address_take_turns() -> None:
+    """Behind one address each session's first photo comes before anybody's second."""
+    mine, yours = [("me", "here")] * 3, [("you", "here")] * 2
+    assert await order_of(2, *mine, *yours) == [[0], [3], [1], [4], [2]]
+    assert await order_of(3, *mine, *yours) == [[0, 3], [1, 4], [2]]
+
+
 async def test_photos_of_unknown_origin_take_every_child() -> None:
     """An event of an earlier version may know no address, and what asks without a job knows no owner."""
     assert await order_of(2, (None, None), (None, None), (None, None)) == [[0, 1], [2]]
@@ -319,6 +326,6 @@ async def test_photo_of_another_is_cleaned_beside_the_slowest() -> None:
 
 
 async def test_children_follow_the_cores_unless_told() -> None:
-    """One for each core, two at least."""
+    """One more than there are cores."""
     async with ChildPhotoCleaner.open(max_pixels=1000, max_side=64):
-        assert len(child_pids()) == max(2, usable_cores())
+        assert len(child_pids()) == usable_cores() + 1

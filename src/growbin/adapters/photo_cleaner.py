@@ -16,8 +16,6 @@ from growbin.errors import JobFailed, Unavailable
 from growbin.job import CleanPhoto, ContentType
 from growbin.photo import ANSWER, RECEIVED, REQUEST, TARGETS
 
-FEWEST_CHILDREN = 2  # so that one photo is not all that can be done
-
 
 class ChildPhotoCleaner:
     """A few long-lived children, each cleaning one photo at a time."""
@@ -37,8 +35,9 @@ class ChildPhotoCleaner:
         cls, *, max_pixels: int, max_side: int, children: int | None = None, timeout_seconds: float = 15
     ) -> AsyncIterator[ChildPhotoCleaner]:
         """`max_side` bounds the longest side of what comes out, in pixels; `timeout_seconds` is the
-        wall time one photo may take. As many children as there are cores, unless told otherwise."""
-        started = [_Child() for _ in range(children or max(FEWEST_CHILDREN, usable_cores()))]
+        wall time one photo may take. One child more than there are cores, unless told otherwise: one
+        address can then use all cores, and still leaves a child for others."""
+        started = [_Child() for _ in range(children or usable_cores() + 1)]
         try:
             for child in started:
                 await child.start()
@@ -81,47 +80,59 @@ class _Origin:
     address: str | None
 
 
+@dataclass(eq=False, slots=True)
+class _Turn:
+    origin: _Origin
+    round: int
+    begun: asyncio.Future[None]
+
+
 class _Turns:
-    """Who goes to work next: whoever came first, but one owner has one child at most, and one address leaves
-    one for others. So costly photos of one person make nobody else wait."""
+    """Who goes to work next. One owner has one child at most, and one address leaves one for others; of those
+    who wait, each owner's first photo comes before anybody's second. So costly photos of one person make
+    nobody else wait."""
 
     def __init__(self, places: int) -> None:
         self._places = places
-        self._at_work: list[_Origin] = []
-        self._waiting: list[tuple[_Origin, asyncio.Future[None]]] = []
+        self._at_work: list[_Turn] = []
+        self._waiting: list[_Turn] = []
+        self._round = 0
 
     @asynccontextmanager
     async def turn(self, origin: _Origin) -> AsyncIterator[None]:
         begun = asyncio.get_running_loop().create_future()
-        self._waiting.append((origin, begun))
+        turn = _Turn(origin, self._next_round(origin.owner), begun)
+        self._waiting.append(turn)
         self._begin()
         try:
             await begun
             yield
         finally:
-            if begun.done() and not begun.cancelled():
-                self._at_work.remove(origin)
-            else:
-                self._waiting.remove((origin, begun))
+            (self._at_work if turn in self._at_work else self._waiting).remove(turn)
             self._begin()
 
+    def _next_round(self, owner: str | None) -> int:
+        """The present one, or that after the owner's last photo."""
+        own = [turn.round + 1 for turn in self._at_work + self._waiting if turn.origin.owner == owner]
+        return self._round if owner is None else max([self._round, *own])
+
     def _begin(self) -> None:
-        while ready := [waiter for waiter in self._waiting if self._may_work(waiter[0])]:
-            waiter = min(ready, key=lambda waiter: self._at_work_from(waiter[0].address))
-            self._waiting.remove(waiter)
-            origin, begun = waiter
-            if not begun.cancelled():
-                self._at_work.append(origin)
-                begun.set_result(None)
+        while ready := [turn for turn in self._waiting if self._may_work(turn.origin)]:
+            turn = min(ready, key=lambda turn: (self._at_work_from(turn.origin.address), turn.round))
+            self._waiting.remove(turn)
+            self._at_work.append(turn)
+            self._round = max(self._round, turn.round)
+            if not turn.begun.done():  # else it is being given up, and makes room at once
+                turn.begun.set_result(None)
 
     def _may_work(self, origin: _Origin) -> bool:
         idle = self._places - len(self._at_work)
-        if origin.owner is not None and any(other.owner == origin.owner for other in self._at_work):
+        if origin.owner is not None and any(turn.origin.owner == origin.owner for turn in self._at_work):
             return False
         return idle > (1 if self._at_work_from(origin.address) else 0)
 
     def _at_work_from(self, address: str | None) -> int:
-        return sum(address is not None and other.address == address for other in self._at_work)
+        return sum(address is not None and turn.origin.address == address for turn in self._at_work)
 
 
 class _NotReceived(Exception):
