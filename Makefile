@@ -41,7 +41,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench check train train-check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ mixed: setup  ## this version beside an earlier one, rolled forward and back und
 
 bench: setup  ## what a progress stream costs, beside two common designs (a quarter of an hour)
 	@$(VENV)/bin/python -m bench.streams $(ARGS)
+
+photos: setup  ## thousands of hostile and odd photos through the photo cleaner: what each costs (a minute or two)
+	@$(VENV)/bin/python -m bench.hostile_photos $(ARGS)
 
 check: setup  ## format, lint, types, shape and unit tests: seconds, before each commit
 	@$(VENV)/bin/ruff format --quiet --check .

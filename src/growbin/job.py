@@ -21,7 +21,7 @@ Locale = Literal["ko", "en"]
 # Why it is not certain what the photo shows. `unknown`: well to be seen, and yet it cannot be told.
 DoubtReason = Literal["several", "dark", "blurred", "far", "unknown", "not_waste"]
 Certainty = Literal["sure", "probable", "unsure"]
-ContentType = Literal["image/jpeg", "image/png", "image/webp"]
+ContentType = Literal["image/jpeg", "image/png", "image/webp", "image/heic"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 

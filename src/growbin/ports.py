@@ -71,8 +71,11 @@ class PhotoSource(Protocol):
 
 
 class PhotoCleaner(Protocol):
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
-        """Hygiene in a child process. Raises JobFailed(unsupported_photo | photo_too_complex)."""
+    async def clean(
+        self, data: bytes, target: ContentType, *, owner: str | None = None, address: str | None = None
+    ) -> CleanPhoto:
+        """Hygiene in a child process. Owners and addresses take turns. Raises
+        JobFailed(unsupported_photo | photo_unreadable | photo_too_complex)."""
 
 
 class Analyst(Protocol):

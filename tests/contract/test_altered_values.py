@@ -89,7 +89,7 @@ class Outside:
     async def fetch(self, key: str, etag: str, length: int) -> FetchedPhoto:
         return FetchedPhoto(JPEG, "cdn", "miss")
 
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+    async def clean(self, data: bytes, target: ContentType, **_: object) -> CleanPhoto:
         return CleanPhoto(data, target, 10, 10)
 
     async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:

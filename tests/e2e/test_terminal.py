@@ -19,6 +19,7 @@ from aiohttp import web
 
 from tests.e2e.photos import COFFEE_CUP, drawn
 from tests.e2e.system import System, free_port, running_system
+from tests.heic_files import phone_heic
 from tests.loopback import served
 from tests.processes import command, environment
 
@@ -142,6 +143,17 @@ async def test_ten_photos_end_in_a_table(system: System, tmp_path: Path) -> None
         assert photo.name in ended.said
     assert "PHOTO" in ended.said
     assert "1. " in ended.said
+
+
+async def test_heic_from_a_phone_is_analysed(system: System, tmp_path: Path) -> None:
+    """The terminal sends it as it is; another file is refused in a sentence before it is sent."""
+    photo, film = tmp_path / "IMG_0001.HEIC", tmp_path / "film.heic"
+    photo.write_bytes(phone_heic(2, 2, width=900, height=800, turns=3))
+    film.write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(100))
+    ended = await analyze(system.base_url, "--json", photo, film)
+    by_photo = {item["photo"]: item for item in ended.objects}
+    assert by_photo[str(photo)]["stage"] == "done"
+    assert "JPEG, PNG, WebP or HEIC" in by_photo[str(film)]["failure"]["detail"]
 
 
 async def test_language_is_chosen(system: System) -> None:

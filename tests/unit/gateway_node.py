@@ -34,6 +34,7 @@ from tests.fakes import (
 from tests.fakes.agenda import AGAIN
 
 JPEG = b"\xff\xd8\xff\xe0" + b"photo" * 20
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"photo" * 20
 PNG = b"\x89PNG\r\n\x1a\n" + b"photo" * 20
 
 RULES = load_rulebook(None)

@@ -41,6 +41,7 @@ class Outside:
 
     fetch_errors: list[Exception] = field(default_factory=list)
     clean_errors: list[Exception] = field(default_factory=list)
+    cleaned_for: list[dict[str, str | None]] = field(default_factory=list)
     model_errors: list[Exception] = field(default_factory=list)
     model_calls: int = 0
     photos_asked_about: list[CleanPhoto] = field(default_factory=list)
@@ -63,7 +64,8 @@ class Outside:
             raise self.fetch_errors.pop(0)
         return PHOTO
 
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+    async def clean(self, data: bytes, target: ContentType, **origin: str | None) -> CleanPhoto:
+        self.cleaned_for.append(origin)
         if self.clean_errors:
             raise self.clean_errors.pop(0)
         return CleanPhoto(data, target, 10, 10)
@@ -278,6 +280,17 @@ async def test_model_gets_a_jpeg_whatever_the_public_copy_is(bench: Bench, suffi
     assert await handle_job(event, bench.consumer) == Ack()
     assert [photo.content_type for photo in bench.outside.photos_asked_about] == ["image/jpeg"]
     assert bench.uploads.published[event.public_key].content_type == event.public_type
+
+
+async def test_photo_is_cleaned_in_the_turn_of_its_owner_and_address(bench: Bench) -> None:
+    """An event of an earlier version may tell no address."""
+    events = [job().model_copy(update={"address_hash": address}) for address in ("there", None)]
+    for event in events:
+        assert await handle_job(event, bench.consumer) == Ack()
+    assert bench.outside.cleaned_for == [
+        {"owner": event.owner, "address": address}
+        for event, address in zip(events, ("there", None), strict=True)
+    ]
 
 
 async def test_unparsable_answer_fails_without_another_call(bench: Bench) -> None:

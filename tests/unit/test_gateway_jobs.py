@@ -10,7 +10,7 @@ import pytest
 
 from growbin.job import Failure, Stage
 from tests.unit.conftest import Start
-from tests.unit.gateway_node import JPEG, PNG, Client, Node, problem
+from tests.unit.gateway_node import HEIC, JPEG, PNG, Client, Node, problem
 
 JOB = "/api/v1/waste/jobs/{}"
 FAILURE = Failure(code="photo_missing", detail="Send it again.", retryable=True)
@@ -99,6 +99,8 @@ async def test_job_that_expired_without_upload_is_gone(node: Node, client: Clien
         (b"", {}, 415, "unsupported_photo"),
         (b"Dear sorting centre", {}, 415, "unsupported_photo"),
         (PNG, {"content_type": "image/jpeg"}, 415, "unsupported_photo"),
+        (HEIC, {"content_type": "image/jpeg"}, 415, "unsupported_photo"),
+        (HEIC.replace(b"heic", b"avif"), {}, 415, "unsupported_photo"),
         (JPEG + b"." * (10 * 2**20), {}, 413, "photo_too_large"),
     ],
 )
@@ -115,7 +117,7 @@ async def test_unusable_photo_is_refused_and_deleted(
 
 
 async def test_undeclared_type_is_taken_from_the_bytes(node: Node, client: Client) -> None:
-    """Who declared nothing may upload any of the three types."""
+    """Who declared nothing may upload any of the types."""
     job_id = await node.uploaded(client, PNG)
     assert (await client.post(f"/upload-complete/{job_id}")).status == 202
     assert node.queue.published[0].content_type == "image/png"

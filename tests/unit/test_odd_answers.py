@@ -226,7 +226,7 @@ class Photos:
     async def fetch(self, key: str, etag: str, length: int) -> FetchedPhoto:
         return FetchedPhoto(b"photo", "cdn", "miss")
 
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+    async def clean(self, data: bytes, target: ContentType, **_: object) -> CleanPhoto:
         return CleanPhoto(data, target, 10, 10)
 
 

@@ -30,7 +30,7 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
             await attempt.announce(Stage.FETCHING)
             photo = await attempt.fetch()
             attempt.lap("fetch")
-            clean = await consumer.cleaner.clean(photo.data, "image/jpeg")
+            clean = await attempt.clean(photo.data, "image/jpeg")
             attempt.lap("prepare")
             await attempt.announce(Stage.ANALYSING)
             answer = attempt.kept_answer or await ask_model(attempt, clean)
@@ -39,7 +39,7 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
             await attempt.announce(Stage.ADVISING)
             thresholds = consumer.thresholds_of(answer.model)
             advised = advise_all(consumer.rules, analysis, job.locale, thresholds)
-            await attempt.show(await as_promised(clean, job, consumer))
+            await attempt.show(await as_promised(clean, attempt))
             await attempt.finish(attempt.result(photo, answer, analysis, advised))
             return Ack()
     except Settled as settled:
@@ -48,11 +48,10 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
         return HandBack()
 
 
-async def as_promised(clean: CleanPhoto, job: Job, consumer: Consumer) -> CleanPhoto:
+async def as_promised(clean: CleanPhoto, attempt: Attempt) -> CleanPhoto:
     """The public copy: a JPEG, unless an earlier version's address for it promises another type."""
-    if clean.content_type == job.public_type:
-        return clean
-    return await consumer.cleaner.clean(clean.data, job.public_type)
+    promised = attempt.job.public_type
+    return clean if clean.content_type == promised else await attempt.clean(clean.data, promised)
 
 
 @asynccontextmanager

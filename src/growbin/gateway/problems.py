@@ -71,7 +71,7 @@ def photo_too_large(photo_max_bytes: int) -> Rejected:
 
 def unsupported_photo() -> Rejected:
     return Rejected(
-        "unsupported_photo", "Send a JPEG, PNG or WebP photo, with the type that was declared for it."
+        "unsupported_photo", "Send a JPEG, PNG, WebP or HEIC photo, with the type that was declared for it."
     )
 
 

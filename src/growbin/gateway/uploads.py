@@ -17,11 +17,18 @@ from growbin.gateway.bodies import read_body
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.problems import bad_request, photo_too_large, unsupported_photo
 from growbin.gateway.sessions import address_of, find_or_make_session, keep_session
-from growbin.job import EXTENSIONS, ContentType, Locale, Upload
+from growbin.job import ContentType, Locale, Upload
 
 log = structlog.get_logger()
 
 LONGEST_IDEMPOTENCY_KEY = 200
+# What is taken, and what systems and libraries write for it as well.
+TYPES: dict[ContentType, tuple[str, ...]] = {
+    "image/jpeg": ("image/jpg", "image/pjpeg", "image/jfif", "image/jpe", "image/x-jpeg"),
+    "image/png": ("image/x-png",),
+    "image/webp": ("image/x-webp",),
+    "image/heic": ("image/heif", "image/heic-sequence", "image/heif-sequence"),
+}
 
 
 class AnalyzeRequest(BaseModel):
@@ -29,7 +36,7 @@ class AnalyzeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    content_type: str | None = Field(None, description="image/jpeg, image/png or image/webp")
+    content_type: str | None = Field(None, description="image/jpeg, image/png, image/webp or image/heic")
     content_length: Annotated[int, Field(gt=0)] | None = None
     question: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
     locale: Locale | None = Field(None, description="default: from Accept-Language, else ko")
@@ -102,9 +109,14 @@ async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
 
 
 def _accepted_type(declared: str | None) -> ContentType | None:
-    if declared is not None and declared not in EXTENSIONS:
-        raise unsupported_photo()
-    return declared
+    """By whatever name it is declared."""
+    if declared is None:
+        return None
+    name = declared.partition(";")[0].strip().lower()
+    for content_type, other_names in TYPES.items():
+        if name in (content_type, *other_names):
+            return content_type
+    raise unsupported_photo()
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -38,7 +38,11 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         uploads = await stack.enter_async_context(open_uploads(settings))
         photos = await stack.enter_async_context(open_photos(settings, uploads))
         cleaner = await stack.enter_async_context(
-            ChildPhotoCleaner.open(max_pixels=settings.photo_max_pixels, max_side=settings.photo_model_side)
+            ChildPhotoCleaner.open(
+                max_pixels=settings.photo_max_pixels,
+                max_side=settings.photo_model_side,
+                children=settings.photo_children,
+            )
         )
         analyst = await stack.enter_async_context(open_analyst(settings))
         queue = await stack.enter_async_context(open_queue(settings))
