@@ -132,7 +132,11 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
         hub.attach(
             await enter(
                 RedisProgressFeed.open(
-                    url=f"{server_url}/2", on_entry=hub.on_entry, on_gap=hub.on_gap, on_loss=hub.on_loss
+                    url=f"{server_url}/2",
+                    on_entry=hub.on_entry,
+                    on_gap=hub.on_gap,
+                    on_loss=hub.on_loss,
+                    on_session_job=hub.on_session_job,
                 )
             )
         )

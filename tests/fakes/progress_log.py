@@ -72,7 +72,7 @@ class Kept:
 
 
 class FakeProgressLog(MayBeAway):
-    """`listeners` hear each entry, as a feed would."""
+    """`listeners` hear each entry, as a feed would, and `session_listeners` of new and redriven jobs."""
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class FakeProgressLog(MayBeAway):
         super().__init__()
         self.clock = clock
         self.listeners: list[Callable[[UUID, LogEntry], None]] = []
+        self.session_listeners: list[Callable[[str, UUID], None]] = []
         self._jobs: dict[UUID, Kept] = {}
         self._image_base_url = image_base_url
         self._lease_ms = int(lease_seconds * 1000)
@@ -117,6 +118,11 @@ class FakeProgressLog(MayBeAway):
                 deadline_ms=deadline_ms,
             )
             self._write(kept, Stage.AWAITING_UPLOAD, attempt=1)
+
+    async def tell_session(self, upload: Upload) -> None:
+        self._answer()
+        for listener in self.session_listeners:
+            listener(upload.owner, upload.job_id)
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place: dict[str, int] = {}
@@ -248,6 +254,8 @@ class FakeProgressLog(MayBeAway):
         kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
         kept.snapshot = self._new(again)
         self._write(kept, Stage.QUEUED, attempt=kept.attempts.token + 1)
+        for listener in self.session_listeners:
+            listener(job.owner, job.job_id)
         return again
 
     async def ended_jobs(self) -> AsyncIterator[EndedJob]:

@@ -71,7 +71,7 @@ class Node:
 
     async def start(self) -> None:
         self.hub = Hub(self.progress, buffer_events=64)
-        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry)
+        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry, self.hub.on_session_job)
         self.hub.attach(self.feed)
         gateway = Gateway(
             limits=self.limits,

@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from growbin.errors import Unavailable
-from growbin.gateway.hub import Hub, ReaderTooSlow, Watch
+from growbin.gateway.hub import Hub
+from growbin.gateway.watch import ReaderTooSlow, Watch
 from growbin.job import Failure, Job, LogEntry, Stage, Upload
 from growbin.ports import Started
 from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
@@ -24,7 +25,7 @@ class Told:
         self.clock = Clock()
         self.progress = FakeProgressLog(self.clock)
         self.hub = Hub(self.progress, buffer_events)
-        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry)
+        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry, self.hub.on_session_job)
         self.hub.attach(self.feed)
         now_ms = int(time.time() * 1000)
         job_id = uuid4()

@@ -1,4 +1,4 @@
-"""One open event stream of one job: the hub's news go straight from pub/sub to the socket.
+"""One open event stream, of a job or of a session: the hub's news go straight from pub/sub to the socket.
 
 An idle stream costs its connection, a sleeping handler and little else. The handler wakes up for two
 things only: the end of the stream, and a client that does not take what it is sent.
@@ -11,7 +11,8 @@ import asyncio
 from aiohttp import web
 
 from growbin.gateway import sse
-from growbin.gateway.hub import Watch
+from growbin.gateway.session_watch import SessionWatch
+from growbin.gateway.watch import Watch
 
 BLOCKED_LOOK_SECONDS = 0.05
 PULSE_SECONDS = 0.05  # often, so that ten thousand heartbeats never hold up an event
@@ -22,7 +23,9 @@ class LiveStream:
 
     __slots__ = ("_is_chunked", "_protocol", "_watch", "_woken")
 
-    def __init__(self, request: web.Request, response: web.StreamResponse, watch: Watch) -> None:
+    def __init__(
+        self, request: web.Request, response: web.StreamResponse, watch: Watch | SessionWatch
+    ) -> None:
         self._protocol = request.protocol
         self._is_chunked = response.chunked
         self._watch = watch

@@ -12,7 +12,8 @@ job:{id}:answer           progress  RESULT_SECONDS                            th
 session:{sha256}          sessions  SESSION_SECONDS, sliding                  session
 session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs
 readiness                 progress  READINESS_SECONDS                         proof of a write
-canary:{gateway}          -         channel only                              one message a second
+canary:{gateway}          progress  seconds; also a channel's name            one write and message a second
+session:{sha256}:news     progress  channel only                              a job is new, or driven again
 """
 
 from __future__ import annotations
@@ -74,6 +75,17 @@ def session(owner: str) -> str:
 
 def session_jobs(owner: str) -> str:
     return f"session:{{{owner}}}:jobs"
+
+
+def session_news(owner: str) -> str:
+    return f"session:{{{owner}}}:news"
+
+
+def owner_of_session_news(channel: str) -> str | None:
+    """None for another channel."""
+    if not channel.startswith("session:{"):
+        return None
+    return channel[len("session:{") : -len("}:news")]
 
 
 def canary(gateway: str) -> str:

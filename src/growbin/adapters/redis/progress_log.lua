@@ -310,6 +310,7 @@ function operations.reopen()
   p.run, p.deadline_ms = run, now_ms + p.deadline_in_ms
   open_history()
   write('queued', p.queued_message, p.queued_progress, count_of('token') + 1, p.nonce)
+  redis.call('PUBLISH', p.session_news, p.job_id)
   return { 'reopened', whole(run), whole(p.deadline_ms) }
 end
 

@@ -149,6 +149,9 @@ class RedisProgressLog:
             locale=upload.locale,
         )
 
+    async def tell_session(self, upload: Upload) -> None:
+        await ask(self._redis.publish(keys.session_news(upload.owner), str(upload.job_id)))
+
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place = []
         if backlog is not None:
@@ -241,6 +244,7 @@ class RedisProgressLog:
             job.job_id,
             **about | {"deadline_ms": None},
             last_run=last_run,
+            session_news=keys.session_news(job.owner),
             deadline_in_ms=deadline_seconds * 1000,
             drop_answer=(answer is not None and not is_analysis(read_answer(answer))) or None,
         )
