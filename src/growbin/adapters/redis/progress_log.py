@@ -45,6 +45,9 @@ from growbin.telemetry import metrics
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
 SUSPECT_FROM_STARTS = 2
 
+# Of any version: one that lies further ahead was given before Redis' clock jumped back.
+LONGEST_LEASE_MS = 60_000
+
 SCANNED_AT_ONCE = 500
 
 LOCALES: tuple[Locale, ...] = ("ko", "en")
@@ -192,6 +195,7 @@ class RedisProgressLog:
             alone=alone,
             call_id=call_id,
             lease_ms=int(self._limits.lease_seconds * 1000),
+            longest_lease_ms=max(LONGEST_LEASE_MS, int(self._limits.lease_seconds * 1000)),
             max_starts=self._limits.max_starts,
             max_paid_calls=self._limits.max_paid_calls,
             suspect_from_starts=SUSPECT_FROM_STARTS,
