@@ -142,7 +142,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
         )
         uploads, outside = FakeUploadStore(), Outside()
         sessions = await enter(RedisSessions.open(url=f"{server_url}/3"))
-        app = _app(records, sessions, progress, uploads, hub)
+        app = app_on(records, sessions, progress, uploads, hub)
         client = TestClient(TestServer(app), cookie_jar=aiohttp.DummyCookieJar())
         await client.start_server()
         stack.push_async_callback(client.close)
@@ -175,7 +175,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
         )
 
 
-def _app(
+def app_on(
     records: RedisJobRecords,
     sessions: RedisSessions,
     progress: RedisProgressLog,

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -64,9 +63,9 @@ async def role_of(valkey: Valkey) -> str:
 
 
 @asynccontextmanager
-async def replicated(cluster: Cluster, folder: Path) -> AsyncIterator[Name]:
+async def replicated(cluster: Cluster) -> AsyncIterator[Name]:
     """The servers' Valkey gets a replica, and is the primary again afterwards."""
-    ours, other = cluster.servers.valkey, Valkey(folder)
+    ours, other = cluster.servers.valkey, Valkey(cluster.folder / "replica")
     other.secrets["password"] = ours.secrets["password"]
     await other.start()
     try:
@@ -84,13 +83,13 @@ async def replicated(cluster: Cluster, folder: Path) -> AsyncIterator[Name]:
 
 @pytest.mark.timeout(120 + 40 * FAILOVERS)
 async def test_planned_failover_under_load_is_over_two_seconds_after_the_name_points_right(
-    servers: Servers, tmp_path: Path
+    servers: Servers,
 ) -> None:
     """The old primary lives on, keeps its connections and refuses writes: jobs in hand, open streams and
     uploads go on at the new one, nothing is lost, nothing done twice, and no process is restarted."""
     async with (
         Cluster.running(servers, gateways=2, consumers=2) as cluster,
-        replicated(cluster, tmp_path) as name,
+        replicated(cluster) as name,
     ):
         load = Load(cluster, clients=4)
         pids = [process.part.pid for process in cluster.processes]
@@ -136,12 +135,17 @@ async def is_hearing(cluster: Cluster) -> bool:
 
 
 async def test_demoted_redis_that_keeps_its_name_is_not_ready_and_heals_by_itself(
-    servers: Servers, tmp_path: Path
+    servers: Servers,
 ) -> None:
     """Nobody is restarted for what may pass: not ready, but alive, with the reason; ready again by itself."""
-    async with Cluster.running(servers) as cluster, replicated(cluster, tmp_path) as name:
+    async with Cluster.running(servers) as cluster, replicated(cluster) as name:
         await name.hand_over()
         processes = [*cluster.gateways, *cluster.consumers]
+
+        async def is_deaf() -> bool:
+            return not await is_hearing(cluster)
+
+        await eventually(is_deaf, "the gateway knows that it hears no primary", WHOLE_AGAIN_SECONDS)
         async with aiohttp.ClientSession() as http:
             for process in processes:
                 async with http.get(f"{process.probe_url}/readyz") as answer:
