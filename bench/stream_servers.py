@@ -52,7 +52,11 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
     hub = Hub(progress, QUEUED_EVENTS)
     stack.push_async_callback(hub.close)
     feed = RedisProgressFeed.open(
-        url=redis_url, on_entry=hub.on_entry, on_gap=hub.on_gap, on_loss=hub.on_loss
+        url=redis_url,
+        on_entry=hub.on_entry,
+        on_gap=hub.on_gap,
+        on_loss=hub.on_loss,
+        on_session_job=hub.on_session_job,
     )
     hub.attach(await stack.enter_async_context(feed))
     unused = cast("Any", None)

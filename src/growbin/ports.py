@@ -107,6 +107,9 @@ class JobRecords(Protocol):
 
     async def recent(self, owner: str, limit: int) -> Sequence[UUID]: ...
 
+    async def newest(self, owners: Sequence[str]) -> Sequence[UUID | None]:
+        """The first of each one's `recent`, in one round trip for all."""
+
 
 class Sessions(Protocol):
     """Redis DB 3."""
@@ -181,6 +184,9 @@ class GatewayProgress(ProgressReader, Endings, Protocol):
 
     async def accept_job(self, job: Job) -> None:
         """Before its event is published: from now on no look ends the job with its ticket."""
+
+    async def tell_session(self, upload: Upload) -> None:
+        """Let the owner's open streams know that its list has a new job."""
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         """Append `queued`, with its place when known, unless the consumer was faster."""
@@ -277,8 +283,9 @@ class RedriveProgress(JobStates, Protocol):
     """What the command for dead letters asks."""
 
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
-        """Begin a new run of a job that failed, or expired after it was accepted, and return its event. A
-        kept answer that is no analysis is dropped. Raises Rejected(not_failed)."""
+        """Begin a new run of a job that failed, or expired after it was accepted, tell its owner's open
+        streams, and return its event. A kept answer that is no analysis is dropped. Raises
+        Rejected(not_failed)."""
 
     def ended_jobs(self) -> AsyncIterator[EndedJob]:
         """Every job whose end is kept, in no order; one that ends meanwhile may be missing."""
@@ -422,7 +429,15 @@ class DeadLetters(Protocol):
 class ProgressFeed(Protocol):
     """Redis pub/sub: one connection for the whole gateway, whatever the number of streams."""
 
+    async def request(self, job_id: UUID) -> None:
+        """Ask for what `subscribe` then awaits."""
+
     async def subscribe(self, job_id: UUID) -> None:
         """Returns once the server has confirmed."""
 
     async def unsubscribe(self, job_id: UUID) -> None: ...
+
+    async def subscribe_session(self, owner: str) -> None:
+        """To hear of the owner's jobs that are new or driven again."""
+
+    async def unsubscribe_session(self, owner: str) -> None: ...

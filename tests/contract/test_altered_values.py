@@ -58,7 +58,7 @@ from growbin.job import (
     Upload,
     Usage,
 )
-from growbin.ports import Ack, Obituary, Retry, Started
+from growbin.ports import Ack, Agenda, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
 from growbin.rules.things import ThingFinder
 from tests.fakes import Clock, FakeJobQueue, FakeOutages, FakePhotoCache, FakeUploadStore
@@ -135,7 +135,11 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
         hub.attach(
             await enter(
                 RedisProgressFeed.open(
-                    url=f"{server_url}/2", on_entry=hub.on_entry, on_gap=hub.on_gap, on_loss=hub.on_loss
+                    url=f"{server_url}/2",
+                    on_entry=hub.on_entry,
+                    on_gap=hub.on_gap,
+                    on_loss=hub.on_loss,
+                    on_session_job=hub.on_session_job,
                 )
             )
         )
@@ -143,14 +147,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
         sessions = await enter(RedisSessions.open(url=f"{server_url}/3"))
         # Nobody works on it: its entries are the gateways' that other tests start.
         agenda = await enter(RedisAgenda.open(url=f"{server_url}/2"))
-        eraser = Eraser(
-            agenda=agenda,
-            progress=progress,
-            records=records,
-            uploads=uploads,
-            photo_cache=FakePhotoCache(),
-        )
-        app = _app(records, sessions, progress, uploads, eraser, hub)
+        app = app_on(records, sessions, progress, uploads, agenda, hub)
         client = TestClient(TestServer(app), cookie_jar=aiohttp.DummyCookieJar())
         await client.start_server()
         stack.push_async_callback(client.close)
@@ -183,15 +180,22 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
         )
 
 
-def _app(
+def app_on(
     records: RedisJobRecords,
     sessions: RedisSessions,
     progress: RedisProgressLog,
     uploads: FakeUploadStore,
-    eraser: Eraser,
+    agenda: Agenda,
     hub: Hub,
 ) -> web.Application:
     rules = load_rulebook(None)
+    eraser = Eraser(
+        agenda=agenda,
+        progress=progress,
+        records=records,
+        uploads=uploads,
+        photo_cache=FakePhotoCache(),
+    )
     gateway = Gateway(
         limits=LIMITS,
         cdn_base_url="http://cdn.test",

@@ -73,7 +73,7 @@ class Kept:
 
 
 class FakeProgressLog(MayBeAway):
-    """`listeners` hear each entry, as a feed would."""
+    """`listeners` hear each entry, as a feed would, and `session_listeners` of new and redriven jobs."""
 
     def __init__(
         self,
@@ -90,6 +90,7 @@ class FakeProgressLog(MayBeAway):
         self.agenda = FakeAgenda(clock, self._wipe)
         self._erased_after_seconds = erased_after_seconds
         self.listeners: list[Callable[[UUID, LogEntry], None]] = []
+        self.session_listeners: list[Callable[[str, UUID], None]] = []
         self._jobs: dict[UUID, Kept] = {}
         self._image_base_url = image_base_url
         self._lease_ms = int(lease_seconds * 1000)
@@ -129,6 +130,11 @@ class FakeProgressLog(MayBeAway):
         if waits and kept.snapshot:
             deadline_ms = max(kept.snapshot.deadline_ms, job.deadline_ms)
             kept.snapshot = replace(kept.snapshot, deadline_ms=deadline_ms)
+
+    async def tell_session(self, upload: Upload) -> None:
+        self._answer()
+        for listener in self.session_listeners:
+            listener(upload.owner, upload.job_id)
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place: dict[str, int] = {}
@@ -264,6 +270,8 @@ class FakeProgressLog(MayBeAway):
         kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
         kept.snapshot = self._new(again)
         self._write(kept, Stage.QUEUED, attempt=kept.attempts.token + 1)
+        for listener in self.session_listeners:
+            listener(job.owner, job.job_id)
         return again
 
     async def ended_jobs(self) -> AsyncIterator[EndedJob]:

@@ -79,7 +79,7 @@ class Node:
     async def start(self) -> None:
         self.outages = FakeOutages(self.clock)
         self.hub = Hub(self.progress, buffer_events=64)
-        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry)
+        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry, self.hub.on_session_job)
         self.hub.attach(self.feed)
         eraser = Eraser(
             agenda=self.progress.agenda,

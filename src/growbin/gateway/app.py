@@ -24,6 +24,7 @@ from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
+from growbin.gateway.session_watch import LOOKS, SlowLooks
 from growbin.gateway.sessions import SessionAnswer, create_session, end_session
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
@@ -203,6 +204,7 @@ def build_app(gateway: Gateway) -> web.Application:
     app[GATEWAY] = gateway
     app[SLOTS] = StreamSlots(gateway.limits)
     app[PULSE] = Pulse(gateway.limits.stream_heartbeat_seconds)
+    app[LOOKS] = SlowLooks(gateway.hub, gateway.records)
     for call in CALLS:
         # No HEAD for a stream: it would stay open and say nothing.
         app.router.add_route(call.method, call.path, call.handler)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from growbin.errors import PARTS, Unavailable
 from growbin.gateway.answers import Notice, notice_of
 from growbin.gateway.live_stream import LiveStream
-from growbin.gateway.session_watch import SessionWatch
 from growbin.job import JobState
 from growbin.ports import Outages, PartAway
 
@@ -37,7 +36,7 @@ class Notices:
         self._last: dict[str, Outage] = {}  # of each part
         self._newest = 0
         self._looked_at = float("-inf")
-        self._told: dict[LiveStream | SessionWatch, int] = {}  # the newest outage that each has heard of
+        self._told: dict[LiveStream, int] = {}  # the newest outage that each has heard of
         self._looking: asyncio.Task[None] | None = None
 
     async def about(self, state: JobState) -> Notice | None:
@@ -48,13 +47,13 @@ class Notices:
             await self._look()
         return notice_of(self._open[0].away, state.locale) if self._open else None
 
-    def add(self, stream: LiveStream | SessionWatch) -> None:
+    def add(self, stream: LiveStream) -> None:
         """From now on `stream` is told of each outage once, also of one that has begun before."""
         self._told[stream] = 0
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._keep_telling(), name="notices")
 
-    def remove(self, stream: LiveStream | SessionWatch) -> None:
+    def remove(self, stream: LiveStream) -> None:
         del self._told[stream]
 
     async def _keep_telling(self) -> None:

@@ -58,16 +58,24 @@ async def end_session(request: web.Request) -> web.Response:
 
 
 async def find_session(request: web.Request) -> Session | None:
-    """The caller's live session, if any. A Bearer token goes before the cookie."""
+    """The caller's live session, if any."""
+    for token, in_cookie in tokens_of(request):
+        owner = await request.app[GATEWAY].sessions.owner(token)
+        if owner is not None:
+            return Session(owner, token, in_cookie)
+    return None
+
+
+def tokens_of(request: web.Request) -> list[tuple[str, bool]]:
+    """What may be a session's token, and whether it was in a cookie: a Bearer token goes before."""
     scheme, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     offered = [(bearer.strip(), False)] if scheme.lower() == "bearer" else []
     offered += [(request.cookies.get(name, ""), True) for name in COOKIES_READ]
-    for token, in_cookie in offered:
-        if token and token.isascii() and len(token) <= LONGEST_TOKEN:
-            owner = await request.app[GATEWAY].sessions.owner(token)
-            if owner is not None:
-                return Session(owner, token, in_cookie)
-    return None
+    return [
+        (token, in_cookie)
+        for token, in_cookie in offered
+        if token and token.isascii() and len(token) <= LONGEST_TOKEN
+    ]
 
 
 async def find_or_make_session(request: web.Request) -> Session:

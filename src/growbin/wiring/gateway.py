@@ -45,6 +45,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
                 on_entry=hub.on_entry,
                 on_gap=hub.on_gap,
                 on_loss=hub.on_loss,
+                on_session_job=hub.on_session_job,
             )
         )
         hub.attach(feed)
@@ -81,7 +82,12 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             return not stop.is_set()
 
         probes = build_probes(
-            required={"serving": serves, "redis": progress.is_writable},
+            alive=feed.is_kept,
+            required={
+                "serving": serves,
+                "redis": progress.is_writable,
+                "live_progress_lately": feed.has_heard_lately,
+            },
             shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
         )
         await enter(serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT"))

@@ -45,6 +45,8 @@ from growbin.telemetry import traces
 log = structlog.get_logger()
 
 OBITUARIES_AT_ONCE = 16
+# After two or three of them without a sign the broker gives a frozen consumer's jobs to others: 12 s at most.
+CONSUMER_HEARTBEAT_SECONDS = 4
 BACKLOG_AGE_SECONDS = 1.0
 RETRY_PAUSE_SECONDS = 1.0
 HAND_BACK_SECONDS = 5.0
@@ -207,7 +209,7 @@ class RabbitJobQueue:
                 await jobs.take(0)
                 await obituaries.take(0)
 
-        async with BrokerLink.open(self._urls, "consumer", set_up) as link:
+        async with BrokerLink.open(self._urls, "consumer", set_up, CONSUMER_HEARTBEAT_SECONDS) as link:
             follower = asyncio.create_task(self._follow(link, jobs, concurrency), name="concurrency")
             try:
                 yield link.ready.is_set

@@ -180,6 +180,13 @@ class RedisJobRecords:
         found = await ask(self._sessions.lrange(keys.session_jobs(owner), 0, limit - 1))
         return [UUID(job_id) for job_id in found if _is_id(job_id)]
 
+    async def newest(self, owners: Sequence[str]) -> Sequence[UUID | None]:
+        async with self._sessions.pipeline(transaction=False) as pipeline:
+            for owner in owners:
+                pipeline.lindex(keys.session_jobs(owner), 0)
+            found = await ask(pipeline.execute())
+        return [UUID(job_id) if job_id and _is_id(job_id) else None for job_id in found]
+
 
 def _is_id(text: str) -> bool:
     try:

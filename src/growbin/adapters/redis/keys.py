@@ -14,7 +14,8 @@ session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  it
 part:{name}               progress  PART_SECONDS, renewed while it is away    since when a part is away
 agenda                    progress  until its last entry is done               deletions not finished
 readiness                 progress  READINESS_SECONDS                         proof of a write
-canary:{gateway}          -         channel only                              one message a second
+canary:{gateway}          progress  seconds; also a channel's name            one write and message a second
+session:{sha256}:news     progress  channel only                              a job is new, or driven again
 """
 
 from __future__ import annotations
@@ -83,6 +84,17 @@ def session(owner: str) -> str:
 
 def session_jobs(owner: str) -> str:
     return f"session:{{{owner}}}:jobs"
+
+
+def session_news(owner: str) -> str:
+    return f"session:{{{owner}}}:news"
+
+
+def owner_of_session_news(channel: str) -> str | None:
+    """None for another channel."""
+    if not channel.startswith("session:{"):
+        return None
+    return channel[len("session:{") : -len("}:news")]
 
 
 def canary(gateway: str) -> str:

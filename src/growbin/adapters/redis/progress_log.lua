@@ -8,7 +8,9 @@
 -- A log entry is the text "<id> <event> <data>", an id is "<epoch>.<seq>.<nonce>": the epoch is
 -- the run's, the nonce the append's own. A server that came back with older data re-uses numbers
 -- but never nonces, so a client's id either names exactly what it saw or is not found.
--- Time is this server's clock, so that a skewed process cannot expire anybody.
+-- Time is this server's clock, so that a skewed process cannot expire anybody. Should it jump back, a job
+-- lives at most its life once more, and a dead holder's lease at most p.longest_lease_ms: no longer than that
+-- is ever given.
 
 local PROGRESS, EVENTS, RESULT, LEASE, ATTEMPTS, ANSWER =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -65,6 +67,8 @@ end
 -- The snapshot, also as another version wrote it: missing new fields get a default, and of fields we do not
 -- know those are kept that come out of here as they went in (texts, truths, small whole numbers).
 -- One without what our rules need counts as lost: a new history begins, and clients get `reset`.
+local snapshot
+
 local function load_snapshot()
   local s = decoded(redis.pcall('GET', PROGRESS))
   local is_readable = (RANK[s.stage] or ENDS[s.stage]) and fits(s.id, '^[0-9a-f]+%.%d+%.[0-9a-z]+$', 64)
@@ -100,8 +104,24 @@ local function load_end()
   return { stage = ENDS[found.stage] and found.stage or 'unreadable', run = is_whole(found.run, 1, MOST) and found.run or nil }
 end
 
-local snapshot = load_snapshot()
+local function set_deadline(deadline_ms)
+  snapshot.deadline_ms = deadline_ms
+  snapshot.life_ms = math.min(math.max(0, deadline_ms - now_ms), MOST)
+end
+
+local function bound_by_life()
+  local life_ms = snapshot and is_whole(snapshot.life_ms, 0, MOST) and snapshot.life_ms
+  if life_ms and snapshot.deadline_ms > now_ms + life_ms then
+    snapshot.deadline_ms = now_ms + life_ms
+    redis.call('SET', PROGRESS, cjson.encode(snapshot), 'KEEPTTL')
+  end
+end
+
+snapshot = load_snapshot()
 local result = load_end()
+if not result then
+  bound_by_life()
+end
 
 -- A delivery of a newer run than what is stored means that a redrive was lost with this server's
 -- tail: the stored run is history, and so are its starts and paid calls.
@@ -186,8 +206,9 @@ end
 local function open_history()
   redis.call('DEL', EVENTS)
   snapshot = { job_id = p.job_id, run = p.run or 1, epoch = p.epoch, seq = 0, stage = '', attempt = 1,
-    progress = 0, message = '', updated_at = '', id = '', deadline_ms = p.deadline_ms,
+    progress = 0, message = '', updated_at = '', id = '',
     owner = p.owner, image_url = p.image_url, locale = p.locale }
+  set_deadline(p.deadline_ms)
 end
 
 -- `queued` belongs to every accepted job, also when its consumer was faster than its gateway.
@@ -196,7 +217,7 @@ local function write_queued_if_missing()
     open_history()
   end
   if snapshot.seq == 0 or snapshot.stage == 'awaiting_upload' then
-    snapshot.deadline_ms = p.deadline_ms
+    set_deadline(p.deadline_ms)
     write('queued', p.queued_message, p.queued_progress, 1, p.nonce .. 'q')
   end
 end
@@ -256,7 +277,7 @@ function operations.append()
     return 'ours'
   end
   if p.stage == 'queued' then
-    snapshot.deadline_ms = p.deadline_ms
+    set_deadline(p.deadline_ms)
   end
   write(p.stage, p.message, p.progress, attempt, p.nonce, p.tail)
   return 'ours'
@@ -327,6 +348,7 @@ function operations.reopen()
   p.run, p.deadline_ms = run, now_ms + p.deadline_in_ms
   open_history()
   write('queued', p.queued_message, p.queued_progress, count_of('token') + 1, p.nonce)
+  redis.call('PUBLISH', p.session_news, p.job_id)
   return { 'reopened', whole(run), whole(p.deadline_ms) }
 end
 
@@ -351,6 +373,9 @@ function operations.begin()
     return started(token) -- our own call, its reply lost
   end
   if lease then
+    if redis.call('PTTL', LEASE) > p.longest_lease_ms then
+      redis.call('PEXPIRE', LEASE, p.longest_lease_ms)
+    end
     return { 'held' }
   end
   local holder_died = redis.call('HGET', ATTEMPTS, 'open') == '1'

@@ -46,6 +46,9 @@ from growbin.telemetry import metrics
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
 SUSPECT_FROM_STARTS = 2
 
+# Of any version: one that lies further ahead was given before Redis' clock jumped back.
+LONGEST_LEASE_MS = 60_000
+
 SCANNED_AT_ONCE = 500
 
 LOCALES: tuple[Locale, ...] = ("ko", "en")
@@ -157,6 +160,9 @@ class RedisProgressLog:
     async def accept_job(self, job: Job) -> None:
         await self._run("accept", job.job_id, deadline_ms=job.deadline_ms)
 
+    async def tell_session(self, upload: Upload) -> None:
+        await ask(self._redis.publish(keys.session_news(upload.owner), str(upload.job_id)))
+
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place = []
         if backlog is not None:
@@ -199,6 +205,7 @@ class RedisProgressLog:
             alone=alone,
             call_id=call_id,
             lease_ms=int(self._limits.lease_seconds * 1000),
+            longest_lease_ms=max(LONGEST_LEASE_MS, int(self._limits.lease_seconds * 1000)),
             max_starts=self._limits.max_starts,
             max_paid_calls=self._limits.max_paid_calls,
             suspect_from_starts=SUSPECT_FROM_STARTS,
@@ -251,6 +258,7 @@ class RedisProgressLog:
             job.job_id,
             **about | {"deadline_ms": None},
             last_run=last_run,
+            session_news=keys.session_news(job.owner),
             deadline_in_ms=deadline_seconds * 1000,
             drop_answer=(answer is not None and not is_analysis(read_answer(answer))) or None,
         )
