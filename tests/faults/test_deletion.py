@@ -174,7 +174,9 @@ async def assert_gone(cluster: Cluster, jobs: Sequence[TrackedJob]) -> None:
             assert await objects_left(cluster, job) == [], job.marker
             async with http.get(job.ticket["image_url"]) as shown:
                 assert shown.status in (403, 404), f"the CDN shows {job.marker}"
-            answer = await cluster.client.call("GET", f"/api/v1/waste/jobs/{job.job_id}", job.token)
+            gateway = next(gateway.url for gateway in cluster.gateways if gateway.is_running)
+            path = f"/api/v1/waste/jobs/{job.job_id}"
+            answer = await cluster.client.call("GET", path, job.token, gateway=gateway)
             assert answer.status == 404, job.marker
     letters = "".join(letter.body for letter in await cluster.messages.letters())
     assert "case:" not in letters  # no question, and so no event
