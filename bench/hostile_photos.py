@@ -76,7 +76,7 @@ async def _beside_the_worst() -> None:
     """An ordinary photo of one person, alone and while another sends the worst, four at a time."""
     ordinary = encoded(noise(4032, 3024), "JPEG", quality=30)
     worst = dict(costly())["scans/refining-75"]
-    async with ChildPhotoCleaner.open(max_pixels=200_000_000, max_side=1024, children=2) as cleaner:
+    async with ChildPhotoCleaner.open(max_pixels=200_000_000, max_side=1024) as cleaner:
 
         async def take(owner: str, address: str, data: bytes) -> float:
             began = time.perf_counter()
