@@ -77,6 +77,7 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
         queue=unused,
         eraser=unused,
         hub=hub,
+        news=progress,
         notices=Notices(outages),
     )
     return build_app(gateway)

@@ -213,6 +213,7 @@ def app_on(
         queue=FakeJobQueue(),
         eraser=eraser,
         hub=hub,
+        news=progress,
         notices=Notices(FakeOutages(Clock())),
     )
     return build_app(gateway)

@@ -108,6 +108,7 @@ class Node:
             queue=self.queue,
             eraser=eraser,
             hub=self.hub,
+            news=self.progress,
             notices=Notices(self.outages),
         )
         self.server = TestServer(build_app(gateway))

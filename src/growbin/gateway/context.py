@@ -18,6 +18,7 @@ from growbin.ports import (
     GatewayProgress,
     JobQueue,
     JobRecords,
+    SessionNews,
     Sessions,
     UploadStore,
 )
@@ -66,6 +67,7 @@ class Gateway:
     queue: JobQueue
     eraser: Eraser
     hub: Hub
+    news: SessionNews
     notices: Notices
 
     # One upload-complete at a time for each job: parallel repeats find the first one's publish.

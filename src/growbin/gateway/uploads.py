@@ -94,7 +94,7 @@ async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
     """A fresh ticket for the upload's one key; its job is opened and listed if it was not yet."""
     await gateway.progress.open_job(upload, gateway.limits.upload_deadline_ms(upload))
     await gateway.records.list_job(upload)
-    await gateway.progress.tell_session(upload)
+    await gateway.news.tell_session(upload)
     ticket = await gateway.uploads.ticket(
         upload.key, upload.declared_type, upload.declared_length, gateway.limits.ticket_seconds
     )

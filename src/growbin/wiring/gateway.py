@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from ipaddress import ip_network
 
 import structlog
@@ -21,6 +22,7 @@ from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.erasure import Eraser
 from growbin.gateway.hub import Hub
 from growbin.gateway.notices import Notices
+from growbin.ports import GatewayProgress, JobRecords, UploadStore
 from growbin.probes import build_probes
 from growbin.rules.things import ThingFinder
 from growbin.wiring.parts import open_progress, open_queue, open_uploads, rulebook, serving
@@ -37,27 +39,10 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         enter = stack.enter_async_context
         progress = await enter(open_progress(settings))
         queue = await enter(open_queue(settings))
-        hub = Hub(progress, settings.stream_buffer_events)
-        stack.push_async_callback(hub.close)
-        feed = await enter(
-            RedisProgressFeed.open(
-                url=settings.redis_progress_url,
-                on_entry=hub.on_entry,
-                on_gap=hub.on_gap,
-                on_loss=hub.on_loss,
-                on_session_job=hub.on_session_job,
-            )
-        )
-        hub.attach(feed)
+        hub, feed = await enter(live_progress(settings, progress))
         records = await enter(open_records(settings))
         uploads = await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
-        eraser = Eraser(
-            agenda=await enter(RedisAgenda.open(url=settings.redis_progress_url)),
-            progress=progress,
-            records=records,
-            uploads=uploads,
-            photo_cache=await enter(open_photo_cache(settings)),
-        )
+        eraser = await enter(working_eraser(settings, progress, records, uploads))
         gateway = Gateway(
             limits=limits_of(settings),
             cdn_base_url=settings.cdn_base_url,
@@ -75,6 +60,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             queue=queue,
             eraser=eraser,
             hub=hub,
+            news=progress,
             notices=Notices(await enter(RedisOutages.open(url=settings.redis_progress_url))),
         )
 
@@ -91,12 +77,45 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
         )
         await enter(serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT"))
-        await enter(eraser.working())
         await enter(serving(build_app(gateway), settings.host, settings.port, "PORT"))
         log.info("gateway_started", address=f"http://{settings.host}:{settings.port}")
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)
         await hub.drain()
+
+
+@asynccontextmanager
+async def live_progress(
+    settings: Settings, progress: GatewayProgress
+) -> AsyncIterator[tuple[Hub, RedisProgressFeed]]:
+    hub = Hub(progress, settings.stream_buffer_events)
+    try:
+        async with RedisProgressFeed.open(
+            url=settings.redis_progress_url,
+            on_entry=hub.on_entry,
+            on_gap=hub.on_gap,
+            on_loss=hub.on_loss,
+            on_session_job=hub.on_session_job,
+        ) as feed:
+            hub.attach(feed)
+            yield hub, feed
+    finally:
+        await hub.close()
+
+
+@asynccontextmanager
+async def working_eraser(
+    settings: Settings, progress: GatewayProgress, records: JobRecords, uploads: UploadStore
+) -> AsyncIterator[Eraser]:
+    async with (
+        RedisAgenda.open(url=settings.redis_progress_url) as agenda,
+        open_photo_cache(settings) as photo_cache,
+    ):
+        eraser = Eraser(
+            agenda=agenda, progress=progress, records=records, uploads=uploads, photo_cache=photo_cache
+        )
+        async with eraser.working():
+            yield eraser
 
 
 def open_records(settings: Settings) -> AbstractAsyncContextManager[RedisJobRecords]:

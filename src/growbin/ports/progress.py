@@ -1,89 +1,24 @@
-"""The outside world on one screen. Each port is made for one kind of caller and has one real adapter; where
-tests have a fake of it, both pass the same contract suite. Every call may raise `Unavailable`; what else it
-raises stands here.
-"""
+"""Ports on Redis: records, sessions, progress, and what is told live."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 from growbin.job import (
-    CleanPhoto,
     ContentType,
     Failure,
-    FetchedPhoto,
     Job,
     JobState,
-    Locale,
     LogEntry,
     ModelAnswer,
     Result,
     Stage,
-    StoredUpload,
     Upload,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """The presigned permission to upload one photo."""
-
-    url: str
-    headers: dict[str, str]
-
-
-class UploadStore(Protocol):
-    """S3."""
-
-    async def ticket(
-        self, key: str, content_type: str | None, content_length: int | None, expires_seconds: int
-    ) -> Ticket:
-        """Presign a PUT. What is declared is bound into the signature, with `If-None-Match: *`."""
-
-    async def look(self, key: str) -> StoredUpload | None:
-        """What lies under `key` (one ranged read), or None when there is nothing."""
-
-    async def keys_of(self, job_id: UUID) -> Sequence[str]:
-        """Whatever lies there of a job: as it came, and the public copy, in the shape of any version."""
-
-    async def delete(self, key: str) -> None: ...
-
-    async def publish_photo(self, key: str, photo: CleanPhoto, cache_seconds: int) -> None:
-        """Put the clean copy in its public place."""
-
-
-class PhotoCache(Protocol):
-    """What the CDN keeps of public photos."""
-
-    async def forget(self, keys: Sequence[str]) -> None:
-        """Within a minute the CDN serves these photos no more."""
-
-
-class PhotoSource(Protocol):
-    """CDN first, then S3."""
-
-    async def fetch(self, key: str, etag: str, length: int) -> FetchedPhoto:
-        """Raises JobFailed(photo_missing | photo_changed)."""
-
-
-class PhotoCleaner(Protocol):
-    async def clean(
-        self, data: bytes, target: ContentType, *, owner: str | None = None, address: str | None = None
-    ) -> CleanPhoto:
-        """Hygiene in a child process. Owners and addresses take turns. Raises
-        JobFailed(unsupported_photo | photo_unreadable | photo_too_complex)."""
-
-
-class Analyst(Protocol):
-    """The vision model."""
-
-    async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
-        """At most one paid answer. Raises Throttled (nothing was paid), Unavailable (perhaps paid),
-        JobFailed(model_refused | model_answer_invalid)."""
+from growbin.ports.queue import Backlog
 
 
 class JobRecords(Protocol):
@@ -185,9 +120,6 @@ class GatewayProgress(ProgressReader, Endings, Protocol):
     async def accept_job(self, job: Job) -> None:
         """Before its event is published: from now on no look ends the job with its ticket."""
 
-    async def tell_session(self, upload: Upload) -> None:
-        """Let the owner's open streams know that its list has a new job."""
-
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         """Append `queued`, with its place when known, unless the consumer was faster."""
 
@@ -196,6 +128,13 @@ class GatewayProgress(ProgressReader, Endings, Protocol):
 
     async def mark_feedback(self, job_id: UUID) -> bool:
         """True the first time, for a job that is done."""
+
+
+class SessionNews(Protocol):
+    """For streams of sessions, which wait for new jobs."""
+
+    async def tell_session(self, upload: Upload) -> None:
+        """Let the owner's open streams know that its list has a new job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,114 +255,6 @@ class Outages(Protocol):
 
     async def away(self, parts: Sequence[str]) -> Sequence[PartAway]:
         """Those of `parts` that are away, the longest away first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """The delivery is finished."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Bring the job again after one of the delay steps."""
-
-    delay_seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Park the delivery for people; its obituary ends the job if nothing else did."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class HandBack:
-    """Give the untouched delivery back at shutdown."""
-
-
-Verdict = Ack | Retry | DeadLetter | HandBack
-
-
-# How long a job waits before its second start, its third, and so on: the queue has a step for each.
-RETRY_DELAYS_SECONDS = (1, 5, 15, 60)
-
-Handler = Callable[[Job], Coroutine[Any, Any, Verdict]]
-
-
-@dataclass(frozen=True, slots=True)
-class Obituary:
-    """A dead letter: its job, or what little of it could be read, and why it died."""
-
-    job_id: UUID | None
-    job: Job | None
-    reason: str
-    died_at: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """What people find of a dead letter: nothing personal, unless no job could be read from it. `code` is how
-    its job had ended, where an earlier version has not left the event itself."""
-
-    job_id: UUID | None
-    reason: str
-    code: str | None
-    died_at: str | None
-    body: bytes
-
-
-# The code that the job has ended with, for its letter; None when nothing shall be left of it.
-ObituaryHandler = Callable[[Obituary], Awaitable[str | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What waits in the main queue, and how fast it is worked off when the broker knows."""
-
-    waiting: int
-    per_second: float | None = None
-
-    @property
-    def position(self) -> int:
-        """Of the job that comes next."""
-        return self.waiting + 1
-
-    @property
-    def wait_seconds(self) -> int | None:
-        return round(self.position / self.per_second) if self.per_second else None
-
-
-class JobQueue(Protocol):
-    """RabbitMQ."""
-
-    async def publish(self, job: Job) -> None:
-        """Returns once a quorum queue has confirmed. Raises Unavailable: perhaps sent, perhaps not."""
-
-    async def backlog(self) -> Backlog | None:
-        """What waits, at most a second old; None when unknown."""
-
-    def consuming(
-        self,
-        handle: Handler,
-        handle_obituary: ObituaryHandler,
-        *,
-        concurrency: Callable[[], int],
-        grace_seconds: float,
-    ) -> AbstractAsyncContextManager[Callable[[], bool]]:
-        """Consume the main queue and the obituaries until the block is left; then let running jobs
-        finish. `concurrency` may change while it goes on; at 0 only obituaries are read. Yields a
-        function that tells whether we are subscribed."""
-
-
-class DeadLetters(Protocol):
-    """The letters, for people."""
-
-    async def list(self) -> Sequence[Letter]:
-        """They stay where they are."""
-
-    async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
-        """Hand each letter to `act`, which says whether it is to be removed."""
 
 
 class ProgressFeed(Protocol):
