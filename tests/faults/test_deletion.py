@@ -163,11 +163,14 @@ def percentile(took: Sequence[float]) -> float:
 async def assert_gone(cluster: Cluster, jobs: Sequence[TrackedJob]) -> None:
     """After the last pass."""
 
-    async def agenda_is_empty() -> bool:
-        async with redis.asyncio.Redis.from_url(cluster.servers.valkey.url, db=2) as progress:
-            return not await progress.exists("agenda")
+    async def agenda_is_done() -> bool:
+        async with redis.asyncio.Redis.from_url(
+            cluster.servers.valkey.url, db=2, decode_responses=True
+        ) as progress:
+            entries = [entry async for entry, _ in progress.zscan_iter("agenda")]
+        return not any(str(entry).startswith(job.job_id) for entry in entries for job in jobs)
 
-    await eventually(agenda_is_empty, "the agenda is done", LAST_PASS_SECONDS + 20)
+    await eventually(agenda_is_done, "the agenda is done", LAST_PASS_SECONDS + 20)
     async with aiohttp.ClientSession() as http:
         for job in jobs:
             assert await keys_left(cluster, job) == [f"job:{{{job.job_id}}}:result"], job.marker
