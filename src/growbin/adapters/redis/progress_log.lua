@@ -287,7 +287,7 @@ end
 -- by its ticket's deadline.
 function operations.accept()
   if not is_over() and snapshot and snapshot.stage == 'awaiting_upload' then
-    snapshot.deadline_ms = math.max(snapshot.deadline_ms, p.deadline_ms)
+    set_deadline(math.max(snapshot.deadline_ms, p.deadline_ms))
     redis.call('SET', PROGRESS, cjson.encode(snapshot))
     keep_for()
   end
