@@ -145,7 +145,7 @@ async def test_a_photo_that_needs_more_time_than_a_child_may_take_ends_it() -> N
     assert (await answer_of("photo.CPU_SECONDS = 1.0", quicker, times=6))[0] == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="tells its limits elsewhere in another way")
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil reads another process's limits on Linux only")
 async def test_children_have_the_limits_that_pods_are_sized_for() -> None:
     """What they write to, and the libraries they read, stay below 400 MB."""
     async with opened() as cleaner:
