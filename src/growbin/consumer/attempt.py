@@ -73,6 +73,7 @@ class Attempt:
     def lap(self, name: str) -> None:
         now = asyncio.get_running_loop().time()
         self._laps_ms[name] = int((now - self._loop_lap) * 1000)
+        metrics.stage_seconds.labels(stage=name).observe(now - self._loop_lap)
         self._loop_lap = now
 
     def result(
@@ -114,9 +115,7 @@ class Attempt:
         self.is_done = isinstance(end, Result)
         outcome = "done" if isinstance(end, Result) else end.code
         if isinstance(end, Result):
-            metrics.queue_wait_seconds.observe(end.timings_ms.queue / 1000)
-            metrics.photos_fetched.labels(source=end.photo.source, cache=end.photo.cache or "none").inc()
-            metrics.photo_fetch_seconds.labels(source=end.photo.source).observe(end.timings_ms.fetch / 1000)
+            metrics.job_seconds.observe(end.timings_ms.total / 1000)
         log.info("job_ended", outcome=outcome, attempt=self.number)
 
     async def fail(self, code: str) -> None:

@@ -194,6 +194,18 @@ CALLS = (
     ),
 )
 
+PATHS = {call.path for call in CALLS}
+# What is counted apart of each call; all else is `other`.
+STATUSES: dict[tuple[str, str], frozenset[int]] = {
+    **{(call.method, call.path): frozenset({*call.answers, *call.refusals, 429, 500, 503}) for call in CALLS},
+    ("GET", "page"): frozenset({200, 304}),
+    ("any", "none"): frozenset({404, 405}),
+}
+for _label, _statuses in STATUSES.items():
+    metrics.request_seconds.labels(*_label)
+    for _status in (*_statuses, "other"):
+        metrics.requests.labels(*_label, _status)
+
 
 def build_app(gateway: Gateway) -> web.Application:
     """The whole HTTP side. Run it with `handler_cancellation=True`, so that a stream notices when its
@@ -226,13 +238,22 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     traces.bind_request(request[REQUEST_ID], request.headers.get("traceparent"))
     begin = time.perf_counter()
     response = await handler(request)
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource else "none"
+    method, route = request.method, _route_of(request)
     if isinstance(response, web.Response):
-        seconds = time.perf_counter() - begin
-        metrics.request_seconds.labels(request.method, route, response.status).observe(seconds)
+        known = STATUSES.get((method, route))
+        if known is None:  # a stranger may call it anything
+            method, route, known = "any", "none", STATUSES["any", "none"]
+        metrics.request_seconds.labels(method, route).observe(time.perf_counter() - begin)
+        metrics.requests.labels(method, route, response.status if response.status in known else "other").inc()
     log.debug("request_answered", method=request.method, route=route, status=response.status)
     return response
+
+
+def _route_of(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    if resource is None:
+        return "none"
+    return resource.canonical if resource.canonical in PATHS else "page"
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -28,7 +28,7 @@ async def complete_upload(request: web.Request) -> web.Response:
         async with gateway.submissions.setdefault(job_id, asyncio.Lock()):
             stage = await submit_job(gateway, await find_job(request))
     except Rejected as error:
-        metrics.uploads.labels(outcome=error.code).inc()
+        metrics.uploads.labels(outcome=error.code if error.code in metrics.UPLOAD_OUTCOMES else "other").inc()
         raise
     except Unavailable:
         metrics.uploads.labels(outcome="unavailable").inc()

@@ -11,6 +11,7 @@ import structlog
 
 from growbin.adapters.photos.photo_cache import CdnPhotoCache
 from growbin.adapters.redis.agenda import RedisAgenda
+from growbin.adapters.redis.gauges import RedisGauges
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.outages import RedisOutages
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
@@ -64,6 +65,8 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             notices=Notices(await enter(RedisOutages.open(url=settings.redis_progress_url))),
         )
 
+        gauges = await enter(open_gauges(settings))
+
         async def serves() -> bool:
             return not stop.is_set()
 
@@ -75,6 +78,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
                 "live_progress_lately": feed.has_heard_lately,
             },
             shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
+            measure=gauges.read,
         )
         await enter(serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT"))
         await enter(serving(build_app(gateway), settings.host, settings.port, "PORT"))
@@ -123,6 +127,17 @@ def open_records(settings: Settings) -> AbstractAsyncContextManager[RedisJobReco
         jobs_url=settings.redis_jobs_url,
         sessions_url=settings.redis_sessions_url,
         ticket_seconds=settings.ticket_seconds,
+        deadline_seconds=settings.job_deadline_seconds,
+    )
+
+
+def open_gauges(settings: Settings) -> AbstractAsyncContextManager[RedisGauges]:
+    return RedisGauges.open(
+        urls={
+            "jobs": settings.redis_jobs_url,
+            "progress": settings.redis_progress_url,
+            "sessions": settings.redis_sessions_url,
+        },
         deadline_seconds=settings.job_deadline_seconds,
     )
 

@@ -19,6 +19,7 @@ from growbin.config import Settings
 from growbin.rules.overlay import BadRules, load_rulebook
 from growbin.rules.rulebook import Rulebook
 from growbin.telemetry import logs
+from growbin.telemetry.event_loop import measured_lag
 
 log = structlog.get_logger()
 
@@ -39,7 +40,8 @@ def run_until_stopped(serve: Serve, settings: Settings) -> int:
         stop = asyncio.Event()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-        await serve(settings, stop)
+        async with measured_lag():
+            await serve(settings, stop)
 
     asyncio.run(run())
     return 0

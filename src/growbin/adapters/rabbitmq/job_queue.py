@@ -40,7 +40,7 @@ from growbin.ports import (
     Retry,
     Verdict,
 )
-from growbin.telemetry import traces
+from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
@@ -195,6 +195,7 @@ class RabbitJobQueue:
         jobs = Subscription(self._topology.name, partial(self._on_job, handle))
         obituaries = Subscription(self._topology.obituaries, partial(self._on_obituary, handle_obituary))
         is_stopping = False
+        metrics.jobs_in_hand.set_function(lambda: len(self._running))
 
         async def set_up(connection: AbstractConnection) -> None:
             for subscription in (jobs, obituaries):
@@ -256,7 +257,7 @@ class RabbitJobQueue:
             job = decode_event(message.body)
         except BadEvent as error:
             log.error("job_event_rejected", reason=str(error), job_id=str(error.job_id))
-            await self._settle(message, None, DeadLetter("bad_event"))
+            _count(DeadLetter("bad_event"), await self._settle(message, None, DeadLetter("bad_event")))
             return
         callback = asyncio.current_task()
         assert callback is not None
@@ -279,10 +280,10 @@ class RabbitJobQueue:
         except Exception:
             log.exception("handler_hit_a_bug")
             verdict = DeadLetter("internal")
-        await self._settle(message, job, verdict)
+        _count(verdict, await self._settle(message, job, verdict))
 
-    async def _settle(self, message: AbstractIncomingMessage, job: Job | None, verdict: Verdict) -> None:
-        """Turns a verdict into ack, delay or dead letter. A lost channel means: redelivered later."""
+    async def _settle(self, message: AbstractIncomingMessage, job: Job | None, verdict: Verdict) -> bool:
+        """Turns a verdict into ack, delay or dead letter. A lost channel (False) means: redelivered later."""
         try:
             with losses_told():
                 match verdict:
@@ -298,6 +299,8 @@ class RabbitJobQueue:
                         await message.nack(requeue=True)
         except Unavailable as error:
             log.info("delivery_lost", reason=error.reason)
+            return False
+        return True
 
     async def _postpone(self, job_id: UUID, body: bytes, delay_seconds: float) -> None:
         """Publish to the delay queue, confirmed, however long the broker takes; then we may ack. The body
@@ -314,6 +317,7 @@ class RabbitJobQueue:
         verdict: Verdict = HandBack()
         try:
             code = await handle_obituary(obituary)
+            metrics.obituaries_read.inc()
             if code is not None:
                 letter = encode_letter(obituary, code, message.body)
                 await self._publish(self._topology.letters, obituary.job_id, letter)
@@ -326,3 +330,10 @@ class RabbitJobQueue:
             log.exception("obituary_hit_a_bug", job_id=str(obituary.job_id))
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
         await self._settle(message, None, verdict)
+
+
+_BECAME = {Ack: "acknowledged", Retry: "retried", DeadLetter: "dead_lettered", HandBack: "handed_back"}
+
+
+def _count(verdict: Verdict, is_settled: bool) -> None:
+    metrics.deliveries.labels(verdict=_BECAME[type(verdict)] if is_settled else "lost").inc()

@@ -13,6 +13,8 @@ session:{sha256}          sessions  SESSION_SECONDS, sliding                  se
 session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs
 part:{name}               progress  PART_SECONDS, renewed while it is away    since when a part is away
 agenda                    progress  until its last entry is done               deletions not finished
+unfinished                progress  until its last job has ended, or is late  accepted jobs, for metrics
+waiting                   progress  until its last job is begun, or late      those that no consumer has begun
 readiness                 progress  READINESS_SECONDS                         proof of a write
 canary:{gateway}          progress  seconds; also a channel's name            one write and message a second
 session:{sha256}:news     progress  channel only                              a job is new, or driven again
@@ -31,6 +33,8 @@ READINESS_SECONDS = 60
 READINESS = "readiness"
 IDEMPOTENCY = "idempotency:"
 AGENDA = "agenda"
+UNFINISHED = "unfinished"
+WAITING = "waiting"
 
 
 def record(job_id: UUID) -> str:

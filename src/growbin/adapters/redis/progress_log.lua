@@ -1,7 +1,8 @@
 -- One job's progress, in one atomic script. Each call names an operation and its parameters.
 --
 -- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
---       5 attempts {token, starts, paid, open, counted, feedback}  6 answer  7 agenda, of `erase` alone
+--       5 attempts {token, starts, paid, open, counted, feedback}  6 answer  7 agenda
+--       8 unfinished and 9 waiting, the jobs that gateways count, by the time at which they were queued
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
 --       keys live {log_seconds, result_seconds}
 --
@@ -14,6 +15,7 @@
 
 local PROGRESS, EVENTS, RESULT, LEASE, ATTEMPTS, ANSWER =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local UNFINISHED, WAITING = KEYS[8], KEYS[9]
 local MOST = 999999999
 local LAST_MS = 2 ^ 47
 
@@ -167,6 +169,19 @@ end
 
 local written_end = false -- the end that this call has written, for the count of ends
 
+-- For metrics alone: what goes wrong here hurts no job.
+local function count_among_others(stage)
+  if stage == 'queued' then
+    redis.pcall('ZADD', UNFINISHED, whole(now_ms), snapshot.job_id)
+    redis.pcall('ZADD', WAITING, whole(now_ms), snapshot.job_id)
+  else
+    redis.pcall('ZREM', WAITING, snapshot.job_id)
+  end
+  if RANK[stage] == nil then
+    redis.pcall('ZREM', UNFINISHED, snapshot.job_id)
+  end
+end
+
 -- Numbers, stores and announces one event. `tail` is more JSON for the event's data.
 local function write(stage, message, percent, attempt, nonce, tail)
   message = in_locale(message)
@@ -200,6 +215,7 @@ local function write(stage, message, percent, attempt, nonce, tail)
   else
     keep_for()
   end
+  count_among_others(stage)
   redis.call('PUBLISH', EVENTS, entry)
 end
 

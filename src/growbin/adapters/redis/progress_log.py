@@ -38,7 +38,7 @@ from growbin.job import (
     Stage,
     Upload,
 )
-from growbin.messages import failure, stage_message
+from growbin.messages import failure, failure_codes, stage_message
 from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
 from growbin.telemetry import metrics
 
@@ -52,6 +52,9 @@ LONGEST_LEASE_MS = 60_000
 SCANNED_AT_ONCE = 500
 
 LOCALES: tuple[Locale, ...] = ("ko", "en")
+
+
+metrics.present(metrics.jobs_ended, {*TERMINAL_STAGES, *failure_codes(), "not_uploaded"} - {Stage.FAILED})
 
 
 def _in_each_locale(stage: Stage) -> dict[str, str]:
@@ -118,12 +121,13 @@ class RedisProgressLog:
         await ask(self._redis.set(keys.READINESS, "1", ex=keys.READINESS_SECONDS))
         return True
 
-    async def _run(self, operation: str, job_id: UUID, *shared_keys: str, **parameters: object) -> Any:
+    async def _run(self, operation: str, job_id: UUID, **parameters: object) -> Any:
         named = (keys.progress, keys.events, keys.result, keys.lease, keys.attempts, keys.answer)
         given = {name: value for name, value in parameters.items() if value is not None}
         given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
         args = [operation, _json(given), _CONSTANTS]
-        all_keys = [*(key(job_id) for key in named), *shared_keys]
+        shared = (keys.AGENDA, keys.UNFINISHED, keys.WAITING)
+        all_keys = [*(key(job_id) for key in named), *shared]
         found, written_end = await ask(self._script(keys=all_keys, args=args))
         if written_end is not None:  # here, where it is written, so that an outage shows while it lasts
             metrics.jobs_ended.labels(outcome=given.get("code", written_end)).inc()
@@ -188,7 +192,6 @@ class RedisProgressLog:
         await self._run(
             "erase",
             job_id,
-            keys.AGENDA,
             owner=owner,
             last_run=1,
             passes=passes_of(job_id, self._limits.erased_after_seconds),
