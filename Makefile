@@ -41,7 +41,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults alerts mutants chaos mixed bench photos check train train-check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node prometheus faketime debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +50,7 @@ help:  ## print this list
 run: $(RUNNABLE) rabbitmq curl  ## start everything here and serve http://127.0.0.1:8080
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
-test: setup $(if $(ARGS),chromium node)  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
+test: setup $(if $(ARGS),chromium node prometheus)  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
 	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=2 test-here test-beside; code=$$?; cat $(BESIDE); exit $$code)
 
 # Two runs that mostly wait, each on servers of its own; the second one's output is kept apart until the end.
@@ -58,17 +58,21 @@ test-here:
 	@echo "$(TEST_BESIDE) run beside these: their output follows."
 	@$(TEST) $(TEST_BESIDE:%=--ignore=%)
 
-# The browser is installed meanwhile, and node after it: two apt-gets would get in each other's way.
+# The browser is installed meanwhile, and the others after it: two apt-gets would get in each other's way.
 test-beside:
 	+@$(QUIETLY) --silent chromium
 	+@$(QUIETLY) --silent node
+	+@$(QUIETLY) --silent prometheus
 	@$(TEST) $(TEST_BESIDE) >$(BESIDE) 2>&1
 
-faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
+faults: setup faketime prometheus  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
 		AWAY_SECONDS=$(or $(AWAY_SECONDS),40) $(VENV)/bin/python -m pytest tests/faults $(ARGS)
 	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
 	@$(if $(ARGS),,FUZZ_CASES=10000 $(VENV)/bin/python -m pytest tests/contract/test_altered_values.py)
+
+alerts: setup prometheus  ## a real Prometheus over each fault: its alert during it, no other, silence after (20 minutes)
+	@$(VENV)/bin/python -m pytest -s tests/faults/test_alerts.py $(ARGS)
 
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
@@ -101,7 +105,7 @@ train-check: $(TRAIN_INSTALLED)  ## train for seconds on drawn pictures: the sam
 
 deploy-setup: setup $(DEPLOY_INSTALLED)
 
-deploy-check: deploy-programs deploy-setup $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
+deploy-check: deploy-programs deploy-setup prometheus $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
 	@$(VENV)/bin/python -m pytest tests/deploy $(ARGS)
 
 format: setup  ## format the code and apply safe fixes
@@ -158,6 +162,14 @@ chromium:
 	@$(BROWSER) >/dev/null 2>&1 || ! command -v apt-get >/dev/null || grep -qx ID=ubuntu /etc/os-release \
 		|| $(QUIETLY) debian-packages PACKAGES="chromium fonts-noto-cjk"
 	@$(BROWSER) >/dev/null
+
+# Its programs read our alerts, and scrape real runs. As the broker's, the packaged service stays off.
+prometheus:
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null \
+		|| if command -v brew >/dev/null; then brew install --quiet prometheus; else \
+			$(QUIETLY) debian-packages PACKAGES=prometheus; \
+			if command -v systemctl >/dev/null; then $(AS_ROOT) systemctl --quiet disable prometheus || true; fi; \
+		fi
 
 # Some rows give a process a wrong clock.
 faketime:
