@@ -11,7 +11,7 @@ from growbin.local.parts.rabbitmq import RabbitMQ
 class MeasuredRabbitMQ(RabbitMQ):
     """As the operator runs it: with metrics of each queue."""
 
-    port_names = (*RabbitMQ.port_names, "prometheus")
+    port_names = (*RabbitMQ.port_names, "prometheus")  # type: ignore[assignment]  # one more
 
     def command(self) -> Sequence[str]:
         command = super().command()

@@ -1,6 +1,6 @@
 """What a person on call hears: each fault's own alert while it lasts, no other, and silence afterwards.
 
-A real Prometheus scrapes real processes; every duration of the rules is divided by 30. `make alerts`: all rows.
+A real Prometheus scrapes real processes; the rules' durations are divided by 30. `make alerts` has all rows.
 """
 
 from __future__ import annotations
