@@ -116,6 +116,7 @@ lock: setup  ## compile requirements/; ARGS=--upgrade takes new versions
 	@$(COMPILE) $(ARGS) --all-extras pyproject.toml requirements/build.in --output-file requirements/dev.txt
 	@$(COMPILE_PART) --extra local pyproject.toml requirements/build.in --output-file requirements/local.txt
 	@$(COMPILE_PART) --extra model pyproject.toml --output-file requirements/model.txt
+	@$(COMPILE_PART) --extra tracing pyproject.toml --output-file requirements/tracing.txt
 	@$(COMPILE_PART) pyproject.toml --output-file requirements/run.txt
 	@$(COMPILE_PART) requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) $(ARGS) requirements/deploy.in --output-file requirements/deploy.txt

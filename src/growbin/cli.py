@@ -142,7 +142,7 @@ def _serve(given: argparse.Namespace) -> int:
     else:
         from growbin.wiring.consumer import run_consumer as serve
     try:
-        return run_until_stopped(serve, settings)
+        return run_until_stopped(serve, settings, given.command)
     except CannotStart as error:
         print(f"growbin {given.command}: {error}", file=sys.stderr)
         return 1

@@ -22,6 +22,21 @@ async def _is_alive() -> bool:
     return True
 
 
+def seldom(check: Check, pause_seconds: float) -> Check:
+    """A check that costs something: in between its last answer stands, and while it hangs it has failed."""
+    asked_at, was_well = float("-inf"), False
+
+    async def answer() -> bool:
+        nonlocal asked_at, was_well
+        now = asyncio.get_running_loop().time()
+        if now - asked_at >= pause_seconds:
+            asked_at, was_well = now, False
+            was_well = await check()
+        return was_well
+
+    return answer
+
+
 async def _nothing() -> None:
     pass
 

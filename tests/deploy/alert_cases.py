@@ -38,6 +38,7 @@ WELL: dict[str, str] = {
     'growbin_part_well{part="rabbitmq",pod="gateway-1"}': steady(1),
     'growbin_part_well{part="rabbitmq",pod="consumer-1"}': steady(1),
     'growbin_part_well{part="live_progress",pod="gateway-1"}': steady(1),
+    'growbin_part_well{part="s3",pod="gateway-1"}': steady(1),
     "growbin_oldest_waiting_seconds": steady(1),
     'growbin_uploads_total{outcome="accepted"}': growing(10),
     'growbin_uploads_total{outcome="unavailable"}': steady(0),
@@ -125,6 +126,17 @@ CASES: tuple[Case, ...] = (
         "45s",
         "1m",
         {"part": "model"},
+    ),
+    Case(
+        "S3 that no gateway finds, so that nobody uploads and nobody notices",
+        "GrowbinPartAway",
+        {
+            'growbin_part_well{part="s3",pod="gateway-1"}': steady(0),
+            'growbin_uploads_total{outcome="accepted"}': steady(0),
+        },
+        "45s",
+        "1m",
+        {"part": "s3"},
     ),
     Case(
         "one gateway that cannot write to Redis",

@@ -20,7 +20,7 @@ import pytest
 from tests.deploy.alert_rules import shortened
 from tests.faults.client import Refused
 from tests.faults.cluster import Cluster, Servers
-from tests.faults.model import ANSWER, BAD_KEY, RATE_LIMITED, Reply
+from tests.faults.model import ANSWER, BAD_KEY, Reply, refused
 from tests.faults.prometheus import FACTOR, SCRAPE_SECONDS, Prometheus
 from tests.faults.surgery import PROGRESS, database
 from tests.metric_names import panel_queries
@@ -161,13 +161,15 @@ async def cdn_passes(cluster: Cluster) -> None:
     await cluster.cdn_link.passing()
 
 
+PATIENCE = refused(429, "rate_limit_exceeded", retry_after_seconds=0.5)
 MODEL_AWAY = Fault("model away", "GrowbinPartAway", links_down("model"), links_pass("model"))
 ONE_AT_ONCE = {"CONSUMER_CONCURRENCY": "1", "BACKLOG_LIMIT": "5"}
 FAULTS = (
     Fault("key refused", "GrowbinPartAway", model_says(BAD_KEY), model_says(ANSWER)),
     Fault("model slow", "GrowbinModelSlow", model_takes(28), model_takes(0.05)),
-    Fault("model full", "GrowbinModelThrottles", model_says(RATE_LIMITED), model_says(ANSWER)),
-    Fault("S3 away", "GrowbinUploadsRefused", links_down("s3"), links_pass("s3")),
+    # Its own pauses, of up to half a minute, are not divided by 30.
+    Fault("model full", "GrowbinModelThrottles", model_says(PATIENCE), model_says(ANSWER)),
+    Fault("S3 away", "GrowbinPartAway", links_down("s3"), links_pass("s3")),
     Fault("S3 slow", "GrowbinAnswersSlow", links_slow("s3", 0.7), links_pass("s3")),
     Fault("CDN away", "GrowbinCdnPassedBy", cdn_down, cdn_passes),
     Fault("CDN slow", "GrowbinPhotosSlow", cdn_slow, cdn_passes),

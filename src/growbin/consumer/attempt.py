@@ -36,7 +36,7 @@ from growbin.job import (
 from growbin.messages import failure
 from growbin.ports import RETRY_DELAYS_SECONDS, Ack, Held, Retry, Started, Verdict
 from growbin.rules.advice import Advised
-from growbin.telemetry import metrics
+from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
@@ -129,13 +129,15 @@ class Attempt:
     async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
         """In its owner's turn."""
         job = self.job
-        return await self.consumer.cleaner.clean(data, target, owner=job.owner, address=job.address_hash)
+        with traces.span("clean photo"):
+            return await self.consumer.cleaner.clean(data, target, owner=job.owner, address=job.address_hash)
 
     async def show(self, photo: CleanPhoto) -> None:
         """Put the clean copy in its public place."""
         self.has_shown = True  # before it is: a put that is cancelled may have arrived
         key, cache_seconds = self.job.public_key, self.consumer.cache_seconds
-        await self.outlasting(lambda: self.consumer.uploads.publish_photo(key, photo, cache_seconds))
+        with traces.span("show photo", "client"):
+            await self.outlasting(lambda: self.consumer.uploads.publish_photo(key, photo, cache_seconds))
 
     async def outlasting(self, step: Callable[[], Awaitable[Answer]]) -> Answer:
         """A step, done again when the part that it failed at was away for everybody and is back: an outage

@@ -8,6 +8,7 @@ import time
 import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import structlog
 from aiohttp import hdrs, web
@@ -235,18 +236,29 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     offered = request.headers.get("X-Request-ID", "")
     request[REQUEST_ID] = offered if re.fullmatch(r"[\w.-]{8,64}", offered, re.ASCII) else uuid.uuid4().hex
     structlog.contextvars.clear_contextvars()  # the connection's last request
-    traces.bind_request(request[REQUEST_ID], request.headers.get("traceparent"))
-    begin = time.perf_counter()
-    response = await handler(request)
     method, route = request.method, _route_of(request)
+    if (method, route) not in STATUSES:  # a stranger may call it anything
+        method, route = "any", "none"
+    begin = time.perf_counter()
+    caller = request.headers.get("traceparent")
+    with traces.request(request[REQUEST_ID], caller, _job_named(request), f"{method} {route}") as span:
+        response = await handler(request)
+        span.set("http.request.method", method)
+        span.set("http.route", route)
+        span.set("http.response.status_code", response.status)
+        log.debug("request_answered", method=method, route=route, status=response.status)
     if isinstance(response, web.Response):
-        known = STATUSES.get((method, route))
-        if known is None:  # a stranger may call it anything
-            method, route, known = "any", "none", STATUSES["any", "none"]
+        known = STATUSES[method, route]
         metrics.request_seconds.labels(method, route).observe(time.perf_counter() - begin)
         metrics.requests.labels(method, route, response.status if response.status in known else "other").inc()
-    log.debug("request_answered", method=request.method, route=route, status=response.status)
     return response
+
+
+def _job_named(request: web.Request) -> UUID | None:
+    try:
+        return UUID(request.match_info.get("job_id", ""))
+    except ValueError:
+        return None
 
 
 def _route_of(request: web.Request) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from growbin.errors import Rejected, Unavailable
 from growbin.messages import problem_title
+from growbin.telemetry import traces
 
 log = structlog.get_logger()
 
@@ -50,6 +51,7 @@ class Problem(BaseModel):
     code: str
     detail: str
     request_id: str
+    trace_id: str = ""
 
 
 def not_found() -> Rejected:
@@ -126,6 +128,7 @@ def _answer(
         code=code,
         detail=detail,
         request_id=request.get(REQUEST_ID, ""),
+        trace_id=traces.trace_id(),
     )
     return web.Response(
         status=status,

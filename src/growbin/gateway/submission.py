@@ -15,7 +15,7 @@ from growbin.gateway.problems import not_found, photo_too_large, unsupported_pho
 from growbin.job import ContentType, JobState, Stage, StoredUpload, Upload, job_of
 from growbin.photo_file.by_type import sniff
 from growbin.ports import Backlog
-from growbin.telemetry import metrics
+from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
@@ -70,8 +70,9 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
         raise not_found()  # its 24 hours ran out in between
     job = job_of(accepted)
     if not accepted.published:  # else another gateway was faster, just now
-        await gateway.progress.accept_job(job)
-        await gateway.queue.publish(job)
+        with traces.job(job.job_id):
+            await gateway.progress.accept_job(job)
+            await gateway.queue.publish(job)
         await gateway.records.mark_published(job.job_id)
     try:
         await gateway.progress.queue_job(job, backlog)

@@ -23,11 +23,17 @@ from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.consumer.pacing import Throttle
 from growbin.probes import build_probes
-from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, rulebook, serving
+from growbin.wiring.parts import (
+    PROBE_KEY,
+    CannotStart,
+    open_progress,
+    open_queue,
+    open_uploads,
+    rulebook,
+    serving,
+)
 
 log = structlog.get_logger()
-
-PROBE_KEY = "incoming/probe"  # nothing lies there; that S3 says so shows that it is well
 
 
 async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 import structlog
@@ -18,11 +18,12 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.config import Settings
 from growbin.rules.overlay import BadRules, load_rulebook
 from growbin.rules.rulebook import Rulebook
-from growbin.telemetry import logs
+from growbin.telemetry import logs, traces
 from growbin.telemetry.event_loop import measured_lag
 
 log = structlog.get_logger()
 
+PROBE_KEY = "incoming/probe"  # nothing lies there; that S3 says so shows that it is well
 GATEWAY_SHUTDOWN_SECONDS = 1.0  # the server waits that long twice: for the handler, then for its task
 
 Serve = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
@@ -32,8 +33,8 @@ class CannotStart(Exception):
     """The process cannot start; the text says what to do."""
 
 
-def run_until_stopped(serve: Serve, settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status."""
+def run_until_stopped(serve: Serve, settings: Settings, name: str) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status. `name` is the process' in traces."""
     logs.configure_logs(settings.log_level, settings.log_format)
 
     async def run() -> None:
@@ -43,8 +44,31 @@ def run_until_stopped(serve: Serve, settings: Settings) -> int:
         async with measured_lag():
             await serve(settings, stop)
 
-    asyncio.run(run())
+    with recorded_traces(settings, name):
+        asyncio.run(run())
     return 0
+
+
+@contextmanager
+def recorded_traces(settings: Settings, name: str) -> Iterator[None]:
+    """Send spans to a collector while the block runs, where one is set. Raises CannotStart."""
+    if settings.otel_exporter_otlp_endpoint is None:
+        yield
+        return
+    try:
+        from growbin.telemetry.span_recorder import SpanRecorder
+    except ImportError:
+        raise CannotStart(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, and what it needs is not installed: "
+            "run `pip install 'growbin[tracing]'`, or unset it."
+        ) from None
+    recorder = SpanRecorder.to_collector(settings.otel_exporter_otlp_endpoint, f"growbin-{name}")
+    traces.record_with(recorder)
+    try:
+        yield
+    finally:
+        traces.record_with(None)
+        recorder.close()
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import structlog
 
 from growbin.errors import JobFailed
 from growbin.job import READER_HEADER, FetchedPhoto
-from growbin.telemetry import metrics
+from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
@@ -113,11 +113,14 @@ class CdnPhotoSource:
 
 async def _measured(source: Literal["cdn", "s3"], reading: Coroutine[Any, Any, FetchedPhoto]) -> FetchedPhoto:
     began = time.perf_counter()
-    try:
-        photo = await reading
-    except Exception:
-        metrics.photo_reads_failed.labels(source=source).inc()
-        raise
+    with traces.span(f"read photo from {source}", "client") as span:
+        try:
+            photo = await reading
+        except Exception:
+            metrics.photo_reads_failed.labels(source=source).inc()
+            raise
+        span.set("growbin.photo.bytes", len(photo.data))
+        span.set("growbin.photo.cache", photo.cache)
     metrics.photo_fetch_seconds.labels(source=source).observe(time.perf_counter() - began)
     metrics.photos_fetched.labels(source=source, cache=photo.cache or "none").inc()
     metrics.photo_bytes.observe(len(photo.data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, Self
 from urllib.parse import quote
@@ -36,6 +36,7 @@ from growbin.ports import (
     DeadLetter,
     HandBack,
     Handler,
+    Obituary,
     ObituaryHandler,
     Retry,
     Verdict,
@@ -136,6 +137,12 @@ class RabbitJobQueue:
         await self._publish(self._topology.name, job.job_id, encode_event(job))
 
     async def _publish(self, routing_key: str, job_id: UUID | None, body: bytes) -> None:
+        with traces.span("send", "producer") as span:
+            span.set("messaging.system", "rabbitmq")
+            span.set("messaging.destination.name", routing_key)
+            await self._send(routing_key, job_id, body)
+
+    async def _send(self, routing_key: str, job_id: UUID | None, body: bytes) -> None:
         # Properties are always fresh: a copied x-death makes a message vanish on its next trip.
         message = Message(
             body,
@@ -259,6 +266,15 @@ class RabbitJobQueue:
             log.error("job_event_rejected", reason=str(error), job_id=str(error.job_id))
             _count(DeadLetter("bad_event"), await self._settle(message, None, DeadLetter("bad_event")))
             return
+        with traces.about(
+            job.job_id, "work on a job", "consumer", message.headers.get("traceparent")
+        ) as span:
+            span.set("messaging.system", "rabbitmq")
+            span.set("messaging.destination.name", self._topology.name)
+            span.set("growbin.run", job.run)
+            await self._work_on(handle, message, job)
+
+    async def _work_on(self, handle: Handler, message: AbstractIncomingMessage, job: Job) -> None:
         callback = asyncio.current_task()
         assert callback is not None
         self._callbacks.add(callback)
@@ -314,6 +330,16 @@ class RabbitJobQueue:
 
     async def _on_obituary(self, handle_obituary: ObituaryHandler, message: AbstractIncomingMessage) -> None:
         obituary = read_obituary(message)
+        with (
+            traces.about(obituary.job_id, "read an obituary", "consumer", message.headers.get("traceparent"))
+            if obituary.job_id
+            else nullcontext()
+        ):
+            await self._end(handle_obituary, message, obituary)
+
+    async def _end(
+        self, handle_obituary: ObituaryHandler, message: AbstractIncomingMessage, obituary: Obituary
+    ) -> None:
         verdict: Verdict = HandBack()
         try:
             code = await handle_obituary(obituary)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal, Self, cast
@@ -40,7 +40,7 @@ from growbin.job import (
 )
 from growbin.messages import failure, failure_codes, stage_message
 from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
-from growbin.telemetry import metrics
+from growbin.telemetry import metrics, traces
 
 # One death with many jobs in hand tells nothing about any of them; two do. From then on a job runs
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
@@ -128,7 +128,9 @@ class RedisProgressLog:
         args = [operation, _json(given), _CONSTANTS]
         shared = (keys.AGENDA, keys.UNFINISHED, keys.WAITING)
         all_keys = [*(key(job_id) for key in named), *shared]
-        found, written_end = await ask(self._script(keys=all_keys, args=args))
+        # A renewal each second would be all that one sees of a slow job.
+        with traces.span(f"redis {operation}", "client") if operation != "renew" else nullcontext():
+            found, written_end = await ask(self._script(keys=all_keys, args=args))
         if written_end is not None:  # here, where it is written, so that an outage shows while it lasts
             metrics.jobs_ended.labels(outcome=given.get("code", written_end)).inc()
         return found
