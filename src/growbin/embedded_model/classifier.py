@@ -81,13 +81,14 @@ class Card(Noun):
     crop shows is a thing by itself."""
 
     sha256: str
+    kind: tuple[float, ...]
     packaging: tuple[float, ...]
     other: tuple[float, ...]
     second_item: float = 1.0
 
     @property
     def weights(self) -> Weights:
-        return Weights(self.packaging, self.other)
+        return Weights(self.kind, self.packaging, self.other)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from growbin.embedded_model.classifier import CARD_FILE, MODEL_FILE, Card, of_wh
 from growbin.embedded_model.train.calibrate import HOME, LeftOut, fitted, left_out, measured
 from growbin.embedded_model.train.collections import (
     MEASURED_FROM_PHOTOS,
+    TAUGHT_FROM_PHOTOS,
     TrainingPhoto,
     counted,
     digest_of,
@@ -174,8 +175,12 @@ class _Training:
         said = numpy.load(kept)
         chosen = numpy.flatnonzero(mask)
         labels = [inputs.photos[number].photo.label for number in chosen]
-        known = {photo.classes for photo, is_out in zip(inputs.photos, mask, strict=True) if not is_out}
-        is_taught = [inputs.photos[number].classes in known | {()} for number in chosen]
+        teaching = Counter(inputs.photos[number].classes for number in numpy.flatnonzero(~mask))
+        # Only names know what no class of the head is; of a fold, the other folds teach every kind.
+        is_taught = [
+            name == HOME or not classes or teaching[classes] >= TAUGHT_FROM_PHOTOS
+            for classes in (inputs.photos[number].classes for number in chosen)
+        ]
         return left_out(*of_whole(said["materials"], said["names"]), labels, numpy.array(is_taught))
 
     def _confused(self, inputs: _Inputs, home: LeftOut, card: Card) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from growbin.embedded_model.witnesses import (
     CLEAR_PET,
+    PACKAGING,
     PLASTICS,
     SURE_FROM,
     Evidence,
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 HOME = "home"
 # Each left-out collection counts the same. Home counts more: most of what people send is packaging, and an
 # ordinary photo of it is nearer to some known collection than those that were left out are to the others.
-HOME_WEIGHT = 15
+# This holds most for the kind: what is wrong there is wrong whatever the material.
+HOME_KIND, HOME_RIGHT = 8, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +72,22 @@ def left_out(materials: Array, names: Array, labels: Sequence[str], is_taught: A
 
 
 def fitted(sets: Mapping[str, LeftOut]) -> Weights:
-    """Of photos whose material nothing had taught, nothing is learned."""
-    packaging, other = [], []
+    """Of photos whose material nothing had taught, nothing is learned. A label that allows packaging and
+    something else says nothing about the kind."""
+    kind, packaging, other = [], [], []
     for name, one in sets.items():
         known = one.part(one.is_taught)
         if not len(known.right):
             continue
         found, rows = candidates(known.seen), numpy.arange(len(known.right))
-        weight = HOME_WEIGHT if name == HOME else 1
-        packaging.append((found.packaging_features, known.right[rows, found.packaging], weight))
-        other.append((found.other_features, known.right[rows, found.other], weight))
-    return Weights(_logistic(packaging), _logistic(other))
+        is_packaging, is_other = known.right[:, :PACKAGING].any(1), known.right[:, PACKAGING:].any(1)
+        hits = known.right[rows, found.packaging], known.right[rows, found.other]
+        of_kind, of_right = (HOME_KIND, HOME_RIGHT) if name == HOME else (1, 1)
+        one_kind = is_packaging != is_other
+        kind.append((found.kind_features[one_kind], is_other[one_kind], of_kind))
+        packaging.append((found.packaging_features[is_packaging], hits[0][is_packaging], of_right))
+        other.append((found.other_features[is_other], hits[1][is_other], of_right))
+    return Weights(_logistic(kind), _logistic(packaging), _logistic(other))
 
 
 def measured(sets: Mapping[str, LeftOut]) -> dict[str, Figures]:
@@ -138,7 +145,9 @@ def _logistic(sets: Sequence[tuple[Array, Array, int]]) -> tuple[float, ...]:
     """The weights; the features' last column is the constant."""
     features = numpy.concatenate([one for one, _, _ in sets])
     hits = numpy.concatenate([hit for _, hit, _ in sets])
-    weight = numpy.concatenate([numpy.full(len(hit), 1000 * times / len(hit)) for _, hit, times in sets])
+    weight = numpy.concatenate(
+        [numpy.full(len(hit), 1000 * times / max(1, len(hit))) for _, hit, times in sets]
+    )
     if len(set(hits)) == 1:  # nothing to tell apart: always so, or never
         return (*[0.0] * (features.shape[1] - 1), 3.0 if hits[0] else -3.0)
     model = LogisticRegression(C=1.0, fit_intercept=False, max_iter=5000)

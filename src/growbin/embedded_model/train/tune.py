@@ -31,7 +31,7 @@ class Recipe:
     """Everything that decides the outcome, beside photos, weights and the version of PyTorch."""
 
     seed: int = 0
-    epochs: int = 12
+    epochs: int = 25
     views: int = 16
     batch: int = 128
     body_rate: float = 5e-4
