@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def tuned(
     allows; `data` names them. Goes on after the last whole epoch that the file `kept` holds.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ from run to run
     torch.manual_seed(recipe.seed)
     torch.use_deterministic_algorithms(mode=True)
     chance = numpy.random.default_rng(recipe.seed)
@@ -226,7 +228,7 @@ class _Run:
             "optimizer": self._optimizer.state_dict(),
             "steps": self._steps,
             "chance": chance.bit_generator.state,
-            "dropped": torch.get_rng_state(),
+            "dropped": _chance_of(self._device).get_rng_state(),
         }
         unfinished = path.with_suffix(".unfinished")
         torch.save(state, unfinished)
@@ -245,8 +247,13 @@ class _Run:
         self._optimizer.load_state_dict(state["optimizer"])
         self._steps = state["steps"]
         chance.bit_generator.state = state["chance"]
-        torch.set_rng_state(state["dropped"].cpu())
+        _chance_of(self._device).set_rng_state(state["dropped"].cpu())
         return int(state["epoch"])
+
+
+def _chance_of(device: str) -> Any:
+    """What draws for dropout there."""
+    return torch.cuda if device == "cuda" else torch.random
 
 
 def _upper(values: Any, tensors: Mapping[str, Any], dropped: float = 0.0) -> Any:
