@@ -41,7 +41,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench check train train-check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,7 +66,7 @@ test-beside:
 
 faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
-		$(VENV)/bin/python -m pytest tests/faults $(ARGS)
+		AWAY_SECONDS=$(or $(AWAY_SECONDS),40) $(VENV)/bin/python -m pytest tests/faults $(ARGS)
 	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
 	@$(if $(ARGS),,FUZZ_CASES=10000 $(VENV)/bin/python -m pytest tests/contract/test_altered_values.py)
 
@@ -81,6 +81,9 @@ mixed: setup  ## this version beside an earlier one, rolled forward and back und
 
 bench: setup  ## what a progress stream costs, beside two common designs (a quarter of an hour)
 	@$(VENV)/bin/python -m bench.streams $(ARGS)
+
+photos: setup  ## thousands of hostile and odd photos through the photo cleaner: what each costs (a minute or two)
+	@$(VENV)/bin/python -m bench.hostile_photos $(ARGS)
 
 check: setup  ## format, lint, types, shape and unit tests: seconds, before each commit
 	@$(VENV)/bin/ruff format --quiet --check .

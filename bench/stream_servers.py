@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.job_records import RedisJobRecords
+from growbin.adapters.redis.outages import RedisOutages
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
@@ -25,6 +26,7 @@ from growbin.config import Settings
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
+from growbin.gateway.notices import Notices
 from growbin.wiring.gateway import limits_of
 from growbin.wiring.parts import serving
 from tests.load_profile import LOAD_PROFILE
@@ -46,10 +48,15 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
     progress = await stack.enter_async_context(
         RedisProgressLog.open(url=redis_url, image_base_url="http://cdn.test")
     )
+    outages = await stack.enter_async_context(RedisOutages.open(url=redis_url))
     hub = Hub(progress, QUEUED_EVENTS)
     stack.push_async_callback(hub.close)
     feed = RedisProgressFeed.open(
-        url=redis_url, on_entry=hub.on_entry, on_gap=hub.on_gap, on_loss=hub.on_loss
+        url=redis_url,
+        on_entry=hub.on_entry,
+        on_gap=hub.on_gap,
+        on_loss=hub.on_loss,
+        on_session_job=hub.on_session_job,
     )
     hub.attach(await stack.enter_async_context(feed))
     unused = cast("Any", None)
@@ -68,9 +75,10 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
         progress=progress,
         uploads=unused,
         queue=unused,
-        letters=unused,
-        photo_cache=unused,
+        eraser=unused,
         hub=hub,
+        news=progress,
+        notices=Notices(outages),
     )
     return build_app(gateway)
 

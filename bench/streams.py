@@ -27,11 +27,12 @@ import psutil
 from redis.asyncio import Redis
 
 from bench.stream_servers import DESIGNS, HOST
+from bench.stream_servers import PATH as JOB_PATH
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
-from growbin.job import Upload
+from growbin.job import Upload, job_of
 from growbin.local.child import draw_port
 from growbin.local.parts.valkey import Valkey
 
@@ -82,8 +83,9 @@ class Delivery:
 class Reader(asyncio.Protocol):
     """One client: counts events, checks their order, notes how long each was on its way."""
 
-    def __init__(self, job: WatchedJob, delivery: Delivery) -> None:
+    def __init__(self, job: WatchedJob, delivery: Delivery, path: str) -> None:
         self._delivery = delivery
+        self._path = path.format(job_id=job.job_id)
         self._job = job
         self._rest = b""
         self._next_seq = job.seq + 1
@@ -92,7 +94,7 @@ class Reader(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         transport.write(
-            f"GET /api/v1/waste/jobs/{self._job.job_id}/events HTTP/1.1\r\nHost: {HOST}\r\n"
+            f"GET {self._path} HTTP/1.1\r\nHost: {HOST}\r\n"
             f"Authorization: Bearer {self._job.token}\r\n\r\n".encode()
         )
 
@@ -168,25 +170,8 @@ class Publisher:
 
 async def measure(design: str, valkey: Valkey, jobs: list[WatchedJob]) -> Figures:
     """Start the server, connect every stream, publish at full speed and steadily, stop the server."""
-    port = draw_port()
-    server = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "bench.stream_servers",
-            design,
-            "--redis",
-            f"{valkey.url}/2",
-            "--port",
-            str(port),
-        ),
-        stdout=asyncio.subprocess.PIPE,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
-    )
     connections: list[asyncio.BaseTransport] = []
-    try:
-        assert server.stdout is not None
-        await server.stdout.readline()
+    async with serving(design, valkey) as (server, port):
         process = psutil.Process(server.pid)
         delivery = Delivery()
         await warm_up(jobs, port)
@@ -207,6 +192,8 @@ async def measure(design: str, valkey: Valkey, jobs: list[WatchedJob]) -> Figure
             cpu_seconds = cpu(process)
             await steadily(publisher, delivery)
             steady_cpu_seconds = cpu(process) - cpu_seconds
+        for connection in connections:
+            connection.close()
         delays = statistics.quantiles(delivery.delays, n=100)
         return Figures(
             connects_per_second=len(jobs) / connect_seconds,
@@ -220,9 +207,23 @@ async def measure(design: str, valkey: Valkey, jobs: list[WatchedJob]) -> Figure
             p99_ms=delays[98] * 1000,
             wrong=delivery.wrong + publisher.sent - delivery.events,
         )
+
+
+@asynccontextmanager
+async def serving(design: str, valkey: Valkey) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """The server on a core of its own, and its port."""
+    port = draw_port()
+    options = ("--redis", f"{valkey.url}/2", "--port", str(port))
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.stream_servers", design, *options),
+        stdout=asyncio.subprocess.PIPE,
+        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+    )
+    try:
+        assert server.stdout is not None
+        await server.stdout.readline()
+        yield server, port
     finally:
-        for connection in connections:
-            connection.close()
         server.kill()
         await server.wait()
 
@@ -238,17 +239,21 @@ async def count_subscribers(valkey: Valkey) -> int:
         return len(await redis.client_list("pubsub"))
 
 
-async def warm_up(jobs: list[WatchedJob], port: int) -> None:
+async def warm_up(jobs: list[WatchedJob], port: int, path: str = JOB_PATH) -> None:
     """Have the server open its pools and load its code, which no single stream is to blame for."""
     connections: list[asyncio.BaseTransport] = []
-    await connect(jobs[:CONNECTING_AT_ONCE], port, Delivery(), connections)
+    await connect(jobs[:CONNECTING_AT_ONCE], port, Delivery(), connections, path)
     for connection in connections:
         connection.close()
     await asyncio.sleep(SETTLE_SECONDS)
 
 
 async def connect(
-    jobs: list[WatchedJob], port: int, delivery: Delivery, connections: list[asyncio.BaseTransport]
+    jobs: list[WatchedJob],
+    port: int,
+    delivery: Delivery,
+    connections: list[asyncio.BaseTransport],
+    path: str = JOB_PATH,
 ) -> None:
     """Open a stream for each job; returns when the last has its first bytes."""
     turns = asyncio.Semaphore(CONNECTING_AT_ONCE)
@@ -256,7 +261,7 @@ async def connect(
 
     async def open_one(job: WatchedJob) -> None:
         async with turns:
-            transport, reader = await loop.create_connection(lambda: Reader(job, delivery), HOST, port)
+            transport, reader = await loop.create_connection(lambda: Reader(job, delivery, path), HOST, port)
             connections.append(transport)
             await reader.began
 
@@ -313,9 +318,15 @@ async def make_jobs(valkey: Valkey, count: int) -> list[WatchedJob]:
                 content_type="image/jpeg",
                 created_at_ms=now_ms,
                 ticket_expires_at_ms=now_ms + 600_000,
+                etag="e",
+                length=1,
+                accepted_at_ms=now_ms,
+                deadline_ms=now_ms + 24 * 3600 * 1000,
             )
             await records.create(upload, None)
             await progress.open_job(upload, now_ms + 24 * 3600 * 1000)
+            await records.list_job(upload)
+            await progress.queue_job(job_of(upload))
             state = await progress.state(job_id)
             assert state is not None
             return WatchedJob(job_id, token, state.entry.epoch, state.entry.seq)

@@ -75,7 +75,7 @@ data "aws_iam_policy_document" "gateway" {
     resources = [aws_cloudfront_distribution.photos.arn]
   }
 
-  # S3 tells "not there" from "forbidden" only to who may list.
+  # S3 tells "not there" from "forbidden" only to who may list. A deletion asks what lies there of a job.
   statement {
     sid       = "LearnsWhatIsMissing"
     actions   = ["s3:ListBucket"]

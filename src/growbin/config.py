@@ -99,9 +99,20 @@ class Settings(BaseSettings):
 
     # --- limits
     photo_max_bytes: int = Field(10 * 1024 * 1024, gt=0, description="largest upload")
-    photo_max_pixels: int = Field(50_000_000, gt=0, description="largest picture that is decoded")
+    photo_max_pixels: int = Field(
+        200_000_000, gt=0, description="largest picture that is decoded; most types are bounded below it"
+    )
+    photo_children: int | None = Field(
+        None, ge=1, description="processes that clean photos, 400 MB each; unset: one more than cores"
+    )
     photo_model_side: int = Field(1024, ge=64, description="longest side given to the model")
     ticket_seconds: int = Field(300, gt=0, description="life of an upload URL")
+    require_declared_length: bool = Field(
+        False, description="refuse tickets without content_length: S3 would take an upload of any length"
+    )
+    erase_again_seconds: float = Field(
+        30, gt=0, description="a deletion is done again after this, and once more after TICKET_SECONDS"
+    )
     upload_wait_seconds: int = Field(600, gt=0, description="a job without upload expires after this")
     job_deadline_seconds: int = Field(300, gt=0, description="from upload-complete to the end at the latest")
     lease_seconds: float = Field(5, gt=0, description="life of a consumer's lease without renewal")

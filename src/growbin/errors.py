@@ -7,6 +7,9 @@ GrowbinError
     └── Throttled the model took no work: nothing was paid, no attempt is burned
 """
 
+# The parts that jobs need and wait for: consumers have a breaker for each, and people hear when it is away.
+PARTS = ("model", "s3")
+
 
 class GrowbinError(Exception):
     """Root of the tree; never raised itself."""

@@ -21,7 +21,7 @@ Locale = Literal["ko", "en"]
 # Why it is not certain what the photo shows. `unknown`: well to be seen, and yet it cannot be told.
 DoubtReason = Literal["several", "dark", "blurred", "far", "unknown", "not_waste"]
 Certainty = Literal["sure", "probable", "unsure"]
-ContentType = Literal["image/jpeg", "image/png", "image/webp"]
+ContentType = Literal["image/jpeg", "image/png", "image/webp", "image/heic"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 
@@ -195,8 +195,7 @@ class CleanPhoto:
 LONGEST_NAME, LONGEST_REPLY = 120, 600  # characters
 ShortText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)]
 FreeText = Annotated[str, StringConstraints(strip_whitespace=True, max_length=LONGEST_REPLY)]
-MOST_ITEMS = 10
-MOST_CHOICES = 4  # fit a phone beside the sentence that asks
+MOST_ITEMS, MOST_CHOICES = 10, 4  # so many choices fit a phone beside the sentence that asks
 
 
 class Sorting(Noun):
@@ -386,6 +385,7 @@ class JobState:
     owner: str
     image_url: str
     left_seconds: float
+    locale: Locale = "ko"
     is_readable: bool = True  # False: it has ended, and how cannot be told
 
     @property

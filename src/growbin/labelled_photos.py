@@ -12,7 +12,7 @@ from typing import Any
 
 from growbin.photo_labels import known_labels, right_answers
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"})
 MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson"})
 COLUMNS = ("path", "file", "label", "material", "collection", "source", "object")
 
@@ -41,7 +41,9 @@ def find_photos(source: Path, limit: int | None, seed: int) -> list[LabelledPhot
     except (OSError, UnicodeError) as error:
         raise BadPhotos(f"{source} cannot be read: {error}") from None
     if not found:
-        wanted = "a folder for each label, with JPEG, PNG or WebP photos" if source.is_dir() else "a photo"
+        wanted = (
+            "a folder for each label, with JPEG, PNG, WebP or HEIC photos" if source.is_dir() else "a photo"
+        )
         raise BadPhotos(f"{source} holds no labelled photo: it needs {wanted}.")
     _check_labels(found)
     drawn = sorted(found, key=lambda photo: hashlib.sha256(f"{seed}:{photo.name}".encode()).digest())

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from growbin.errors import PARTS
 from growbin.job import Failure, Locale, Noun, Stage
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -25,6 +26,11 @@ def failure(code: str, locale: Locale) -> Failure:
     failures = _messages().failures
     words = failures.get(code, failures["internal"])
     return Failure(code=code, detail=words.detail[locale], retryable=words.retryable)
+
+
+def notice(part: str, locale: Locale) -> str:
+    """What the person waiting reads while `part`, one of PARTS, is away."""
+    return _messages().notices[part][locale]
 
 
 def problem_title(code: str) -> str:
@@ -45,6 +51,7 @@ class Messages(Noun, extra="forbid"):
     """All of `data/messages.json`."""
 
     stages: dict[Stage, Text]
+    notices: dict[str, Text]
     failures: dict[str, FailureWords]
     problems: dict[str, Line]
 
@@ -52,6 +59,8 @@ class Messages(Noun, extra="forbid"):
     def _leaves_nobody_speechless(self) -> Self:
         if wordless := set(Stage) - set(self.stages):
             raise ValueError(f"stages without words: {sorted(wordless)}")
+        if wordless_parts := set(PARTS) - set(self.notices):
+            raise ValueError(f"parts without words: {sorted(wordless_parts)}")
         if "internal" not in self.failures or "internal" not in self.problems:
             raise ValueError("`internal` needs words: it stands in for unknown codes")
         return self

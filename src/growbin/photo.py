@@ -1,4 +1,4 @@
-"""What a photo may be, and how it is cleaned.
+"""How a photo is cleaned.
 
 `clean` is pure; `main` is the child process around it, so that a hostile picture can only take
 down a process that holds no secret and does nothing else. The child speaks over its pipes:
@@ -10,27 +10,40 @@ down a process that holds no secret and does nothing else. The child speaks over
 """
 
 import io
+import re
 import resource
+import signal
 import struct
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import BinaryIO
 
-from PIL import Image, ImageCms
+import pi_heif
+from PIL import Image, ImageChops, ImageCms, _webp
 
 from growbin.errors import JobFailed
 from growbin.job import CleanPhoto, ContentType
+from growbin.photo_file.by_type import read_photo_file
+from growbin.photo_file.walk import LOST_SHARE, PhotoFile, unreadable
 
 REQUEST = struct.Struct("!IBII")
 ANSWER = struct.Struct("!III")
 RECEIVED = b"\x06"
 TARGETS: tuple[ContentType, ...] = ("image/jpeg", "image/png", "image/webp")
 
-# Enough for 50 megapixels with alpha, whose WebP decoder keeps two canvases beside the picture.
-MEMORY_BYTES = 1 << 30
-CPU_SECONDS = 10
+# What a child writes to, which with the libraries it reads from makes 400 MB; and CPU time for each photo.
+# What the walks of `photo_file` let through stays below both.
+MEMORY_BYTES = 377_000_000
+CPU_SECONDS = 4.0
 
-_ORIENTATION_TAG = 0x0112
+BAND_PIXELS = 1 << 20  # so many of a large picture are flattened and shrunk at once
+NOTHING_DECODED = 128  # the grey of JPEG pixels that the file ended before
+
+_ORIENTATION_TAG, _SHORT, _LONG = 0x0112, 3, 4
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -42,16 +55,10 @@ _UPRIGHT = {
 }
 _SRGB = ImageCms.createProfile("sRGB")
 
-
-def sniff(head: bytes) -> ContentType | None:
-    """The type that the first bytes (12 are enough) show, or None when it is not one we take."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "image/webp"
-    return None
+# The walks have judged what comes in.
+Image.MAX_IMAGE_PIXELS = None
+pi_heif.options.DECODE_THREADS = 1
+pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
 
 
 def clean(data: bytes, target: ContentType, max_pixels: int, max_side: int) -> CleanPhoto:
@@ -61,66 +68,172 @@ def clean(data: bytes, target: ContentType, max_pixels: int, max_side: int) -> C
 
     Raises JobFailed(unsupported_photo | photo_unreadable | photo_too_complex).
     """
-    content_type = sniff(data)
-    if content_type is None:
-        raise JobFailed("unsupported_photo")
+    file = read_photo_file(data)
+    del data  # a large picture needs the room
+    if file.width * file.height > max_pixels:
+        raise JobFailed("photo_too_complex", f"{file.width} x {file.height} pixels")
     try:
         with warnings.catch_warnings():
-            # About broken EXIF, which phones write, and about sizes, which `_open` decides.
             warnings.simplefilter("ignore")
-            with _open(data, content_type, max_pixels) as image:
-                pixels = _upright_pixels(image, max_side)
+            pixels = _upright_pixels(file, max_side)
             return CleanPhoto(_encode(pixels, target), target, pixels.width, pixels.height)
     except JobFailed:
         raise
-    except (Image.DecompressionBombError, MemoryError) as error:
-        raise JobFailed("photo_too_complex", type(error).__name__) from error
+    except MemoryError as error:
+        raise JobFailed("photo_too_complex", "memory") from error
     except Exception as error:  # decoders raise anything at all over a broken file
         raise JobFailed("photo_unreadable", f"{type(error).__name__}: {error}") from error
 
 
-def _open(data: bytes, content_type: ContentType, max_pixels: int) -> Image.Image:
-    """Read the header only, with no decoder but the one of `content_type`."""
-    # Pillow refuses at twice this number, and for WebP before it allocates the canvases.
-    Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2
-    image = Image.open(io.BytesIO(data), formats=[content_type.removeprefix("image/")])
-    if image.width * image.height > max_pixels:
-        raise JobFailed("photo_too_complex", f"{image.width} x {image.height} pixels")
-    return image
-
-
-def _upright_pixels(image: Image.Image, max_side: int) -> Image.Image:
-    image.draft("RGB", (max_side, max_side))  # lets the JPEG decoder itself shrink, by 2, 4 or 8
-    image.load()
-    # Only now: a PNG may carry its EXIF behind the pixels.
-    turn, profile = _UPRIGHT.get(_orientation(image)), image.info.get("icc_profile")
-    pixels = _flattened(image)
-    pixels.thumbnail((max_side, max_side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+def _upright_pixels(file: PhotoFile, max_side: int) -> Image.Image:
+    decoded = _DECODERS[file.kind](file, max_side)
+    pixels, profile = _shrunk(decoded, max_side), file.profile or decoded.profile
+    if file.is_cut:
+        _check_lower_edge(pixels)
     pixels = _in_srgb(pixels, profile)
+    turn = _UPRIGHT.get(_orientation(file) or 1)
     return pixels if turn is None else pixels.transpose(turn)  # the first turn is 0
 
 
-def _orientation(image: Image.Image) -> int:
-    """1 (upright) when the EXIF cannot be read: that alone does not spoil a picture."""
+# --- decoding ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """`band` gives the rows from a first one to before a last one: a copy of all would be too large."""
+
+    width: int
+    height: int
+    band: Callable[[int, int], Image.Image]
+    profile: bytes = b""
+    owner: object = None  # of the memory that the bands are read from
+
+
+def _decoded_by_pillow(file: PhotoFile, max_side: int) -> _Decoded:
+    image = Image.open(io.BytesIO(file.data), formats=[file.kind])
+    # Lets the JPEG decoder itself shrink, by 2, 4 or 8.
+    share = max_side / max(image.size)
+    image.draft("RGB", (max(1, round(image.width * share)), max(1, round(image.height * share))))
+    image.load()
+    return _Decoded(*image.size, lambda first, last: image.crop((0, first, image.width, last)))
+
+
+def _decoded_webp(file: PhotoFile, max_side: int) -> _Decoded:
+    """By the decoder below Pillow's file format, which would hold the picture twice more."""
+    decoder = _webp.WebPAnimDecoder(file.data)
+    (width, height), _, _, _, mode = decoder.get_info()
+    frame = decoder.get_next()
+    if frame is None:
+        raise unreadable("WebP")
+    return _in_bands(frame[0], width, height, mode)
+
+
+def _decoded_heif(file: PhotoFile, max_side: int) -> _Decoded:
+    pictures = pi_heif.open_heif(file.data)
+    picture = pictures[pictures.primary_index]
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001  # the EXIF parser raises anything, too
-        return 1
+        picture.load()
+    except RuntimeError as error:
+        raise (MemoryError if "allocation" in str(error) else unreadable)(str(error)) from error
+    bands = _in_bands(picture.data, picture.size[0], picture.size[1], picture.mode)
+    return replace(bands, profile=picture.info.get("icc_profile") or b"", owner=picture)
+
+
+def _in_bands(pixels: bytes | memoryview, width: int, height: int, mode: str) -> _Decoded:
+    line_bytes = len(pixels) // height
+
+    def band(first: int, last: int) -> Image.Image:
+        lines = pixels[first * line_bytes : last * line_bytes]
+        return Image.frombytes(mode, (width, last - first), lines, "raw", mode, line_bytes)
+
+    return _Decoded(width, height, band)
+
+
+_DECODERS: dict[str, Callable[[PhotoFile, int], _Decoded]] = {
+    "JPEG": _decoded_by_pillow,
+    "PNG": _decoded_by_pillow,
+    "WEBP": _decoded_webp,
+    "HEIF": _decoded_heif,
+}
+
+
+# --- pixels --------------------------------------------------------------------------------------
+
+
+def _shrunk(decoded: _Decoded, max_side: int) -> Image.Image:
+    """The whole picture, flattened, in a size that fits."""
+    width, height = decoded.width, decoded.height
+    factor = max(1, max(width, height) // (2 * max_side))  # quick and plain; the rest is done well
+    rows = factor * max(1, BAND_PIXELS // (width * factor))
+    canvas: Image.Image | None = None
+    for first in range(0, height, rows):
+        band = _flattened(decoded.band(first, min(first + rows, height))).reduce(factor)
+        if canvas is None:
+            canvas = Image.new(band.mode, (band.width, -(-height // factor)))
+        canvas.paste(band, (0, first // factor))
+    assert canvas is not None
+    canvas.thumbnail((max_side, max_side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return canvas
 
 
 def _flattened(image: Image.Image) -> Image.Image:
     """A mode without alpha or palette, which a resize would otherwise treat badly."""
+    if image.mode == "I;16":
+        return _eight_bits(image)
     if image.has_transparency_data:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(layer, mask=layer)
         return canvas
-    if image.mode == "I;16":  # a plain conversion would clip at 255 instead of scaling
-        return image.point(lambda level: level / 257).convert("L")
     return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
-def _in_srgb(pixels: Image.Image, profile: bytes | None) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A plain conversion of 16-bit grey would clip at 255, and not know which grey is transparent."""
+    low, high = (Image.frombytes("L", image.size, image.tobytes()[byte::2]) for byte in (0, 1))
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return high
+    is_low, is_high = (
+        half.point([255 * (level == wanted) for level in range(256)])
+        for half, wanted in ((low, transparent & 255), (high, transparent >> 8))
+    )
+    high.paste(255, mask=ImageChops.darker(is_low, is_high))
+    return high
+
+
+def _check_lower_edge(pixels: Image.Image) -> None:
+    """Of a file that ends early: pixels which nothing was read for may be a narrow edge only."""
+    nothing = Image.new(pixels.mode, pixels.size, (NOTHING_DECODED,) * len(pixels.getbands()))
+    box = ImageChops.difference(pixels, nothing).getbbox()
+    if pixels.mode == "CMYK" or box is None or pixels.height - box[3] > pixels.height * LOST_SHARE:
+        raise unreadable("it ends too early")
+
+
+def _orientation(file: PhotoFile) -> int | None:
+    """1 to 8; None when it is not told."""
+    if told := _exif_orientation(file.exif.removeprefix(b"Exif\0\0")):
+        return told
+    found = _XMP_ORIENTATION.search(file.xmp)
+    return int(found[1]) if found else None
+
+
+def _exif_orientation(tiff: bytes) -> int | None:
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return None
+    with suppress(struct.error):
+        (at,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, at)
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
+            if tag == _ORIENTATION_TAG and kind in (_SHORT, _LONG):
+                (told,) = struct.unpack_from(f"{order}{'H' if kind == _SHORT else 'I'}", tiff, entry + 8)
+                return int(told)
+    return None
+
+
+def _in_srgb(pixels: Image.Image, profile: bytes) -> Image.Image:
     if profile:
         with suppress(ImageCms.PyCMSError, OSError):  # not a profile for these pixels: drop it
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -138,34 +251,38 @@ def _encode(pixels: Image.Image, target: ContentType) -> bytes:
     return encoded.getvalue()
 
 
+# --- the child -----------------------------------------------------------------------------------
+
+
 def main() -> None:
-    """The child process: clean one photo after another until standard input closes."""
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    """Clean one photo after another until standard input closes."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS knows the limit but refuses to set it
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    while len(header := requests.read(REQUEST.size)) == REQUEST.size:
-        length, target, max_pixels, max_side = REQUEST.unpack(header)
-        data = requests.read(length)
-        if len(data) < length:
-            return
-        answers.write(RECEIVED)
-        answers.flush()
-        _allow_cpu(CPU_SECONDS)
-        try:
-            photo = clean(data, TARGETS[target], max_pixels, max_side)
-            answer = ANSWER.pack(len(photo.data), photo.width, photo.height) + photo.data
-        except JobFailed as failure:
-            answer = ANSWER.pack(len(failure.code), 0, 0) + failure.code.encode()
-        answers.write(answer)
-        answers.flush()
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    while (answer := _next_answer(sys.stdin.buffer, sys.stdout.buffer)) is not None:
+        sys.stdout.buffer.write(answer)
+        sys.stdout.buffer.flush()
 
 
-def _allow_cpu(seconds: int) -> None:
-    """End this process by SIGXCPU when the next photo takes more than `seconds` of CPU time."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    limit = int(usage.ru_utime + usage.ru_stime) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+def _next_answer(requests: BinaryIO, answers: BinaryIO) -> bytes | None:
+    header = requests.read(REQUEST.size)
+    if len(header) < REQUEST.size:
+        return None
+    length, target, max_pixels, max_side = REQUEST.unpack(header)
+    photos = [requests.read(length)]
+    if len(photos[0]) < length:
+        return None
+    answers.write(RECEIVED)
+    answers.flush()
+    # Over it, the process is ended by SIGPROF. The raw photo is handed over, not held: its room is needed.
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    try:
+        photo = clean(photos.pop(), TARGETS[target], max_pixels, max_side)
+        return ANSWER.pack(len(photo.data), photo.width, photo.height) + photo.data
+    except JobFailed as failure:
+        return ANSWER.pack(len(failure.code), 0, 0) + failure.code.encode()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 if __name__ == "__main__":

@@ -15,32 +15,47 @@ Check = Callable[[], Awaitable[bool]]
 CHECK_TIMEOUT_SECONDS = 1.5
 
 
-def build_probes(required: Mapping[str, Check], shown: Mapping[str, Check] | None = None) -> web.Application:
-    """An application whose /readyz is 200 while every `required` check is true. What is only
-    `shown` appears in the answer but takes nobody out of service. A check that raises is false."""
+async def _is_alive() -> bool:
+    return True
+
+
+def build_probes(
+    required: Mapping[str, Check], shown: Mapping[str, Check] | None = None, alive: Check = _is_alive
+) -> web.Application:
+    """An application whose /readyz is 200 while every `required` check is true: what is away may come back.
+    What is only `shown` appears in the answer but takes nobody out of service. A check that raises is
+    false, and `reasons` has its words. /healthz is 200 while `alive`: from what it tells, only a restart
+    heals."""
     checks = {**required, **(shown or {})}
 
-    async def alive(_request: web.Request) -> web.Response:
-        return web.json_response({"alive": True})
+    async def live(_request: web.Request) -> web.Response:
+        is_alive = await _answer("alive", alive) is True
+        return web.json_response({"alive": is_alive}, status=200 if is_alive else 503)
 
     async def ready(_request: web.Request) -> web.Response:
-        answers = await asyncio.gather(*(_passes(name, check) for name, check in checks.items()))
-        parts = dict(zip(checks, answers, strict=True))
+        answers = await asyncio.gather(*(_answer(name, check) for name, check in checks.items()))
+        parts = {name: answer is True for name, answer in zip(checks, answers, strict=True)}
+        reasons = {
+            name: answer for name, answer in zip(checks, answers, strict=True) if isinstance(answer, str)
+        }
         is_ready = all(parts[name] for name in required)
-        return web.json_response({"ready": is_ready, "parts": parts}, status=200 if is_ready else 503)
+        return web.json_response(
+            {"ready": is_ready, "parts": parts, "reasons": reasons}, status=200 if is_ready else 503
+        )
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
-    app.add_routes([web.get("/healthz", alive), web.get("/readyz", ready), web.get("/metrics", metrics)])
+    app.add_routes([web.get("/healthz", live), web.get("/readyz", ready), web.get("/metrics", metrics)])
     return app
 
 
-async def _passes(name: str, check: Check) -> bool:
+async def _answer(name: str, check: Check) -> bool | str:
+    """Whether it passes, or why it could not be told."""
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             return await check()
     except Exception as error:  # noqa: BLE001  # whatever it is, the part does not work
         log.warning("check_failed", part=name, reason=repr(error))
-        return False
+        return str(error) or type(error).__name__

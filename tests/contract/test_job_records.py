@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from growbin.adapters.redis import keys
-from growbin.adapters.redis.connection import open_redis
+from growbin.adapters.redis.connection import ask, open_redis
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.errors import Rejected
 from growbin.job import Upload
@@ -131,6 +131,23 @@ async def test_idempotency_key_of_an_erased_job_is_free_again(records: JobRecord
     second = await records.create(upload(owner), "key")
     assert second.job_id != first.job_id
     assert (await records.create(upload(owner), "key")).job_id == second.job_id
+
+
+async def test_erased_record_leaves_nothing_of_its_idempotency_key(parts: dict[str, str]) -> None:
+    """The key was the client's own word, and led to the job."""
+    jobs_url, sessions_url = urls(parts)
+    owner = uuid4().hex * 2
+    async with (
+        RedisJobRecords.open(
+            jobs_url=jobs_url, sessions_url=sessions_url, ticket_seconds=300, deadline_seconds=300
+        ) as records,
+        open_redis(jobs_url) as redis,
+    ):
+        made = await records.create(upload(owner), "key")
+        await accept(records, made.job_id, "e1")
+        assert await ask(redis.keys(f"*{owner}*"))
+        await records.erase(made.job_id)
+        assert await ask(redis.keys(f"*{owner}*")) == []
 
 
 async def test_parallel_requests_with_one_key_make_one_job(records: JobRecords) -> None:

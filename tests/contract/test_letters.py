@@ -1,21 +1,22 @@
-"""The parked dead letters, on a real RabbitMQ and as the fake: one suite for both."""
+"""The letters, on a real RabbitMQ and as the fake: one suite for both."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aio_pika
 import pytest
 import pytest_asyncio
 
-from growbin.adapters.rabbitmq.job_event import encode_event
+from growbin.adapters.rabbitmq.job_event import encode_event, encode_letter
 from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
 from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Job
-from growbin.ports import DeadLetters, Letter
+from growbin.ports import DeadLetters, Letter, Obituary
 from tests.contract.jobs import job_of, upload
 from tests.fakes import FakeDeadLetters
 
@@ -25,7 +26,7 @@ class Shelf:
     """Letters, and a way to put one more beside them: a job's, or a body that is no event."""
 
     letters: DeadLetters
-    park: Callable[[Job | bytes], Awaitable[None]]
+    keep: Callable[[Job | bytes], Awaitable[None]]
 
 
 @pytest_asyncio.fixture(params=["fake", "real"])
@@ -34,9 +35,7 @@ async def shelf(request: pytest.FixtureRequest) -> AsyncIterator[Shelf]:
         fake = FakeDeadLetters()
 
         async def keep(what: Job | bytes) -> None:
-            job = what if isinstance(what, Job) else None
-            body = encode_event(what) if isinstance(what, Job) else what
-            fake.parked.append(Letter(job.job_id if job else None, job, "unknown", None, body))
+            fake.kept.append(letter_of(what))
 
         yield Shelf(fake, keep)
         return
@@ -46,39 +45,92 @@ async def shelf(request: pytest.FixtureRequest) -> AsyncIterator[Shelf]:
         await topology.declare(connection)
         channel = await connection.channel()
 
-        async def park(what: Job | bytes) -> None:
-            body = encode_event(what) if isinstance(what, Job) else what
-            await channel.default_exchange.publish(aio_pika.Message(body), topology.parked)
+        async def put(what: Job | bytes) -> None:
+            await channel.default_exchange.publish(aio_pika.Message(body_of(what)), topology.letters)
 
         async with RabbitDeadLetters.open(urls=[url], queue_name=topology.name) as letters:
-            yield Shelf(letters, park)
+            yield Shelf(letters, put)
         for name, _ in topology.queues():
             await channel.queue_delete(name)
         await channel.exchange_delete(topology.dead_exchange)
 
 
-async def parked(shelf: Shelf, count: int) -> list[Job]:
+def obituary_of(what: Job | bytes) -> Obituary:
+    job = what if isinstance(what, Job) else None
+    return Obituary(job.job_id if job else None, job, "rejected", "2026-01-02T03:04:05+00:00")
+
+
+def body_of(what: Job | bytes) -> bytes:
+    body = encode_event(what) if isinstance(what, Job) else what
+    return encode_letter(obituary_of(what), "internal", body)
+
+
+def letter_of(what: Job | bytes) -> Letter:
+    dead = obituary_of(what)
+    if dead.job_id is None:
+        return Letter(None, "unknown", None, None, body_of(what))
+    return Letter(dead.job_id, dead.reason, "internal", dead.died_at, body_of(what))
+
+
+async def kept(shelf: Shelf, count: int) -> list[Job]:
     jobs = [job_of(upload()) for _ in range(count)]
     for job in jobs:
-        await shelf.park(job)
+        await shelf.keep(job)
     return jobs
 
 
 async def test_listed_letters_stay(shelf: Shelf) -> None:
-    """Listing loses none, however often; each letter tells its job, why it died, and its body."""
+    """Listing loses none, however often; each letter tells its job, why and when it died, how it ended."""
     assert list(await shelf.letters.list()) == []
-    jobs = await parked(shelf, 3)
+    jobs = await kept(shelf, 3)
     for _ in range(25):
-        assert {letter.job for letter in await shelf.letters.list()} == set(jobs)
-    [letter] = [letter for letter in await shelf.letters.list() if letter.job == jobs[0]]
-    assert (letter.job_id, letter.reason, letter.body) == (jobs[0].job_id, "unknown", encode_event(jobs[0]))
+        assert {letter.job_id for letter in await shelf.letters.list()} == {job.job_id for job in jobs}
+    [letter] = [letter for letter in await shelf.letters.list() if letter.job_id == jobs[0].job_id]
+    assert letter == letter_of(jobs[0])
+
+
+def test_letter_of_a_job_holds_nothing_that_the_event_held() -> None:
+    """Only which job, which run, why, how it ended and when."""
+    job = job_of(upload()).model_copy(update={"question": "my secret", "run": 2})
+    letter = json.loads(body_of(job))
+    assert letter == {
+        "job_id": str(job.job_id),
+        "run": 2,
+        "reason": "rejected",
+        "code": "internal",
+        "died_at": "2026-01-02T03:04:05+00:00",
+    }
+
+
+async def test_what_an_earlier_version_parked_is_read_beside_the_letters(parts: dict[str, str]) -> None:
+    """Its queue runs dry: until then people find its letters, and may remove them."""
+    topology = Topology(f"test-{uuid4().hex[:12]}")
+    old, new = job_of(upload()), job_of(upload())
+    async with await aio_pika.connect(parts["RABBITMQ_URL"]) as connection:
+        await topology.declare(connection)
+        channel = await connection.channel()
+        for queue, body in ((topology.parked, encode_event(old)), (topology.letters, body_of(new))):
+            await channel.default_exchange.publish(aio_pika.Message(body), queue)
+        urls = [parts["RABBITMQ_URL"]]
+        async with RabbitDeadLetters.open(urls=urls, queue_name=topology.name) as letters:
+            found = await letters.list()
+            assert {letter.job_id for letter in found} == {old.job_id, new.job_id}
+
+            async def remove(_: Letter) -> bool:
+                return True
+
+            await letters.walk(remove)
+            assert not await letters.list()
+        for name, _ in topology.queues():
+            await channel.queue_delete(name)
+        await channel.exchange_delete(topology.dead_exchange)
 
 
 async def test_letter_whose_body_is_no_event_has_no_job(shelf: Shelf) -> None:
     """People are shown what it is all the same, and may remove it."""
-    await shelf.park(b"nonsense")
+    await shelf.keep(b"nonsense")
     [letter] = await shelf.letters.list()
-    assert (letter.job_id, letter.job, letter.body) == (None, None, b"nonsense")
+    assert (letter.job_id, letter.body) == (None, b"nonsense")
 
     async def remove(_: Letter) -> bool:
         return True
@@ -89,22 +141,22 @@ async def test_letter_whose_body_is_no_event_has_no_job(shelf: Shelf) -> None:
 
 async def test_walk_removes_just_what_it_is_told_to(shelf: Shelf) -> None:
     """Each letter is shown once; what is not to be removed stays."""
-    jobs = await parked(shelf, 3)
-    shown: list[Job | None] = []
+    jobs = [job.job_id for job in await kept(shelf, 3)]
+    shown: list[UUID | None] = []
 
     async def remove_first(letter: Letter) -> bool:
-        shown.append(letter.job)
-        return letter.job == jobs[0]
+        shown.append(letter.job_id)
+        return letter.job_id == jobs[0]
 
     await shelf.letters.walk(remove_first)
     assert len(shown) == 3
     assert set(shown) == set(jobs)
-    assert {letter.job for letter in await shelf.letters.list()} == set(jobs[1:])
+    assert {letter.job_id for letter in await shelf.letters.list()} == set(jobs[1:])
 
 
 async def test_walk_that_breaks_off_keeps_what_it_has_done(shelf: Shelf) -> None:
     """What was removed is gone, the letter that failed and those behind it stay."""
-    await parked(shelf, 3)
+    await kept(shelf, 3)
     shown: list[Letter] = []
 
     async def remove_one(letter: Letter) -> bool:
@@ -117,7 +169,7 @@ async def test_walk_that_breaks_off_keeps_what_it_has_done(shelf: Shelf) -> None
         await shelf.letters.walk(remove_one)
     left = await shelf.letters.list()
     assert len(left) == 2
-    assert shown[0].job not in {letter.job for letter in left}
+    assert shown[0].job_id not in {letter.job_id for letter in left}
 
 
 async def test_letters_without_a_broker_are_unavailable() -> None:

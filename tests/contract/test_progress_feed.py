@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
+from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import open_redis
-from growbin.adapters.redis.progress_feed import RedisProgressFeed
+from growbin.adapters.redis.progress_feed import NOT_READY_AFTER_SECONDS, RedisProgressFeed
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.job import LogEntry
+from growbin.local.parts.valkey import Valkey
+from growbin.messages import failure
 from growbin.ports import ProgressFeed
 from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
@@ -33,9 +40,17 @@ class Radio:
     progress: RedisProgressLog | FakeProgressLog
     feed: ProgressFeed = field(init=False)
     heard: asyncio.Queue[tuple[UUID, LogEntry]] = field(default_factory=asyncio.Queue)
+    told: asyncio.Queue[tuple[str, UUID]] = field(default_factory=asyncio.Queue)
 
     def on_entry(self, job_id: UUID, entry: LogEntry) -> None:
         self.heard.put_nowait((job_id, entry))
+
+    def on_session_job(self, owner: str, job_id: UUID) -> None:
+        self.told.put_nowait((owner, job_id))
+
+    async def next_told(self) -> tuple[str, UUID]:
+        async with asyncio.timeout(HEARD_SECONDS):
+            return await self.told.get()
 
     async def next(self) -> tuple[UUID, LogEntry]:
         async with asyncio.timeout(HEARD_SECONDS):
@@ -47,14 +62,18 @@ async def radio(request: pytest.FixtureRequest) -> AsyncIterator[Radio]:
     if request.param == "fake":
         progress = FakeProgressLog(Clock())
         radio = Radio(progress)
-        radio.feed = FakeProgressFeed(progress, radio.on_entry)
+        radio.feed = FakeProgressFeed(progress, radio.on_entry, radio.on_session_job)
         yield radio
         return
     url = database(request.getfixturevalue("parts"))
     async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log:
         radio = Radio(log)
         async with RedisProgressFeed.open(
-            url=url, on_entry=radio.on_entry, on_gap=lambda _: None, on_loss=lambda: None
+            url=url,
+            on_entry=radio.on_entry,
+            on_gap=lambda _: None,
+            on_loss=lambda: None,
+            on_session_job=radio.on_session_job,
         ) as radio.feed:
             yield radio
 
@@ -112,6 +131,7 @@ async def test_entry_that_cannot_be_read_is_told_as_a_gap_and_the_feed_hears_on(
             on_entry=lambda _, entry: heard.put_nowait(entry),
             on_gap=gaps.append,
             on_loss=lambda: None,
+            on_session_job=lambda _owner, _job_id: None,
         ) as feed,
         open_redis(url) as redis,
     ):
@@ -121,3 +141,124 @@ async def test_entry_that_cannot_be_read_is_told_as_a_gap_and_the_feed_hears_on(
         async with asyncio.timeout(HEARD_SECONDS):
             assert await heard.get() == LogEntry("abc.1.def", "progress", "{}")
     assert gaps == [job_id] * 4
+
+
+async def test_session_hears_of_its_new_and_redriven_jobs_and_of_no_others(radio: Radio) -> None:
+    """Each once, until it is unsubscribed; a redrive tells the owner's streams by itself."""
+    one, another = ({"owner": secrets.token_hex(32)} for _ in range(2))
+    record, stranger = upload().model_copy(update=one), upload().model_copy(update=another)
+    job = job_of(upload().model_copy(update=one))
+    await radio.feed.subscribe_session(record.owner)
+    await radio.progress.tell_session(stranger)
+    await radio.progress.tell_session(record)
+    await radio.progress.queue_job(job)
+    await radio.progress.finish(job, None, failure("internal", "ko"))
+    await radio.progress.reopen(job, 300)
+    heard = [await radio.next_told() for _ in range(2)]
+    assert heard == [(record.owner, record.job_id), (job.owner, job.job_id)]
+    await radio.feed.unsubscribe_session(record.owner)
+    await radio.progress.tell_session(record)
+    await radio.feed.subscribe_session(stranger.owner)
+    await radio.progress.tell_session(stranger)
+    assert (await radio.next_told())[0] == stranger.owner
+    assert radio.told.empty()
+
+
+async def test_whatever_is_said_and_whatever_goes_wrong_the_feed_hears_on(parts: dict[str, str]) -> None:
+    """What cannot be read, or be handed on because of a bug, is counted, and its job is read again."""
+    url, owner = database(parts), secrets.token_hex(32)
+    job_id, gaps = uuid4(), list[UUID]()
+    heard: asyncio.Queue[LogEntry] = asyncio.Queue()
+
+    def on_entry(_: UUID, entry: LogEntry) -> None:
+        if entry.event == "failed":
+            raise ZeroDivisionError
+        heard.put_nowait(entry)
+
+    before = unreadable()
+    async with (
+        RedisProgressFeed.open(
+            url=url,
+            on_entry=on_entry,
+            on_gap=gaps.append,
+            on_loss=lambda: None,
+            on_session_job=lambda _owner, _job_id: None,
+        ) as feed,
+        open_redis(url) as redis,
+    ):
+        await feed.subscribe(job_id)
+        await feed.subscribe_session(owner)
+        await redis.publish(keys.session_news(owner), "no id")
+        await redis.publish(keys.events(job_id), "v2")
+        await redis.publish(keys.events(job_id), "abc.1.def failed {}")
+        await redis.publish(keys.events(job_id), "abc.2.def progress {}")
+        async with asyncio.timeout(HEARD_SECONDS):
+            assert (await heard.get()).id == "abc.2.def"
+        assert await feed.is_kept()
+    assert gaps == [job_id] * 2
+    assert unreadable() - before == 3
+
+
+def unreadable() -> float:
+    return REGISTRY.get_sample_value("growbin_progress_unreadable_total") or 0.0
+
+
+async def test_feed_leaves_a_demoted_server_and_makes_up_for_what_it_missed(tmp_path: Path) -> None:
+    """Its own write is refused though the connection lives: it connects anew again and again, and once a
+    primary answers the log is read again. Only a long deafness is for readiness."""
+    valkey, losses = Valkey(tmp_path), list[float]()
+    await valkey.start()
+    try:
+        await valkey.ready()
+        async with (
+            Redis.from_url(valkey.url) as operator,
+            RedisProgressFeed.open(
+                url=f"{valkey.url}/2",
+                on_entry=lambda _job_id, _entry: None,
+                on_gap=lambda _: None,
+                on_loss=lambda: losses.append(time.monotonic()),
+                on_session_job=lambda _owner, _job_id: None,
+            ) as feed,
+        ):
+            assert not await feed.has_heard_lately()
+            await until(feed.is_hearing, True)
+            await operator.replicaof("127.0.0.1", 1)
+            await until(feed.is_hearing, False)
+            await asyncio.sleep(1)
+            assert not await feed.is_hearing()
+            assert await feed.has_heard_lately()
+            assert len(losses) == 1
+            await operator.replicaof("NO", "ONE")
+            await until(feed.is_hearing, True)
+            assert len(losses) == 2
+    finally:
+        await valkey.kill()
+
+
+async def test_feed_that_was_deaf_for_long_is_not_ready_but_alive(tmp_path: Path) -> None:
+    """Ten seconds without a song: clients had better go elsewhere; the feed goes on trying."""
+    valkey = Valkey(tmp_path)
+    await valkey.start()
+    try:
+        await valkey.ready()
+        async with RedisProgressFeed.open(
+            url=f"{valkey.url}/2",
+            on_entry=lambda _job_id, _entry: None,
+            on_gap=lambda _: None,
+            on_loss=lambda: None,
+            on_session_job=lambda _owner, _job_id: None,
+        ) as feed:
+            await until(feed.is_hearing, True)
+            await valkey.kill()
+            began = time.monotonic()
+            await until(feed.has_heard_lately, False, within_seconds=NOT_READY_AFTER_SECONDS + 2)
+            assert time.monotonic() - began > NOT_READY_AFTER_SECONDS - 2
+            assert await feed.is_kept()
+    finally:
+        await valkey.kill()
+
+
+async def until(told: Callable[[], Awaitable[bool]], wanted: bool, within_seconds: float = 3) -> None:
+    async with asyncio.timeout(within_seconds):
+        while await told() is not wanted:
+            await asyncio.sleep(0.02)

@@ -354,6 +354,28 @@ async def test_accepted_job_does_not_expire_with_its_ticket(progress: ProgressLo
     assert told(await log_of(progress, job)) == [("awaiting_upload", 1), ("queued", 1)]
 
 
+async def test_no_reader_ends_an_accepted_job_with_its_ticket(progress: ProgressLog) -> None:
+    """A gateway knows only what the log holds: there the deadline is the job's before its event is published.
+    It is never nearer than the ticket's, and an ended job has none."""
+    record = upload()
+    await progress.open_job(record, record.created_at_ms - 1)
+    await progress.accept_job(job_of(record))
+    state = await progress.state(record.job_id)
+    assert state is not None
+    assert (state.entry.event, state.left_seconds > 100) == ("progress", True)
+    await progress.accept_job(job_of(record, deadline_in_ms=-1))
+    state = await progress.state(record.job_id)
+    assert state is not None
+    assert state.entry.event == "progress"
+    assert told(await log_of(progress, job_of(record))) == [("awaiting_upload", 1)]
+    unknown, ended = job_of(upload()), job_of(upload())
+    await progress.finish(ended, None, FAILURE)
+    for job in (unknown, ended):
+        await progress.accept_job(job)
+    assert await progress.state(unknown.job_id) is None
+    assert [entry.event for entry in await log_of(progress, ended)][-1] == "failed"
+
+
 async def test_job_whose_paid_calls_are_used_up_is_not_begun(progress: ProgressLog) -> None:
     """Without an answer it could only fail; with one it goes on."""
     job = job_of(upload())
@@ -720,6 +742,28 @@ async def test_delivery_of_a_newer_run_makes_the_stored_one_history(progress: Pr
     state = await progress.state(first.job_id)
     assert state is not None
     assert state.run == 2
+
+
+@pytest.mark.parametrize("is_log_lost", [False, True], ids=["log and end", "end alone"])
+async def test_newer_run_begins_with_all_its_starts_and_paid_calls(
+    progress: ProgressLog, is_log_lost: bool
+) -> None:
+    """Also where the redrive was lost, and with it the counts that it had set back."""
+    first = job_of(upload())
+    for attempt, call_id in enumerate("abc", start=1):
+        assert (await begun(progress, first)).attempt == attempt
+        assert await progress.count_paid_call(first, attempt, call_id)
+        await progress.release(first, attempt)
+    await progress.finish(first, None, FAILURE)
+    if is_log_lost:
+        await lose_log(progress, first)
+    second = first.model_copy(update={"run": 2})
+    again = await begun(progress, second)
+    assert (again.starts, again.attempt) == (1, 4)
+    for call_id in "abc":
+        assert await progress.count_paid_call(second, again.attempt, call_id)
+    await progress.release(second, again.attempt)
+    assert await progress.begin(second, alone=False, call_id=secrets.token_hex(4)) == "exhausted"
 
 
 @pytest.mark.parametrize("is_accepted", [False, True], ids=["awaiting its upload", "queued"])

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from growbin.adapters.redis.connection import ask, open_redis
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+from yarl import URL
+
+from growbin.adapters.redis.connection import ask, open_redis, reason_of
+from growbin.errors import Unavailable
+from growbin.local.parts.valkey import Valkey
+from tests.faults.proxy import Proxy
 
 
 async def test_cancelled_call_is_cancelled_wherever_it_is(parts: dict[str, str]) -> None:
@@ -24,3 +35,104 @@ async def test_cancelled_call_is_cancelled_wherever_it_is(parts: dict[str, str])
             caller.cancel()
             await asyncio.wait([caller])
             assert caller.cancelled(), f"it went on when told after {turns} turns"
+
+
+@dataclass
+class Pair:
+    """A primary and its replica behind one address."""
+
+    primary: Valkey
+    replica: Valkey
+    address: Proxy
+
+    @property
+    def url(self) -> str:
+        return self.primary.url.replace(f":{self.primary.port}", f":{self.address.port}")
+
+    async def hand_over(self) -> None:
+        """As a planned failover does: the old primary lives on as a replica, and keeps its connections."""
+        await operate(self.replica, "REPLICAOF", "NO", "ONE")
+        await operate(self.primary, "REPLICAOF", "127.0.0.1", str(self.replica.port))
+
+    def move_address(self) -> None:
+        self.address.upstream_port = self.replica.port
+
+
+async def operate(valkey: Valkey, *command: str) -> object:
+    async with Redis.from_url(valkey.url) as operator:
+        return await operator.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+@pytest_asyncio.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    primary, replica = Valkey(tmp_path / "a"), Valkey(tmp_path / "b")
+    try:
+        for valkey in (primary, replica):
+            await valkey.start()
+            await valkey.ready()
+        await operate(replica, "CONFIG", "SET", "masterauth", primary.secrets["password"])
+        await operate(primary, "CONFIG", "SET", "masterauth", replica.secrets["password"])
+        await operate(replica, "CONFIG", "SET", "requirepass", primary.secrets["password"])
+        replica.secrets["password"] = primary.secrets["password"]
+        await operate(primary, "CONFIG", "SET", "masterauth", primary.secrets["password"])
+        await operate(replica, "REPLICAOF", "127.0.0.1", str(primary.port))
+        async with Proxy("redis", primary.port) as address:
+            yield Pair(primary, replica, address)
+    finally:
+        for valkey in (primary, replica):
+            await valkey.kill()
+
+
+async def test_first_write_after_the_name_has_moved_finds_the_new_primary(pair: Pair) -> None:
+    """Connections to the old one live on and are many: one refusal, and whatever the process has to that
+    server is given up, also by a pool that only reads."""
+    async with open_redis(f"{pair.url}/0") as writing, open_redis(f"{pair.url}/3") as reading:
+        await asyncio.gather(*(ask(redis.get("key")) for redis in (writing, reading) for _ in range(10)))
+        await pair.hand_over()
+        with pytest.raises(Unavailable, match="ReadOnlyError"):
+            await ask(writing.set("key", "refused"))
+        pair.move_address()
+        await ask(writing.set("key", "kept"))
+        answers = await asyncio.gather(
+            *(ask(redis.role()) for redis in (writing, reading) for _ in range(20))
+        )
+        assert {answer[0] for answer in answers} == {"master"}
+        assert await ask(writing.get("key")) == "kept"
+
+
+@pytest.mark.parametrize("way", ["pipeline", "script"])
+async def test_refusal_inside_a_pipeline_or_script_is_known_as_well(pair: Pair, way: str) -> None:
+    """However the write was sent, it is done once, by the new primary."""
+    async with open_redis(pair.url) as redis:
+        script = redis.register_script("return redis.call('INCR', KEYS[1])")
+        await ask(script(keys=["warm"]))
+        await pair.hand_over()
+        pair.move_address()
+        if way == "script":
+            assert await ask(script(keys=["count"])) == 1
+        else:
+            async with redis.pipeline(transaction=False) as pipeline:
+                pipeline.incr("count")
+                pipeline.get("count")
+                assert await ask(pipeline.execute()) == [1, "1"]
+
+
+async def test_replica_that_serves_nothing_is_left_on_a_read_as_well(pair: Pair) -> None:
+    """MASTERDOWN is an answer to reads: it, too, says that another is the one to ask."""
+    async with open_redis(pair.url) as redis:
+        await ask(redis.ping())
+        await operate(pair.primary, "CONFIG", "SET", "replica-serve-stale-data", "no")
+        await operate(pair.primary, "REPLICAOF", "127.0.0.1", "1")  # MASTERDOWN: it knows no primary
+        pair.move_address()
+        await operate(pair.replica, "REPLICAOF", "NO", "ONE")
+        assert await ask(redis.get("key")) is None
+        assert (await ask(redis.role()))[0] == "master"
+
+
+async def test_refused_password_is_told_from_what_passes_by_itself(parts: dict[str, str]) -> None:
+    """Whoever reads the probe or doctor learns that a person is needed."""
+    url = str(URL(parts["REDIS_URL"]).with_password("wrong"))
+    async with open_redis(url) as redis:
+        with pytest.raises(Unavailable, match="does not pass by itself"):
+            await ask(redis.ping())
+    assert "by itself" not in reason_of(ConnectionRefusedError("refused"))

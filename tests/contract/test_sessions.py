@@ -54,6 +54,15 @@ async def door(request: pytest.FixtureRequest) -> AsyncIterator[Door]:
         yield Door(sessions, age)
 
 
+async def test_ended_session_is_unknown_from_then_on(door: Door) -> None:
+    """Its token opens nothing any more; others do."""
+    ended, other = [await door.sessions.create() for _ in range(2)]
+    for _ in range(2):
+        await door.sessions.end(owner_of(ended))
+    assert await door.sessions.owner(ended) is None
+    assert await door.sessions.owner(other) == owner_of(other)
+
+
 async def test_new_session_is_known_by_the_hash_of_its_token(door: Door) -> None:
     """Each token is another, too long to be guessed, and stands for its own owner."""
     tokens = [await door.sessions.create() for _ in range(3)]

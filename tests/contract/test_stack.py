@@ -189,6 +189,7 @@ async def test_raw_upload_is_open_to_the_reader_only(stack: Stack) -> None:
     assert (await read(url))[0] == 403
     assert (await read(url, {"X-Growbin-Reader": "wrong"}))[0] == 403
     assert (await read(url.replace("/incoming", "//x/../incoming")))[0] == 403
+    assert (await read(f"{url}%0a", reader))[0] == 404  # no name ends like that
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE"])

@@ -197,6 +197,18 @@ async def test_deleting_is_repeatable(bucket: Bucket, key: str) -> None:
     assert await bucket.put(ticket.url, ticket.headers, PHOTO) == 200
 
 
+async def test_all_that_lies_there_of_a_job_is_found(bucket: Bucket) -> None:
+    """As it came, and the public copy, under the names of any version; nothing of another job."""
+    job_id, other = uuid4(), uuid4()
+    names = [f"incoming/{job_id}", f"incoming/{job_id}.png", f"{job_id}.jpg", f"{job_id}.webp"]
+    for name in (*names, f"incoming/{other}", f"{other}.jpg"):
+        await bucket.store.publish_photo(name, CleanPhoto(PHOTO, "image/jpeg", 4, 3), 60)
+    assert sorted(await bucket.store.keys_of(job_id)) == sorted(names)
+    for name in names:
+        await bucket.store.delete(name)
+    assert list(await bucket.store.keys_of(job_id)) == []
+
+
 async def test_the_public_copy_lies_in_its_place(bucket: Bucket) -> None:
     """It can be looked at as any object, written again by the next attempt, and deleted."""
     key = f"{uuid4()}.png"

@@ -27,6 +27,8 @@ EXACT_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?(-[a-z]+)?")
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 PATIENCE_SECONDS = 30  # before a restart: longer than anything that passes by itself
 ROOM_SECONDS = 5
+CONSUMER_BYTES = 512 << 20  # with 32 photos of 10 MB in hand
+CHILD_BYTES = 400_000_000  # photo.py: MEMORY_BYTES, and the libraries
 CALL_ROOM_SECONDS = 15  # before and after a model call: photo, advice, publication
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
@@ -296,6 +298,22 @@ def pods_are_restricted(manifests: Manifests) -> Iterator[str]:
                 yield f"{pod.owner}: {container['name']} has no bound on its memory or no requests"
 
 
+def consumers_have_room_for_their_children(manifests: Manifests) -> Iterator[str]:
+    """The consumer itself, and for each child what it may hold. Their number is told, for a pod sees the
+    cores of its node."""
+    for pod, container in growbin_containers(manifests):
+        if container.get("args") != ["consumer"]:
+            continue
+        children = _environment(manifests, container).get("PHOTO_CHILDREN")
+        if not children:
+            yield f"{pod.owner} starts a child for each core of its node"
+            continue
+        needed_bytes = CONSUMER_BYTES + int(children) * CHILD_BYTES
+        limit = str(container["resources"]["limits"]["memory"])
+        if int(limit.removesuffix("Mi")) << 20 < needed_bytes:
+            yield f"{pod.owner} has {limit}, and needs {needed_bytes / (1 << 20):.0f}Mi with its children"
+
+
 def grace_is_long_enough(manifests: Manifests) -> Iterator[str]:
     """Kubernetes waits longer than the process may need: preStop, then its own drain, and room."""
     for pod, container in growbin_containers(manifests):
@@ -388,6 +406,7 @@ RULES: tuple[Rule, ...] = (
     secrets_stay_out_of_config_maps,
     images_are_exact,
     pods_are_restricted,
+    consumers_have_room_for_their_children,
     grace_is_long_enough,
     pods_spread,
     metrics_are_measured,

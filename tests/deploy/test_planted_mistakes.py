@@ -202,6 +202,20 @@ AGAINST_POLICY = [
         "Deployment/consumer: consumer may change its root",
     ),
     Mistake(
+        "one child more than the pod has room for",
+        "base/kustomization.yaml",
+        "PHOTO_CHILDREN=3",
+        "PHOTO_CHILDREN=4",
+        "Deployment/consumer has 1664Mi, and needs 2038Mi",
+    ),
+    Mistake(
+        "as many children as the node has cores",
+        "base/kustomization.yaml",
+        "      - PHOTO_CHILDREN=3\n",
+        "",
+        "Deployment/consumer starts a child for each core of its node",
+    ),
+    Mistake(
         "grace shorter than the drain",
         CONSUMER,
         "terminationGracePeriodSeconds: 90",

@@ -107,7 +107,7 @@ async def test_parts_that_are_well_are_told_in_a_line_each(system: System) -> No
     broker = system.settings["RABBITMQ_URL"].rpartition("@")[2].rstrip("/")
     assert set(report.findings) == {
         *(f"rabbitmq {broker}", "rabbitmq topology", "rabbitmq alarms"),
-        *("redis", "redis persistence", "redis eviction", "redis clock"),
+        *("redis", "redis persistence", "redis eviction", "redis clock", "outages"),
         *("s3 write", "s3 clock", "s3 read", "s3 without signature"),
         *("cdn first read", "cdn second read", "cdn without secret", "model"),
     }
@@ -126,7 +126,7 @@ async def test_people_get_one_line_for_each_finding(system: System) -> None:
     status, text = await run("doctor", settings=system.settings)
     lines = text.splitlines()
     assert status == 0
-    assert len(lines) == 15
+    assert len(lines) == 16
     assert all(line.startswith(("ok ", "warn ")) for line in lines)
     for name, secret in secrets(system.settings):
         assert secret not in text, name
@@ -231,6 +231,18 @@ async def test_redis_role_that_forgets_at_a_restart_is_warned_of(
     assert report.status == 0
     assert report.findings["redis progress persistence"].grade == "warn"
     assert report.findings["redis jobs+sessions persistence"].grade == "ok"
+
+
+async def test_part_that_consumers_wait_for_has_its_line(parts: dict[str, str], valkey: Valkey) -> None:
+    """Since when, and that nobody has to drive anything again; also where it answers from here."""
+    with redis.Redis.from_url(f"{valkey.url}/2") as client:
+        client.set("part:{model}", '{"since": "2026-01-02T03:04:05.678Z"}', ex=60)
+    report = await examine(parts, REDIS_PROGRESS_URL=f"{valkey.url}/2")
+    assert report.status == 1
+    assert report.names("fail") == {"outage of model"}
+    assert "2026-01-02T03:04:05.678Z" in report.findings["outage of model"].text
+    assert "by themselves" in report.findings["outage of model"].advice
+    assert "outages" not in report.findings
 
 
 async def test_frozen_redis_gets_its_line_in_time(parts: dict[str, str], valkey: Valkey) -> None:

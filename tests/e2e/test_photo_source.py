@@ -21,7 +21,7 @@ async def test_cdn_that_kept_a_404_from_before_the_upload_is_passed_over(
 ) -> None:
     """The CDN remembers for a while that the photo was not there; the job still ends `done`, from S3."""
     ticket = await client.analyze()
-    raw_url = f"{system.settings['CDN_BASE_URL']}/incoming/{ticket['job_id']}.jpg"
+    raw_url = f"{system.settings['CDN_BASE_URL']}/incoming/{ticket['job_id']}"
     reader = {"X-Growbin-Reader": system.settings["CDN_READER_SECRET"]}
     async with aiohttp.ClientSession(headers=reader) as http:
         async with http.get(raw_url) as before:

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.e2e.client import TERMINAL, Client, Event
 from tests.e2e.photos import COFFEE_CUP, drawn, with_secrets
 from tests.e2e.system import System
+from tests.heic_files import phone_heic
 
 STORY = ["awaiting_upload", "queued", "fetching", "analysing", "advising", "done"]
 CATEGORIES = {
@@ -120,13 +121,25 @@ async def test_real_photo_names_the_object_and_tells_what_to_do(client: Client) 
 
 
 async def test_png_and_webp_go_through(client: Client) -> None:
-    """PNG and WebP are taken under their own names."""
+    """PNG and WebP are taken; what is shown is a JPEG."""
     for image_format, content_type in (("PNG", "image/png"), ("WEBP", "image/webp")):
         photo = drawn(image_format)
         job_id = await client.submit(photo, content_type=content_type, content_length=len(photo))
         result = await client.result(job_id)
-        assert result["image_url"].endswith(f".{image_format.lower()}")
+        assert result["image_url"].endswith(f"/{job_id}.jpg")
         assert result["photo"]["bytes"] == len(photo)
+
+
+async def test_a_phones_heic_goes_through_and_is_shown_as_an_upright_jpeg(client: Client) -> None:
+    """Under either of its names; a grid of tiles that lies on its side, with Exif."""
+    photo = phone_heic(8, 6, width=4032, height=3024, turns=3, exif=b"MM\0*\0\0\0\x08\0\0")
+    for declared in ("image/heic", "image/heif"):
+        job_id = await client.submit(photo, content_type=declared, content_length=len(photo))
+        result = await client.result(job_id)
+        async with aiohttp.ClientSession() as anybody, anybody.get(result["image_url"]) as response:
+            assert response.content_type == "image/jpeg"
+            picture = Image.open(io.BytesIO(await response.read()))
+        assert (picture.format, picture.size) == ("JPEG", (768, 1024))
 
 
 async def test_public_copy_is_upright_and_tells_nothing_of_camera_or_place(client: Client) -> None:
@@ -152,7 +165,7 @@ async def test_raw_upload_is_closed_to_everybody_without_the_readers_secret(
     """The CDN serves incoming/ to nobody but the consumer, and S3 to nobody without a signature."""
     job_id = await client.submit(drawn("JPEG"))
     await client.result(job_id)
-    raw = f"incoming/{job_id}.jpg"
+    raw = f"incoming/{job_id}"
     bucket = f"{system.settings['S3_ENDPOINT_URL']}/{system.settings['S3_BUCKET_NAME']}"
     async with aiohttp.ClientSession() as anybody:
         for url in (f"{system.settings['CDN_BASE_URL']}/{raw}", f"{bucket}/{raw}", f"{bucket}/{job_id}.jpg"):

@@ -19,11 +19,20 @@ from aiohttp import web
 
 from tests.e2e.photos import COFFEE_CUP, drawn
 from tests.e2e.system import System, free_port, running_system
+from tests.heic_files import phone_heic
 from tests.loopback import served
 from tests.processes import command, environment
 
 LONGEST_RUN_SECONDS = 60
 PERCENTS = re.compile(r" (\d+) %")
+# The second as another version might write it.
+NOTICES = b"""event: notice
+data: {"part": "model", "message": "It takes longer."}
+
+event: notice
+data: {"part": "model"}
+
+"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class Relay:
                 if line.startswith(b"data:") and len(self.last_ids) == 1 and self._cut_after_events:
                     self._cut_after_events -= 1
                     if not self._cut_after_events:
-                        await stream.write(b'\n\nevent: notice\ndata: {"part": "model"}\n\n')
+                        await stream.write(b"\n\n" + NOTICES)
                         break
             return stream
 
@@ -134,6 +143,17 @@ async def test_ten_photos_end_in_a_table(system: System, tmp_path: Path) -> None
         assert photo.name in ended.said
     assert "PHOTO" in ended.said
     assert "1. " in ended.said
+
+
+async def test_heic_from_a_phone_is_analysed(system: System, tmp_path: Path) -> None:
+    """The terminal sends it as it is; another file is refused in a sentence before it is sent."""
+    photo, film = tmp_path / "IMG_0001.HEIC", tmp_path / "film.heic"
+    photo.write_bytes(phone_heic(2, 2, width=900, height=800, turns=3))
+    film.write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(100))
+    ended = await analyze(system.base_url, "--json", photo, film)
+    by_photo = {item["photo"]: item for item in ended.objects}
+    assert by_photo[str(photo)]["stage"] == "done"
+    assert "JPEG, PNG, WebP or HEIC" in by_photo[str(film)]["failure"]["detail"]
 
 
 async def test_language_is_chosen(system: System) -> None:
@@ -204,7 +224,7 @@ def read_terminal(descriptor: int) -> bytes:
 
 async def test_broken_stream_goes_on_where_it_was(system: System) -> None:
     """A stream that is cut is taken up with its last id: no stage twice, none lost. A notice, which has no
-    id and tells of no stage, changes nothing of it."""
+    id and tells of no stage, is shown and changes nothing of it."""
     relay = Relay(system.base_url, cut_after_events=2)
     async with relay.serving() as server:
         ended = await analyze(server, COFFEE_CUP, "--locale", "en")
@@ -212,7 +232,8 @@ async def test_broken_stream_goes_on_where_it_was(system: System) -> None:
     assert len(relay.last_ids) == 2
     assert relay.last_ids[1]
     percents = [int(found) for found in PERCENTS.findall(ended.progress)]
-    assert percents == [0, 10, 25, 45, 90, 100]
+    assert percents == [0, 10, 10, 25, 45, 90, 100]
+    assert ended.progress.count("It takes longer.") == 1
 
 
 async def test_interrupt_leaves_no_job_running(parts: dict[str, str], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.e2e.photos import drawn
 WHAT_TO_DO = {
     "not_found": ("check the id", "the session that made it"),
     "photo_too_large": ("10 MB", "send a smaller one"),
-    "unsupported_photo": ("Send a JPEG, PNG or WebP photo",),
+    "unsupported_photo": ("Send a JPEG, PNG, WebP or HEIC photo",),
     "upload_missing": ("Upload it, then call again",),
 }
 

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from uuid import UUID
 
-from growbin.adapters.rabbitmq.job_event import encode_event
 from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.ports import (
@@ -115,18 +114,21 @@ class FakeJobQueue(MayBeAway):
             case Retry(delay_seconds):
                 asyncio.get_running_loop().call_later(delay_seconds, self.waiting.append, job)
             case DeadLetter() | Exception():
-                self._park(job)
+                self._bury(job)
 
-    def _park(self, job: Job) -> None:
-        parked_at = datetime.now(UTC).isoformat()
-        self.letters.parked.append(Letter(job.job_id, job, DEAD_LETTER_REASON, parked_at, encode_event(job)))
-        self._obituaries.put_nowait(Obituary(job.job_id, job, DEAD_LETTER_REASON))
+    def _bury(self, job: Job) -> None:
+        died_at = datetime.now(UTC).isoformat()
+        self._obituaries.put_nowait(Obituary(job.job_id, job, DEAD_LETTER_REASON, died_at))
 
     async def _read_obituaries(self, handle_obituary: ObituaryHandler) -> None:
         while True:
             obituary = await self._obituaries.get()
             try:
-                await handle_obituary(obituary)
+                code = await handle_obituary(obituary)
+                if code is not None:
+                    self.letters.kept.append(
+                        Letter(obituary.job_id, obituary.reason, code, obituary.died_at, b"{}")
+                    )
             except BaseException as error:
                 self._obituaries.put_nowait(obituary)
                 if not isinstance(error, Exception):

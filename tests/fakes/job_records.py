@@ -77,6 +77,10 @@ class FakeJobRecords(MayBeAway):
         self._answer()
         return self._recent.get(owner, [])[:limit]
 
+    async def newest(self, owners: Sequence[str]) -> Sequence[UUID | None]:
+        self._answer()
+        return [next(iter(self._recent.get(owner, [])), None) for owner in owners]
+
 
 def _request(upload: Upload) -> tuple[object, ...]:
     return upload.declared_type, upload.declared_length, upload.question, upload.locale

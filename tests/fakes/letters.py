@@ -14,19 +14,19 @@ class FakeDeadLetters(MayBeAway):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parked: list[Letter] = []
+        self.kept: list[Letter] = []
         self._turn = asyncio.Lock()
 
     async def list(self) -> Sequence[Letter]:
         self._answer()
-        return tuple(self.parked)
+        return tuple(self.kept)
 
     async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
         self._answer()
         async with self._turn:
             stay = 0
-            while stay < len(self.parked):
-                if await act(self.parked[stay]):
-                    del self.parked[stay]
+            while stay < len(self.kept):
+                if await act(self.kept[stay]):
+                    del self.kept[stay]
                 else:
                     stay += 1

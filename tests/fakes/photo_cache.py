@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from growbin.job import CleanPhoto
 from tests.fakes.absence import MayBeAway
 from tests.fakes.upload_store import FakeUploadStore
@@ -14,7 +16,7 @@ class FakePhotoCache(MayBeAway):
 
     def __init__(self) -> None:
         super().__init__()
-        self.forgotten: list[str] = []
+        self.forgotten: list[list[str]] = []  # by invalidation
         self._kept: dict[str, CleanPhoto] = {}
 
     def read(self, key: str, origin: FakeUploadStore) -> bytes | None:
@@ -22,7 +24,8 @@ class FakePhotoCache(MayBeAway):
             self._kept[key] = origin.published[key]
         return self._kept[key].data if key in self._kept else None
 
-    async def forget(self, key: str) -> None:
+    async def forget(self, keys: Sequence[str]) -> None:
         self._answer()
-        self.forgotten.append(key)
-        self._kept.pop(key, None)
+        self.forgotten.append(list(keys))
+        for key in keys:
+            self._kept.pop(key, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from uuid import UUID
@@ -27,6 +27,7 @@ from growbin.job import (
 from growbin.messages import failure, stage_message
 from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
 from tests.fakes.absence import MayBeAway
+from tests.fakes.agenda import FakeAgenda
 from tests.fakes.clock import Clock
 
 
@@ -72,7 +73,7 @@ class Kept:
 
 
 class FakeProgressLog(MayBeAway):
-    """`listeners` hear each entry, as a feed would."""
+    """`listeners` hear each entry, as a feed would, and `session_listeners` of new and redriven jobs."""
 
     def __init__(
         self,
@@ -82,10 +83,14 @@ class FakeProgressLog(MayBeAway):
         lease_seconds: float = 5,
         max_starts: int = 4,
         max_paid_calls: int = 3,
+        erased_after_seconds: Sequence[float] = (0, 30, 300),
     ) -> None:
         super().__init__()
         self.clock = clock
+        self.agenda = FakeAgenda(clock, self._wipe)
+        self._erased_after_seconds = erased_after_seconds
         self.listeners: list[Callable[[UUID, LogEntry], None]] = []
+        self.session_listeners: list[Callable[[str, UUID], None]] = []
         self._jobs: dict[UUID, Kept] = {}
         self._image_base_url = image_base_url
         self._lease_ms = int(lease_seconds * 1000)
@@ -117,6 +122,19 @@ class FakeProgressLog(MayBeAway):
                 deadline_ms=deadline_ms,
             )
             self._write(kept, Stage.AWAITING_UPLOAD, attempt=1)
+
+    async def accept_job(self, job: Job) -> None:
+        self._answer()
+        kept = self._of(job.job_id)
+        waits = not self._is_over(kept) and kept.snapshot and kept.snapshot.stage is Stage.AWAITING_UPLOAD
+        if waits and kept.snapshot:
+            deadline_ms = max(kept.snapshot.deadline_ms, job.deadline_ms)
+            kept.snapshot = replace(kept.snapshot, deadline_ms=deadline_ms)
+
+    async def tell_session(self, upload: Upload) -> None:
+        self._answer()
+        for listener in self.session_listeners:
+            listener(upload.owner, upload.job_id)
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place: dict[str, int] = {}
@@ -227,6 +245,10 @@ class FakeProgressLog(MayBeAway):
         if kept.end is None and kept.snapshot is not None:
             self._write(kept, Stage.CANCELLED, kept.snapshot.attempt)
         self._jobs[job_id] = Kept(erased_by=owner)
+        self.agenda.add(job_id, self._erased_after_seconds)
+
+    def _wipe(self, job_id: UUID) -> None:
+        self._jobs[job_id] = Kept(erased_by=self._of(job_id).erased_by)
 
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
         self._answer()
@@ -248,6 +270,8 @@ class FakeProgressLog(MayBeAway):
         kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
         kept.snapshot = self._new(again)
         self._write(kept, Stage.QUEUED, attempt=kept.attempts.token + 1)
+        for listener in self.session_listeners:
+            listener(job.owner, job.job_id)
         return again
 
     async def ended_jobs(self) -> AsyncIterator[EndedJob]:
@@ -285,7 +309,7 @@ class FakeProgressLog(MayBeAway):
             return None
         left_seconds = (latest.deadline_ms - self.clock.now_ms()) / 1000
         entry = latest.entry if latest.entry.ends else _without_place(latest.entry)
-        return JobState(entry, latest.run, latest.owner, latest.image_url, left_seconds)
+        return JobState(entry, latest.run, latest.owner, latest.image_url, left_seconds, latest.locale)
 
     async def history(self, job_id: UUID, after_id: str | None) -> History | None:
         state = await self.state(job_id)
@@ -309,6 +333,8 @@ class FakeProgressLog(MayBeAway):
     def _of_run(self, job: Job) -> Kept:
         """A newer run than what is stored makes that history."""
         kept = self._of(job.job_id)
+        if any(known.run < job.run for known in (kept.end, kept.snapshot) if known):
+            kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
         if kept.end and kept.end.run < job.run:
             kept.end = None
         if kept.snapshot and kept.snapshot.run < job.run:

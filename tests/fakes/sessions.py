@@ -31,6 +31,10 @@ class FakeSessions(MayBeAway):
         self._keep(owner)
         return owner
 
+    async def end(self, owner: str) -> None:
+        self._answer()
+        self.owners.pop(owner, None)
+
     def _keep(self, owner: str) -> None:
         self.owners[owner] = self._clock.now_ms() + SESSION_MS
 

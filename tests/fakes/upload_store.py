@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from collections.abc import Sequence
+from uuid import UUID
 
 from growbin.job import CleanPhoto, StoredUpload
 from growbin.ports import Ticket
@@ -64,6 +66,10 @@ class FakeUploadStore(MayBeAway):
         self._answer()
         self.looks += 1
         return self.objects.get(key)
+
+    async def keys_of(self, job_id: UUID) -> Sequence[str]:
+        self._answer()
+        return [key for key in self.objects if key.removeprefix("incoming/").startswith(str(job_id))]
 
     async def delete(self, key: str) -> None:
         self._answer()

@@ -266,7 +266,10 @@ async def read_events(response: aiohttp.ClientResponse, stream: Stream) -> Async
         if name:
             fields[name] = value.removeprefix(" ")
         else:
-            if "data" in fields:
+            if fields.get("event") == "notice":
+                stream.notices.append(json.loads(fields["data"]))
+                assert "id" not in fields, "a client's last id would be lost"
+            elif "data" in fields:
                 yield Event(time.monotonic(), fields["id"], fields["event"], json.loads(fields["data"]))
             if "retry" in fields:
                 stream.retry_seconds = int(fields["retry"]) / 1000

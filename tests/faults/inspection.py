@@ -61,7 +61,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Letter:
-    """A parked dead letter."""
+    """What is kept of a dead letter."""
 
     reason: str
     body: str
@@ -106,10 +106,10 @@ class Broker:
             await channel.default_exchange.publish(message, queue or self.queue_name, mandatory=True)
 
     async def letters(self) -> list[Letter]:
-        """What is parked; it stays there."""
-        wish = {"count": 1000, "ackmode": "ack_requeue_true", "encoding": "auto"}
+        """What people would find; it stays there."""
+        wish = {"count": 10_000, "ackmode": "ack_requeue_true", "encoding": "auto"}
         found = await self._ask(
-            "POST", f"/api/queues/{self._vhost}/{quote(self.queue_name)}.parked/get", wish
+            "POST", f"/api/queues/{self._vhost}/{quote(self.queue_name)}.letters/get", wish
         )
         return [_letter(item) for item in found]
 
@@ -140,12 +140,11 @@ class Broker:
 
 
 def _letter(item: Mapping[str, Any]) -> Letter:
-    deaths = item["properties"].get("headers", {}).get("x-death") or [{}]
     try:
-        job_id = json.loads(item["payload"])["data"]["job_id"]
+        said = json.loads(item["payload"])
+        return Letter(str(said["reason"]), item["payload"], said["job_id"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        job_id = None
-    return Letter(str(deaths[0].get("reason")), item["payload"], job_id)
+        return Letter("unreadable", item["payload"], None)
 
 
 class Inspection:
@@ -172,7 +171,7 @@ class Inspection:
         wrong = []
         for name, queue in (await self._broker.queues()).items():
             waiting = queue.get("messages"), queue.get("messages_unacknowledged")
-            if waiting != (0, 0) and not name.endswith(".parked"):
+            if waiting != (0, 0) and not name.endswith((".letters", ".parked")):
                 wrong.append(f"I5 {name} holds {waiting[0]} messages, {waiting[1]} unacknowledged")
         job_ids = [job.job_id for job in self._ledger.jobs.values() if job.job_id]
         if job_ids:

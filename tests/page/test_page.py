@@ -16,10 +16,11 @@ from playwright.async_api import expect
 
 from tests.e2e.photos import drawn, with_secrets
 from tests.e2e.system import System, free_port, running_system
+from tests.heic_files import phone_heic
 from tests.page.conftest import COFFEE, HeldModel, HostedModel, Visit, Visiting, file, seen
 from tests.processes import command, environment
 
-PAGE_BYTES = 80 * 1024
+PAGE_BYTES = 90_000
 PUBLIC_PHOTO = re.compile(r"^http://127\.0\.0\.1:\d+/[0-9a-f-]{36}\.(jpg|png|webp)$")
 WATCH_THE_STATES = """() => {
   window.states = [];
@@ -105,6 +106,17 @@ async def test_photo_with_a_lying_name_is_taken_for_what_it_is(visit: Visit) -> 
     await visit.reaches("done")
 
 
+async def test_heic_that_the_browser_cannot_open_is_sent_as_it_is(visit: Visit) -> None:
+    """The service can: the card shows its copy, upright."""
+    await visit.choose(file(phone_heic(2, 2, width=900, height=800, turns=3)))
+    card = await visit.reaches("done")
+    await expect(card.locator("img")).to_be_visible()
+    assert await card.locator("img").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [
+        800,
+        900,
+    ]
+
+
 async def test_question_goes_with_the_photo(hosted: HostedModel, hosted_visit: Visit) -> None:
     """What was asked is shown with its answer, below what is to be done."""
     hosted.sees(seen("유리병", "recyclable", "glass"), answer="네, 뚜껑은 따로 버려요.")
@@ -133,7 +145,7 @@ async def test_what_is_no_photo_is_refused_in_words(visit: Visit, content: bytes
     visit.page.on("request", lambda request: calls.append(request.url))
     await visit.choose(file(content))
     card = await visit.reaches("refused")
-    await expect(card.locator(".state")).to_contain_text("JPEG, PNG, WebP 사진을 골라 주세요.")
+    await expect(card.locator(".state")).to_contain_text("JPEG, PNG, WebP, HEIC 사진을 골라 주세요.")
     assert not [url for url in calls if "/api/" in url]
 
 
@@ -273,6 +285,17 @@ async def test_gateway_restart_in_mid_job_loses_nothing(parts: dict[str, str], v
         visit.forget_lost_connections()
 
 
+async def test_part_that_is_away_is_told_and_the_photo_keeps_its_place(
+    visit: Visit, model: HeldModel
+) -> None:
+    """The card says why it takes longer; nothing of that is left once the answer is there."""
+    async with model.away():
+        await visit.choose(COFFEE)
+        await expect(visit.card.locator(".note")).to_contain_text("잠시 쉬고 있어요")
+    card = await visit.reaches("done")
+    await expect(card.locator(".note")).to_be_empty()
+
+
 async def test_too_many_streams_fall_back_to_asking(visit: Visit, system: System, model: HeldModel) -> None:
     """When other tabs hold all of the session's streams, a photo still gets its stages and its advice."""
     async with model.held():
@@ -291,7 +314,7 @@ async def test_too_many_streams_fall_back_to_asking(visit: Visit, system: System
 
 
 async def test_page_is_light_and_asks_nobody_else(visiting: Visiting, system: System) -> None:
-    """Everything the page loads comes from the gateway, with a strict policy, and weighs at most 80 KB."""
+    """Everything the page loads comes from the gateway, with a strict policy, and weighs at most 90 KB."""
     async with visiting(system.base_url) as visit:
         loaded: dict[str, int] = {}
         policies = []

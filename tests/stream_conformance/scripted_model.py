@@ -21,9 +21,10 @@ ANALYSIS = {
 
 
 class ScriptedModel:
-    """At once and well, unless a word in the question is known here."""
+    """At once and well, unless it is away for everybody, or a word in the question is known here."""
 
     def __init__(self) -> None:
+        self.is_away = False
         self._gates: dict[str, asyncio.Event] = {}
         self._stumbles: set[str] = set()
         self.asked: list[tuple[str, str]] = []  # each call's model and Authorization
@@ -43,6 +44,8 @@ class ScriptedModel:
     async def _answer(self, request: web.Request) -> web.Response:
         question = await request.text()
         self.asked.append((json.loads(question)["model"], request.headers.get("Authorization", "")))
+        if self.is_away:
+            return web.json_response({"error": {"message": "away"}}, status=500)
         for word in [word for word in self._stumbles if word in question]:
             self._stumbles.discard(word)
             return web.json_response({"error": {"message": "try later"}}, status=500)

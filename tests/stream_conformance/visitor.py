@@ -13,7 +13,7 @@ import aiohttp
 
 from tests.e2e.client import Client
 from tests.e2e.photos import drawn
-from tests.stream_conformance.wire import Comment, Decoder, Event, Item, Retry
+from tests.stream_conformance.wire import Comment, Decoder, Event, Item, Notice, Retry
 
 SOON_SECONDS = 20
 LAST_ID = "Last-Event-ID"
@@ -29,6 +29,7 @@ class Stream:
         self._items: list[Item] = []
         self.retries: list[int] = []
         self.heartbeats = 0
+        self.notices: list[Notice] = []
 
     @property
     def status(self) -> int:
@@ -58,6 +59,8 @@ class Stream:
                         self.retries.append(milliseconds)
                     case Comment():
                         self.heartbeats += 1
+                    case Notice() as notice:
+                        self.notices.append(notice)
                     case Event() as event:
                         return event
                     case None:

@@ -9,6 +9,7 @@ from typing import Any
 
 TERMINAL = ("done", "failed", "cancelled", "expired")
 NAMES = ("progress", "reset", *TERMINAL)
+NOTICE = "notice"  # of a part that is away: no event of any job's story
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,14 @@ class Comment:
     """What heartbeats are made of."""
 
 
-Item = Event | Retry | Comment
+@dataclass(frozen=True)
+class Notice:
+    """It has no id, so that a client's last one stands."""
+
+    data: dict[str, Any]
+
+
+Item = Event | Retry | Comment | Notice
 
 
 class Decoder:
@@ -80,8 +88,14 @@ def _items(block: bytes) -> list[Item]:
     return items
 
 
-def _event(fields: dict[str, list[str]]) -> Event:
-    """Each event is complete: one id, one name, and a JSON object as data."""
+def _event(fields: dict[str, list[str]]) -> Event | Notice:
+    """Each event is complete: one id, one name, and a JSON object as data. A notice has no id."""
+    if fields["event"] == [NOTICE]:
+        assert "id" not in fields
+        [text] = fields["data"]
+        notice = Notice(json.loads(text))
+        assert notice.data.keys() - {"job_id"} == {"part", "message", "since"}
+        return notice
     [event_id], [name] = fields["id"], fields["event"]
     assert re.fullmatch(r"[!-~]{1,6000}", event_id), f"an id that a header could not carry: {event_id!r}"
     assert name in NAMES, f"unknown event: {name!r}"

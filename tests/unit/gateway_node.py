@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -13,23 +14,27 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
+from growbin.gateway.erasure import Eraser
 from growbin.gateway.hub import Hub
+from growbin.gateway.notices import Notices
 from growbin.job import Job
 from growbin.rules.overlay import load_rulebook
 from growbin.rules.things import ThingFinder
 from tests.fakes import (
     Clock,
-    FakeDeadLetters,
     FakeJobQueue,
     FakeJobRecords,
+    FakeOutages,
     FakePhotoCache,
     FakeProgressFeed,
     FakeProgressLog,
     FakeSessions,
     FakeUploadStore,
 )
+from tests.fakes.agenda import AGAIN
 
 JPEG = b"\xff\xd8\xff\xe0" + b"photo" * 20
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"photo" * 20
 PNG = b"\x89PNG\r\n\x1a\n" + b"photo" * 20
 
 RULES = load_rulebook(None)
@@ -39,6 +44,7 @@ Client = TestClient[Any, Any]
 LIMITS = GatewayLimits(
     photo_max_bytes=10 * 2**20,
     ticket_seconds=300,
+    require_declared_length=False,
     upload_wait_seconds=600,
     backlog_limit=100,
     max_streams_per_session=4,
@@ -59,20 +65,32 @@ class Node:
     progress: FakeProgressLog
     uploads: FakeUploadStore
     queue: FakeJobQueue
-    letters: FakeDeadLetters = field(default_factory=FakeDeadLetters)
     photo_cache: FakePhotoCache = field(default_factory=FakePhotoCache)
     limits: GatewayLimits = LIMITS
     secure_cookies: bool = False
     takes_questions: bool = True
+    outages: FakeOutages = field(init=False)
     hub: Hub = field(init=False)
+    eraser: Eraser = field(init=False)
     feed: FakeProgressFeed = field(init=False)
     server: TestServer = field(init=False)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def start(self) -> None:
+        self.outages = FakeOutages(self.clock)
         self.hub = Hub(self.progress, buffer_events=64)
-        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry)
+        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry, self.hub.on_session_job)
         self.hub.attach(self.feed)
+        eraser = Eraser(
+            agenda=self.progress.agenda,
+            progress=self.progress,
+            records=self.records,
+            uploads=self.uploads,
+            photo_cache=self.photo_cache,
+            pause_seconds=0.01,
+        )
+        self.eraser = eraser
+        await self._stack.enter_async_context(eraser.working())
         gateway = Gateway(
             limits=self.limits,
             cdn_base_url="https://cdn.test",
@@ -88,9 +106,10 @@ class Node:
             progress=self.progress,
             uploads=self.uploads,
             queue=self.queue,
-            letters=self.letters,
-            photo_cache=self.photo_cache,
+            eraser=eraser,
             hub=self.hub,
+            news=self.progress,
+            notices=Notices(self.outages),
         )
         self.server = TestServer(build_app(gateway))
         await self.server.start_server(shutdown_timeout=1)  # it cancels handlers, as we do
@@ -119,6 +138,15 @@ class Node:
         job_id = UUID((await self.ticket(client, **wishes))["job_id"])
         self.uploads.put(self.records.uploads[job_id].key, data)
         return job_id
+
+    async def erased(self) -> None:
+        """Wait until nothing on the agenda is due."""
+        agenda = self.progress.agenda
+        async with asyncio.timeout(2):
+            while any(due_ms <= self.clock.now_ms() for due_ms in agenda.entries.values()) or any(
+                entry.endswith(AGAIN) for entry in agenda.entries
+            ):
+                await asyncio.sleep(0.01)
 
     async def submitted(self, client: Client) -> Job:
         job_id = await self.uploaded(client)

@@ -11,9 +11,10 @@ from structlog.testing import capture_logs
 from growbin.consumer import breakers
 from growbin.consumer.breakers import Breakers
 from growbin.consumer.handle_job import handle_job
-from growbin.errors import Throttled, Unavailable
+from growbin.errors import PARTS, Throttled, Unavailable
 from growbin.job import Job
 from growbin.ports import Ack, HandBack, Retry, Started, Verdict
+from tests.fakes import Clock, FakeOutages
 from tests.unit.test_consumer import Bench, job
 
 
@@ -132,6 +133,31 @@ async def test_operator_reads_one_line_for_an_outage(bench: Bench) -> None:
     ]
 
 
+@pytest.mark.parametrize("part", PARTS)
+async def test_outage_is_told_on_while_it_lasts(bench: Bench, part: str) -> None:
+    """For the people who wait; with the part's return it is over."""
+    bench.outside.away = {part}
+    [running] = handled(bench, job())
+    await until(lambda: bench.consumer.breakers.open_parts)
+    for _ in range(3):
+        probes = len(bench.outside.probes)
+        await until(lambda seen=probes: len(bench.outside.probes) > seen + 1)  # type: ignore[misc]
+        assert [away.part for away in await bench.outages.away(PARTS)] == [part]
+        bench.clock.advance(25)  # each telling holds for half a minute
+    bench.outside.away.clear()
+    await running
+    assert await bench.outages.away(PARTS) == []
+
+
+async def test_outage_is_waited_out_though_it_cannot_be_told(bench: Bench) -> None:
+    """Redis is away as well: the jobs wait all the same, and go on."""
+    bench.outside.away, bench.outages.is_away = {"model"}, True
+    [running] = handled(bench, job())
+    await until(lambda: len(bench.outside.probes) > 3)
+    bench.outside.away.clear()
+    assert await running == Ack()
+
+
 async def test_stop_hands_back_who_waits_for_a_part_and_refunds_the_start(bench: Bench) -> None:
     """Waiting is not work: begun or not, the job goes back at once."""
     bench.outside.away = {"model"}
@@ -181,7 +207,7 @@ async def test_probe_that_hangs_has_failed(monkeypatch: pytest.MonkeyPatch) -> N
     async def probe() -> None:
         await hanging.wait()
 
-    all_breakers = Breakers({"model": probe})
+    all_breakers = Breakers({"model": probe}, FakeOutages(Clock()))
     waiting = asyncio.create_task(all_breakers.wait_if_away("model"))
     await until(lambda: all_breakers.open_parts)
     hanging.set()
@@ -195,7 +221,7 @@ async def test_bug_of_the_probe_stops_nobody() -> None:
     async def probe() -> None:
         raise ZeroDivisionError
 
-    all_breakers = Breakers({"model": probe})
+    all_breakers = Breakers({"model": probe}, FakeOutages(Clock()))
     with capture_logs() as logs:
         assert not await all_breakers.wait_if_away("model")
     assert [line["event"] for line in logs] == ["probe_hit_a_bug"]
@@ -204,4 +230,4 @@ async def test_bug_of_the_probe_stops_nobody() -> None:
 
 async def test_part_without_a_breaker_is_never_waited_for() -> None:
     """Its trouble is the job's, as before."""
-    assert not await Breakers({}).wait_if_away("photo_cleaner")
+    assert not await Breakers({}, FakeOutages(Clock())).wait_if_away("photo_cleaner")

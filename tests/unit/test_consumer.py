@@ -19,11 +19,11 @@ from growbin.consumer.breakers import Breakers
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
-from growbin.errors import JobFailed, Throttled, Unavailable
+from growbin.errors import PARTS, JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job, Locale, LogEntry, ModelAnswer, Usage
 from growbin.ports import Ack, DeadLetter, HandBack, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
-from tests.fakes import Clock, FakeProgressLog, FakeUploadStore
+from tests.fakes import Clock, FakeOutages, FakeProgressLog, FakeUploadStore
 
 PHOTO = FetchedPhoto(b"photo", "cdn", "miss")
 SEEN = {"name": "병", "category": "recyclable", "material": "glass", "confidence": 0.9, "condition": []}
@@ -41,6 +41,7 @@ class Outside:
 
     fetch_errors: list[Exception] = field(default_factory=list)
     clean_errors: list[Exception] = field(default_factory=list)
+    cleaned_for: list[dict[str, str | None]] = field(default_factory=list)
     model_errors: list[Exception] = field(default_factory=list)
     model_calls: int = 0
     photos_asked_about: list[CleanPhoto] = field(default_factory=list)
@@ -63,7 +64,8 @@ class Outside:
             raise self.fetch_errors.pop(0)
         return PHOTO
 
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+    async def clean(self, data: bytes, target: ContentType, **origin: str | None) -> CleanPhoto:
+        self.cleaned_for.append(origin)
         if self.clean_errors:
             raise self.clean_errors.pop(0)
         return CleanPhoto(data, target, 10, 10)
@@ -87,6 +89,7 @@ class Bench:
         self.progress = FakeProgressLog(self.clock, max_starts=4)
         self.uploads = FakeUploadStore()
         self.outside = Outside()
+        self.outages = FakeOutages(self.clock)
         self.consumer = Consumer(
             leases=self.progress,
             progress=self.progress,
@@ -100,7 +103,7 @@ class Bench:
             thresholds_of=THRESHOLDS.__getitem__,
             lease_renew_seconds=0.02,
             max_starts=4,
-            breakers=Breakers({part: partial(self.outside.probe, part) for part in ("model", "s3")}),
+            breakers=Breakers({part: partial(self.outside.probe, part) for part in PARTS}, self.outages),
         )
 
     async def told(self, job: Job) -> list[LogEntry]:
@@ -134,6 +137,16 @@ def job(deadline_seconds: float = 300) -> Job:
         accepted_at_ms=now_ms,
         deadline_ms=now_ms + int(deadline_seconds * 1000),
     )
+
+
+@pytest.mark.parametrize("accepted_at_ms", [0, 2**47 - 1])
+async def test_job_accepted_at_a_strange_time_is_done_all_the_same(bench: Bench, accepted_at_ms: int) -> None:
+    """Whoever stamped it: it is neither held back nor hurried, and has waited for no less than nothing."""
+    event = job().model_copy(update={"accepted_at_ms": accepted_at_ms})
+    async with asyncio.timeout(5):
+        assert await handle_job(event, bench.consumer) == Ack()
+    told = json.loads((await bench.told(event))[-1].data)
+    assert (told["stage"], told["result"]["timings_ms"]["queue"] >= 0) == ("done", True)
 
 
 async def test_good_photo_ends_done_with_advice(bench: Bench) -> None:
@@ -259,14 +272,25 @@ async def test_doubtful_refusal_ends_its_job_and_slows_nobody(bench: Bench) -> N
     assert bench.outside.model_calls == 2
 
 
-@pytest.mark.parametrize("extension", ["webp", "png", "jpg"])
-async def test_model_gets_a_jpeg_whatever_the_public_copy_is(bench: Bench, extension: str) -> None:
-    """Not every server reads WebP; the public copy keeps the type that its address promised."""
+@pytest.mark.parametrize("suffix", ["", ".webp", ".png", ".jpg"])
+async def test_model_gets_a_jpeg_whatever_the_public_copy_is(bench: Bench, suffix: str) -> None:
+    """Not every server reads WebP. So is the public copy, unless its address promised another type."""
     event = job()
-    event = event.model_copy(update={"key": event.key.replace("jpg", extension)})
+    event = event.model_copy(update={"key": event.key.replace(".jpg", suffix)})
     assert await handle_job(event, bench.consumer) == Ack()
     assert [photo.content_type for photo in bench.outside.photos_asked_about] == ["image/jpeg"]
     assert bench.uploads.published[event.public_key].content_type == event.public_type
+
+
+async def test_photo_is_cleaned_in_the_turn_of_its_owner_and_address(bench: Bench) -> None:
+    """An event of an earlier version may tell no address."""
+    events = [job().model_copy(update={"address_hash": address}) for address in ("there", None)]
+    for event in events:
+        assert await handle_job(event, bench.consumer) == Ack()
+    assert bench.outside.cleaned_for == [
+        {"owner": event.owner, "address": address}
+        for event, address in zip(events, ("there", None), strict=True)
+    ]
 
 
 async def test_unparsable_answer_fails_without_another_call(bench: Bench) -> None:
@@ -368,14 +392,80 @@ async def test_cancelled_handler_gives_its_start_back(bench: Bench) -> None:
     assert again.starts == 1
 
 
-async def test_public_photo_of_a_failed_job_is_taken_back(bench: Bench) -> None:
-    """A job that fails after its photo was put shows no photo; one that comes again keeps it."""
-    bench.outside.model_errors = [Unavailable("model", "away"), JobFailed("model_refused")]
+async def test_photo_is_public_only_once_the_model_has_answered(bench: Bench) -> None:
+    """It is put just before the end: while the model looks, nobody else can."""
     event = job()
-    assert await handle_job(event, bench.consumer) == Retry(1)
-    assert event.public_key in bench.uploads.published
+    bench.outside.on_model_call = lambda: seen.append(event.public_key in bench.uploads.published)
+    seen: list[bool] = []
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert (seen, event.public_key in bench.uploads.published) == ([False], True)
+
+
+async def test_photo_of_a_job_cancelled_while_it_was_put_is_taken_back(bench: Bench) -> None:
+    """The put has arrived, and the end that follows it is refused."""
+    bench.uploads.publish_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, bench.consumer))
+    while event.public_key not in bench.uploads.published:
+        await asyncio.sleep(0.01)
+    await bench.progress.cancel(event.job_id)
+    assert await running == Ack()
+    assert event.public_key not in bench.uploads.published
+
+
+async def test_photo_that_cannot_be_taken_back_yet_brings_the_job_again(bench: Bench) -> None:
+    """S3 went away between the put and the withdrawal: a later delivery finds the ended job and withdraws."""
+    bench.uploads.publish_gate = asyncio.Event()
+    event = job()
+    running = asyncio.create_task(handle_job(event, bench.consumer))
+    while event.public_key not in bench.uploads.published:
+        await asyncio.sleep(0.01)
+    bench.uploads.is_away = True
+    await bench.progress.cancel(event.job_id)
+    assert await running == Retry(5)
+    assert await handle_job(event, bench.consumer) == Retry(5)
+    bench.uploads.is_away = False
     assert await handle_job(event, bench.consumer) == Ack()
     assert event.public_key not in bench.uploads.published
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired", "used up"])
+async def test_delivery_of_a_job_that_ended_meanwhile_withdraws_its_photo(bench: Bench, end: str) -> None:
+    """Its last consumer died between the public copy and the end: whoever gets the delivery withdraws."""
+    event = job()
+    await bench.progress.queue_job(event)
+    for _ in range(4 if end == "used up" else 1):
+        assert isinstance(await bench.progress.begin(event, alone=True, call_id=uuid4().hex), Started)
+        bench.clock.advance(20)
+    await bench.uploads.publish_photo(event.public_key, CleanPhoto(b"photo", "image/jpeg", 1, 1), 60)
+    if end == "cancelled":
+        await bench.progress.cancel(event.job_id)
+    elif end == "expired":
+        bench.clock.advance(300)
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert event.public_key not in bench.uploads.published
+
+
+async def test_photo_put_after_the_deletion_is_left_to_the_deletion(bench: Bench) -> None:
+    """Whoever deletes must find it, to tell the CDN: the first pass is done again. Where there is no photo,
+    nothing is added."""
+    event, other = job(), job()
+    await bench.uploads.publish_photo(event.public_key, CleanPhoto(b"photo", "image/jpeg", 1, 1), 60)
+    for deleted in (event, other):
+        await bench.progress.erase(deleted.job_id, deleted.owner)
+    for erasure in await bench.progress.agenda.claim(10):
+        await bench.progress.agenda.done(erasure)
+    for deleted in (event, other):
+        assert await handle_job(deleted, bench.consumer) == Ack()
+    assert [it.job_id for it in await bench.progress.agenda.claim(10)] == [event.job_id]
+
+
+async def test_repeated_delivery_of_a_done_job_keeps_its_photo(bench: Bench) -> None:
+    """Its owner looks at it."""
+    event = job()
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert await handle_job(event, bench.consumer) == Ack()
+    assert event.public_key in bench.uploads.published
 
 
 async def test_job_that_cannot_be_begun_waits_in_its_place(bench: Bench) -> None:
@@ -515,16 +605,45 @@ async def test_obituary_ends_a_job_nothing_else_ended(bench: Bench) -> None:
     event = job()
     await bench.progress.queue_job(event)
     for _ in range(2):
-        await end_dead_job(Obituary(event.job_id, event, "delivery_limit"), bench.progress)
+        await end_dead_job(Obituary(event.job_id, event, "delivery_limit"), bench.progress, bench.uploads)
     assert await bench.stages(event) == ["queued", "failed"]
     assert await bench.failure_code(event) == "dead_lettered"
+
+
+async def test_obituary_says_how_its_job_ended_unless_it_was_deleted(bench: Bench) -> None:
+    """For the letter that people find: the job's own code, or nothing at all."""
+
+    async def said(event: Job, *, is_readable: bool = True) -> str | None:
+        obituary = Obituary(event.job_id, event if is_readable else None, "rejected")
+        return await end_dead_job(obituary, bench.progress, bench.uploads)
+
+    dead, done, deleted, spoiled, unknown = (job() for _ in range(5))
+    await bench.progress.queue_job(dead)
+    assert await handle_job(done, bench.consumer) == Ack()
+    await bench.progress.erase(deleted.job_id, deleted.owner)
+    await bench.progress.queue_job(spoiled)
+    assert [await said(dead), await said(done), await said(deleted)] == ["dead_lettered", "done", None]
+    assert await said(spoiled, is_readable=False) == "bad_event"
+    assert await said(unknown, is_readable=False) == "bad_event"
+    assert await end_dead_job(Obituary(None, None, "rejected"), bench.progress, bench.uploads) == "bad_event"
+
+
+async def test_obituary_withdraws_the_public_photo_of_a_job_without_result(bench: Bench) -> None:
+    """Its last consumer may have died after the put; one that is done keeps its photo."""
+    done, dead = job(), job()
+    assert await handle_job(done, bench.consumer) == Ack()
+    await bench.progress.queue_job(dead)
+    await bench.uploads.publish_photo(dead.public_key, CleanPhoto(b"photo", "image/jpeg", 1, 1), 60)
+    for event in (done, dead):
+        await end_dead_job(Obituary(event.job_id, event, "delivery_limit"), bench.progress, bench.uploads)
+    assert set(bench.uploads.published) == {done.public_key}
 
 
 async def test_obituary_of_an_unreadable_body_ends_its_job(bench: Bench) -> None:
     """When only the id could be read, the known job ends all the same."""
     event = job()
     await bench.progress.queue_job(event)
-    await end_dead_job(Obituary(event.job_id, None, "rejected"), bench.progress)
+    await end_dead_job(Obituary(event.job_id, None, "rejected"), bench.progress, bench.uploads)
     assert await bench.failure_code(event) == "bad_event"
 
 

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from tests.unit.conftest import Start
-from tests.unit.gateway_node import Client, Node
+from tests.unit.gateway_node import Client, Node, problem
 
 ANALYZE = "/api/v1/waste/analyze"
 
@@ -65,3 +65,46 @@ async def test_token_we_did_not_make_is_never_taken_over(node: Node, client: Cli
     assert response.status == 201
     assert f"growbin_session={token};" not in response.headers["Set-Cookie"]
     assert hashlib.sha256(token.encode()).hexdigest() not in node.sessions.owners
+
+
+# --- the end of a session ------------------------------------------------------------------------
+
+CURRENT = "/api/v1/sessions/current"
+
+
+async def test_ended_session_opens_nothing_any_more(node: Node, client: Client) -> None:
+    """204, and again 204; its cookie goes, and its jobs are out of reach, but not deleted."""
+    job = await node.submitted(client)
+    token = client.session.cookie_jar.filter_cookies(client.make_url("/"))["growbin_session"].value
+    ended = await client.delete(CURRENT)
+    assert (ended.status, 'growbin_session=""' in ended.headers["Set-Cookie"]) == (204, True)
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert (await client.delete(CURRENT, headers=bearer)).status == 204
+    assert (await client.get(f"/api/v1/waste/jobs/{job.job_id}", headers=bearer)).status == 404
+    assert not node.sessions.owners
+    assert job.key in node.uploads.objects
+
+
+async def test_session_ended_with_erase_takes_its_jobs_with_it(node: Node, client: Client) -> None:
+    """Its own and nobody else's; each comes on the agenda before the session ends."""
+    jobs = [await node.submitted(client) for _ in range(3)]
+    other = await node.client()
+    kept = await node.submitted(other)
+    assert (await client.delete(CURRENT, params={"erase": "true"})).status == 204
+    await node.erased()
+    assert set(node.uploads.objects) == {kept.key}
+    for job in jobs:
+        state = await node.progress.state(job.job_id)
+        assert state is not None
+        assert state.is_erased
+    assert (await other.get(f"/api/v1/waste/jobs/{kept.job_id}")).status == 200
+
+
+async def test_session_whose_jobs_cannot_be_erased_does_not_end(node: Node, client: Client) -> None:
+    """Redis is away: 503, and the client may ask again."""
+    job = await node.submitted(client)
+    node.progress.is_away = True
+    await problem(await client.delete(CURRENT, params={"erase": "true"}), 503, "unavailable")
+    node.progress.is_away = False
+    assert (await client.get(f"/api/v1/waste/jobs/{job.job_id}")).status == 200
+    await problem(await client.delete(CURRENT, params={"erase": "yes"}), 400, "bad_request")

@@ -8,6 +8,7 @@ import pytest
 
 from growbin.gateway.uploads import preferred_locale
 from growbin.job import Stage
+from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node, problem
 
 ANALYZE = "/api/v1/waste/analyze"
@@ -20,7 +21,7 @@ async def test_ticket_carries_what_the_client_needs_and_nothing_else(node: Node,
     job_id = ticket["job_id"]
     assert response.status == 201
     assert UUID(job_id).version == 4
-    assert ticket.pop("upload_url").startswith(f"https://bucket.test/incoming/{job_id}.jpg?")
+    assert ticket.pop("upload_url").startswith(f"https://bucket.test/incoming/{job_id}?")
     assert ticket == {
         "job_id": job_id,
         "upload_method": "PUT",
@@ -41,7 +42,7 @@ async def test_ticket_carries_what_the_client_needs_and_nothing_else(node: Node,
 
 
 async def test_declared_photo_is_bound_into_the_ticket(node: Node, client: Client) -> None:
-    """Type and length go into the signature, the type also into the name."""
+    """Type and length go into the signature; the public copy is a JPEG all the same."""
     ticket = await node.ticket(client, content_type="image/png", content_length=1234, locale="en")
     upload = node.records.uploads[UUID(ticket["job_id"])]
     assert ticket["upload_headers"] == {"Content-Type": "image/png", "If-None-Match": "*"}
@@ -50,9 +51,21 @@ async def test_declared_photo_is_bound_into_the_ticket(node: Node, client: Clien
         for length in (1233, 1234)
     ]
     assert sent == [403, 200]
-    assert ticket["image_url"].endswith(".png")
+    assert ticket["image_url"].endswith(".jpg")
     assert (upload.declared_type, upload.declared_length, upload.locale) == ("image/png", 1234, "en")
     assert upload.address_hash
+
+
+async def test_ticket_without_a_length_is_refused_where_it_must_be_declared(start: Start) -> None:
+    """It would take an upload of any size; the refusal says what to send."""
+    node = await start(require_declared_length=True)
+    client = await node.client()
+    for body in ({}, {"content_type": "image/png"}):
+        said = await problem(await client.post("/api/v1/waste/analyze", json=body), 422, "length_required")
+        assert "content_length" in said["detail"]
+    await problem(await client.post("/api/v1/waste/analyze"), 422, "length_required")
+    assert not node.records.uploads
+    await node.ticket(client, content_length=1234)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +94,29 @@ async def test_unusable_wish_gets_no_ticket(
     await problem(response, status, code)
     assert not node.records.uploads
     assert not node.sessions.owners
+
+
+@pytest.mark.parametrize(
+    ("declared", "content_type"),
+    [
+        ("image/jpg", "image/jpeg"),
+        ("image/pjpeg", "image/jpeg"),
+        ("image/JPEG", "image/jpeg"),
+        (" image/jpeg; charset=binary", "image/jpeg"),
+        ("image/x-png", "image/png"),
+        ("image/heic", "image/heic"),
+        ("image/heif", "image/heic"),
+        ("IMAGE/HEIF", "image/heic"),
+    ],
+)
+async def test_type_is_taken_by_whatever_name_it_is_declared(
+    node: Node, client: Client, declared: str, content_type: str
+) -> None:
+    """The ticket says under which name it is to be sent; the public copy is a JPEG."""
+    ticket = await node.ticket(client, content_type=declared)
+    assert ticket["upload_headers"]["Content-Type"] == content_type
+    assert node.records.uploads[UUID(ticket["job_id"])].declared_type == content_type
+    assert ticket["image_url"].endswith(".jpg")
 
 
 async def test_body_that_is_not_json_is_refused(client: Client) -> None:

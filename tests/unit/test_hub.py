@@ -9,9 +9,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from growbin.errors import Unavailable
-from growbin.gateway.hub import Hub, ReaderTooSlow, Watch
+from growbin.gateway.hub import Hub
+from growbin.gateway.watch import ReaderTooSlow, Watch
 from growbin.job import Failure, Job, LogEntry, Stage, Upload
-from growbin.ports import Started
+from growbin.ports import History, Started
 from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
 
 FAILURE = Failure(code="internal", detail="", retryable=True)
@@ -24,7 +25,7 @@ class Told:
         self.clock = Clock()
         self.progress = FakeProgressLog(self.clock)
         self.hub = Hub(self.progress, buffer_events)
-        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry)
+        self.feed = FakeProgressFeed(self.progress, self.hub.on_entry, self.hub.on_session_job)
         self.hub.attach(self.feed)
         now_ms = int(time.time() * 1000)
         job_id = uuid4()
@@ -209,6 +210,48 @@ async def test_open_stream_follows_a_deadline_that_comes_nearer(stage: Told) -> 
         soon = event.model_copy(update={"deadline_ms": int(time.time() * 1000) + 200})
         await stage.progress.queue_job(soon)
         assert [entry.event async for entry in watch] == ["progress", "progress", "expired"]
+
+
+async def test_timer_of_an_open_stream_reads_what_the_live_side_never_brought(stage: Told) -> None:
+    """The feed is deaf and does not know it: at the deadline the stream looks, and reads its end."""
+    event = stage.job.model_copy(update={"deadline_ms": int(time.time() * 1000) + 200})
+    await stage.progress.queue_job(event)
+    async with stage.hub.watch(event.job_id, None) as watch, asyncio.timeout(3):
+        stage.feed.is_away = True
+        await stage.progress.begin(event, alone=True, call_id="test")
+        await stage.progress.announce(event, 1, Stage.FETCHING)
+        assert [entry.event async for entry in watch] == ["progress", "progress", "expired"]
+
+
+async def test_erased_job_ends_its_streams_though_nothing_was_heard(stage: Told) -> None:
+    """Only a tombstone is left: nobody waits for an end that cannot come."""
+    event = stage.job.model_copy(update={"deadline_ms": int(time.time() * 1000) + 200})
+    await stage.progress.queue_job(event)
+    async with stage.hub.watch(event.job_id, None) as watch, asyncio.timeout(3):
+        stage.feed.is_away = True
+        await stage.progress.erase(event.job_id, event.owner)
+        assert [entry.event async for entry in watch] == ["progress"]
+        assert not watch.has_ended
+
+
+async def test_log_that_cannot_be_read_ends_its_stream_rather_than_leave_it_silent(stage: Told) -> None:
+    """A bug meets the re-reading: the client comes back, and asks anew."""
+
+    class Broken(FakeProgressLog):
+        async def history(self, job_id: UUID, after_id: str | None) -> History | None:
+            if after_id is not None:
+                raise ZeroDivisionError
+            return await super().history(job_id, after_id)
+
+    progress = Broken(stage.clock)
+    hub = Hub(progress, 64)
+    hub.attach(FakeProgressFeed(progress, hub.on_entry, hub.on_session_job))
+    await progress.queue_job(stage.job)
+    async with hub.watch(stage.job.job_id, None) as watch, asyncio.timeout(3):
+        hub.on_gap(stage.job.job_id)
+        assert [entry.event async for entry in watch] == ["progress"]
+        assert not watch.has_ended
+    await hub.close()
 
 
 async def test_redis_away_on_entering_is_unavailable(stage: Told) -> None:

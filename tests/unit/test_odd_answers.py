@@ -23,7 +23,7 @@ from growbin.consumer.handle_job import handle_job
 from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job
 from growbin.ports import Ack
 from growbin.rules.overlay import load_rulebook
-from tests.fakes import Clock, FakeProgressLog, FakeUploadStore
+from tests.fakes import Clock, FakeOutages, FakeProgressLog, FakeUploadStore
 from tests.loopback import served
 
 KEY = "sk-CANARY"
@@ -226,7 +226,7 @@ class Photos:
     async def fetch(self, key: str, etag: str, length: int) -> FetchedPhoto:
         return FetchedPhoto(b"photo", "cdn", "miss")
 
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+    async def clean(self, data: bytes, target: ContentType, **_: object) -> CleanPhoto:
         return CleanPhoto(data, target, 10, 10)
 
 
@@ -257,7 +257,7 @@ def consumer_of(analyst: OpenAIAnalyst, progress: FakeProgressLog) -> Consumer:
         thresholds_of=lambda _: Thresholds(sure=0.8, probable=0.5),
         lease_renew_seconds=1,
         max_starts=4,
-        breakers=Breakers({}),
+        breakers=Breakers({}, FakeOutages(Clock())),
     )
 
 

@@ -29,7 +29,7 @@ def item(category: str, material: str | None, confidence: float) -> dict[str, ob
 
 
 class Cleaner:
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+    async def clean(self, data: bytes, target: ContentType, **_: object) -> CleanPhoto:
         if not data:
             raise JobFailed("photo_unreadable")
         return CleanPhoto(data, target, 1, 1)

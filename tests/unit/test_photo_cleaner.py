@@ -4,9 +4,7 @@ import asyncio
 import io
 import os
 import signal
-import struct
 import sys
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,9 +12,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from growbin.adapters.photo_cleaner import ChildPhotoCleaner
+from growbin.adapters.photo_cleaner import ChildPhotoCleaner, _Origin, _Turns, usable_cores
 from growbin.errors import JobFailed
-from growbin.photo import MEMORY_BYTES, REQUEST
+from growbin.photo import ANSWER, MEMORY_BYTES, REQUEST
+from tests.heic_files import phone_heic
+from tests.hostile_photos import RGB, png, scan_bomb
 
 
 def jpeg(size: tuple[int, int] = (40, 30), **options: object) -> bytes:
@@ -25,25 +25,9 @@ def jpeg(size: tuple[int, int] = (40, 30), **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def endless_jpeg() -> bytes:
-    """A small progressive JPEG that repeats its last scan often enough to take minutes."""
-    whole = jpeg((6000, 6000), progressive=True)
-    last_scan = whole[whole.rindex(b"\xff\xda") : -2]
-    return whole[:-2] + last_scan * 5000 + whole[-2:]
-
-
-def bit_png(width: int, height: int) -> bytes:
-    """A whole white PNG of one bit a pixel, in whose decoded form each pixel takes a byte."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = zlib.crc32(kind + data)
-        return struct.pack("!I", len(data)) + kind + data + struct.pack("!I", checksum)
-
-    packer = zlib.compressobj(1)
-    line = b"\0" + b"\xff" * (width // 8)
-    pixels = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
-    header = struct.pack("!IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+def slow_jpeg() -> bytes:
+    """About the slowest that is let through: a second or two."""
+    return scan_bomb(7000, 7000, 75, refining=True)
 
 
 def child_pids() -> set[int]:
@@ -55,9 +39,9 @@ def child_pids() -> set[int]:
 
 
 @asynccontextmanager
-async def opened(workers: int = 1, timeout_seconds: float = 15) -> AsyncIterator[ChildPhotoCleaner]:
+async def opened(children: int = 1, timeout_seconds: float = 15) -> AsyncIterator[ChildPhotoCleaner]:
     async with ChildPhotoCleaner.open(
-        max_pixels=50_000_000, max_side=1024, workers=workers, timeout_seconds=timeout_seconds
+        max_pixels=200_000_000, max_side=1024, children=children, timeout_seconds=timeout_seconds
     ) as cleaner:
         yield cleaner
 
@@ -77,7 +61,7 @@ async def gone(pids: set[int]) -> bool:
 
 async def test_photos_are_cleaned_by_a_few_children_that_stay() -> None:
     """Many photos at once are shared among the same children, each answer to its own photo."""
-    async with opened(workers=2) as cleaner:
+    async with opened(children=2) as cleaner:
         first = child_pids()
         sizes = [(20 + number, 10) for number in range(20)]
         photos = await asyncio.gather(*(cleaner.clean(jpeg(size), "image/png") for size in sizes))
@@ -88,7 +72,7 @@ async def test_photos_are_cleaned_by_a_few_children_that_stay() -> None:
 
 async def test_closing_the_cleaner_ends_its_children() -> None:
     """No child is left when the cleaner is closed."""
-    async with opened(workers=2) as cleaner:
+    async with opened(children=2) as cleaner:
         assert await works(cleaner)
         pids = child_pids()
     assert not child_pids()
@@ -126,33 +110,57 @@ async def test_a_photo_that_takes_too_long_is_given_up_and_its_child_replaced() 
     async with opened(timeout_seconds=3) as cleaner:
         assert await works(cleaner)
         before = child_pids()
+        for pid in before:
+            os.kill(pid, signal.SIGSTOP)
         with pytest.raises(JobFailed) as failure:
-            await cleaner.clean(endless_jpeg(), "image/jpeg")
+            await cleaner.clean(jpeg(), "image/jpeg")
         assert failure.value.code == "photo_too_complex"
         assert await gone(before)
         assert await works(cleaner)
 
 
-async def test_a_photo_that_needs_more_memory_than_a_child_may_have_fails_and_the_pool_lives_on() -> None:
-    """Few bytes that unpack to more than the limit end `failed`, not the machine; a large one within it and
-    the next photos are cleaned."""
-    side = 1 << 15
-    assert side * side >= MEMORY_BYTES
-    async with ChildPhotoCleaner.open(max_pixels=2 * side * side, max_side=64, workers=2) as cleaner:
-        with pytest.raises(JobFailed) as failure:
-            await cleaner.clean(bit_png(side, side), "image/png")
-        assert failure.value.code == "photo_too_complex"
-        photo = await cleaner.clean(bit_png(side // 8, side // 8), "image/png")
-        assert (photo.width, photo.height) == (64, 64)
-        assert all(await asyncio.gather(*(works(cleaner) for _ in range(4))))
-        assert len(child_pids()) == 2
+async def answer_of(changes: str, data: bytes, *, times: int = 1) -> tuple[int, bytes]:
+    """Exit status and what a child said to the photo; `changes` are made to its module before it begins."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", f"from growbin import photo\n{changes}\nphoto.main()"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await child.communicate((REQUEST.pack(len(data), 0, 200_000_000, 64) + data) * times)
+    assert child.returncode is not None
+    return child.returncode, said[1 + ANSWER.size :]
+
+
+async def test_a_photo_that_needs_more_memory_than_a_child_may_have_fails() -> None:
+    """The limit is the system's: what a walk did not foresee is refused by it, and the child lives."""
+    for photo in (png(6000, 4000, 8, RGB), phone_heic(8, 6, width=4032, height=3024)):
+        assert await answer_of("photo.MEMORY_BYTES = 80_000_000", photo) == (0, b"photo_too_complex")
+        assert (await answer_of("", photo))[1].startswith(b"\xff\xd8")
+
+
+async def test_a_photo_that_needs_more_time_than_a_child_may_take_ends_it() -> None:
+    """CPU time is counted for each photo, not for the child's life."""
+    assert (await answer_of("photo.CPU_SECONDS = 0.2", slow_jpeg()))[0] == -signal.SIGPROF
+    quicker = scan_bomb(7000, 7000, 10, refining=True)
+    assert (await answer_of("photo.CPU_SECONDS = 1.0", quicker, times=6))[0] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil reads another process's limits on Linux only")
+async def test_children_have_the_limits_that_pods_are_sized_for() -> None:
+    """What they write to, and the libraries they read, stay below 400 MB."""
+    async with opened() as cleaner:
+        assert await works(cleaner)
+        (pid,) = child_pids()
+        assert psutil.Process(pid).rlimit(psutil.RLIMIT_DATA) == (MEMORY_BYTES, MEMORY_BYTES)
+        shared_bytes = psutil.Process(pid).memory_info().shared
+    assert MEMORY_BYTES + shared_bytes < 400_000_000
 
 
 async def test_a_child_that_dies_over_a_photo_fails_only_that_photo() -> None:
     """A child killed in the middle takes its own photo with it, not the neighbour's or the next one's."""
-    async with opened(workers=2) as cleaner:
+    async with opened(children=2) as cleaner:
         assert all(await asyncio.gather(works(cleaner), works(cleaner)))
-        doomed = asyncio.create_task(cleaner.clean(endless_jpeg(), "image/jpeg"))
+        doomed = asyncio.create_task(cleaner.clean(slow_jpeg(), "image/jpeg"))
         victim = await _busy_child()
         assert await works(cleaner)
         os.kill(victim, signal.SIGKILL)
@@ -189,7 +197,7 @@ async def test_a_cancelled_photo_leaves_no_answer_for_the_next() -> None:
     async with opened() as cleaner:
         assert await works(cleaner)
         before = child_pids()
-        cleaning = asyncio.create_task(cleaner.clean(endless_jpeg(), "image/jpeg"))
+        cleaning = asyncio.create_task(cleaner.clean(slow_jpeg(), "image/jpeg"))
         await asyncio.sleep(0.1)
         cleaning.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -218,3 +226,106 @@ async def test_a_child_runs_without_our_environment() -> None:
     async with opened():
         for pid in child_pids():
             assert not psutil.Process(pid).environ()
+
+
+# --- turns ---------------------------------------------------------------------------------------
+
+
+async def order_of(children: int, *photos: tuple[str | None, str | None]) -> list[list[int]]:
+    """Which photos, by number, are at work at each moment: all come at once, and each takes as long."""
+    turns, moments, at_work = _Turns(children), list[list[int]](), list[int]()
+    steps = asyncio.Condition()
+
+    async def work(number: int, origin: _Origin) -> None:
+        async with turns.turn(origin):
+            at_work.append(number)
+            async with steps:
+                await steps.wait()
+            at_work.remove(number)
+
+    working = [asyncio.create_task(work(number, _Origin(*photo))) for number, photo in enumerate(photos)]
+    while not all(task.done() for task in working):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if at_work:
+            moments.append(sorted(at_work))
+        async with steps:
+            steps.notify_all()
+    return moments
+
+
+async def test_photos_of_one_owner_are_cleaned_one_after_another() -> None:
+    """Whoever sends four keeps one child busy, and the next person's photo is cleaned at once."""
+    mine = [("me", "home")] * 4
+    assert await order_of(4, *mine, ("you", "away")) == [[0, 4], [1], [2], [3]]
+
+
+async def test_photos_of_one_address_leave_a_child_for_others() -> None:
+    """Four sessions of one address never have all children, whoever waits."""
+    here = [(f"session {number}", "here") for number in range(4)]
+    assert await order_of(3, *here, ("you", "away")) == [[0, 1, 4], [2, 3]]
+    assert await order_of(2, *here, ("you", "away")) == [[0, 4], [1], [2], [3]]
+
+
+async def test_address_with_the_fewest_photos_at_work_comes_first() -> None:
+    """Who waits longest among those with equally few."""
+    here = [(f"session {number}", "here") for number in range(3)]
+    assert await order_of(3, *here, ("you", "away"), ("she", "there")) == [[0, 1, 3], [2, 4]]
+
+
+async def test_owners_of_one_address_take_turns() -> None:
+    """Behind one address each session's first photo comes before anybody's second."""
+    mine, yours = [("me", "here")] * 3, [("you", "here")] * 2
+    assert await order_of(2, *mine, *yours) == [[0], [3], [1], [4], [2]]
+    assert await order_of(3, *mine, *yours) == [[0, 3], [1, 4], [2]]
+
+
+async def test_photos_of_unknown_origin_take_every_child() -> None:
+    """An event of an earlier version may know no address, and what asks without a job knows no owner."""
+    assert await order_of(2, (None, None), (None, None), (None, None)) == [[0, 1], [2]]
+    assert await order_of(2, ("a", None), ("b", None), ("b", None)) == [[0, 1], [2]]
+
+
+async def test_one_child_serves_all_in_turn() -> None:
+    """A consumer with a single child cannot keep one free."""
+    assert await order_of(1, ("a", "x"), ("b", "x"), ("a", "x")) == [[0], [1], [2]]
+
+
+async def test_photo_given_up_while_it_waits_keeps_no_place() -> None:
+    """Cancelled before its turn, or in it, it makes room for the next."""
+    turns, me = _Turns(1), _Origin("me", "home")
+
+    async def work() -> None:
+        async with turns.turn(me):
+            await asyncio.Event().wait()
+
+    first, second = asyncio.create_task(work()), asyncio.create_task(work())
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    async with asyncio.timeout(1), turns.turn(me):
+        pass
+
+
+async def test_photo_of_another_is_cleaned_beside_the_slowest() -> None:
+    """Four of the worst of one session hold one child; somebody else's photo needs no turn of theirs."""
+    async with opened(children=2) as cleaner:
+        worst = [
+            asyncio.create_task(cleaner.clean(slow_jpeg(), "image/jpeg", owner="they", address="away"))
+            for _ in range(4)
+        ]
+        await _busy_child()
+        photo = await cleaner.clean(jpeg(), "image/jpeg", owner="me", address="home")
+        assert photo.width == 40
+        assert not any(task.done() for task in worst)
+        for task in worst:
+            task.cancel()
+        await asyncio.gather(*worst, return_exceptions=True)
+
+
+async def test_children_follow_the_cores_unless_told() -> None:
+    """One more than there are cores."""
+    async with ChildPhotoCleaner.open(max_pixels=1000, max_side=64):
+        assert len(child_pids()) == usable_cores() + 1

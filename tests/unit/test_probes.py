@@ -7,6 +7,7 @@ import asyncio
 from aiohttp.test_utils import TestClient, TestServer
 
 from growbin import probes
+from growbin.errors import Unavailable
 from growbin.probes import build_probes
 
 
@@ -28,7 +29,8 @@ async def test_ready_while_every_required_part_answers() -> None:
     async with TestClient(TestServer(app)) as client:
         response = await client.get("/readyz")
         assert response.status == 200
-        assert await response.json() == {"ready": True, "parts": {"redis": True, "rabbitmq": False}}
+        parts = {"redis": True, "rabbitmq": False}
+        assert await response.json() == {"ready": True, "parts": parts, "reasons": {}}
 
 
 async def test_not_ready_when_a_required_part_fails_or_breaks() -> None:
@@ -37,6 +39,25 @@ async def test_not_ready_when_a_required_part_fails_or_breaks() -> None:
         async with TestClient(TestServer(build_probes({"redis": check}))) as client:
             assert (await client.get("/readyz")).status == 503
             assert (await client.get("/healthz")).status == 200
+
+
+async def test_reason_of_a_check_that_raised_is_shown() -> None:
+    """Whoever looks reads what the part said, such as that a password was refused."""
+
+    async def refused() -> bool:
+        raise Unavailable("redis", "WRONGPASS")
+
+    async with TestClient(TestServer(build_probes({"redis": refused}))) as client:
+        answer = await (await client.get("/readyz")).json()
+        assert answer["reasons"] == {"redis": "redis: WRONGPASS"}
+        assert answer["parts"] == {"redis": False}
+
+
+async def test_process_that_only_a_restart_heals_is_not_alive() -> None:
+    """Not to be ready may pass; not to be alive asks for a restart."""
+    async with TestClient(TestServer(build_probes({"redis": yes}, alive=no))) as client:
+        assert (await client.get("/healthz")).status == 503
+        assert (await client.get("/readyz")).status == 200
 
 
 async def test_frozen_part_cannot_hold_the_answer_back() -> None:

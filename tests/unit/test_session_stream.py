@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AbstractAsyncContextManager
 from uuid import UUID
 
 import pytest
 
-from growbin.gateway.session_watch import LOOK_FOR_NEW_SECONDS, SessionWatch, Vector
+from growbin.gateway.session_watch import SessionWatch, SlowLooks, Vector
 from growbin.job import Failure, Job, LogEntry, Stage
 from growbin.ports import Started
 from tests.unit.conftest import Start
@@ -24,11 +25,30 @@ async def finish(node: Node, job: Job) -> None:
     await node.progress.finish(job, start.attempt, FAILURE)
 
 
-async def taken(watch: SessionWatch, timeout_seconds: float = 0.05) -> list[LogEntry]:
-    entries = []
-    while (entry := await watch.next(timeout_seconds)) is not None:
-        entries.append(entry)
-    return entries
+def opened(
+    node: Node, owner: str, last_id: str | None = None, slow_look_seconds: float = 60
+) -> AbstractAsyncContextManager[SessionWatch]:
+    looks = SlowLooks(node.hub, node.records, slow_look_seconds)
+    return SessionWatch.open(node.hub, node.records, node.progress, looks, owner, last_id)
+
+
+async def taken(watch: SessionWatch, quiet_seconds: float = 0.05) -> list[LogEntry]:
+    """What comes, until nothing more comes for a while."""
+    entries, news = list[LogEntry](), asyncio.Event()
+    watch.on_news = news.set
+    while True:
+        while (entry := watch.take()) is not None:
+            entries.append(entry)
+        news.clear()
+        try:
+            async with asyncio.timeout(quiet_seconds):
+                await news.wait()
+        except TimeoutError:
+            return entries
+
+
+def names(entries: list[LogEntry]) -> list[str]:
+    return [entry.event for entry in entries]
 
 
 def told(entries: list[LogEntry]) -> dict[str, list[str]]:
@@ -45,7 +65,7 @@ STORY = ["awaiting_upload", "queued", "fetching", "failed"]
 async def test_two_jobs_are_told_in_one_stream(node: Node, client: Client) -> None:
     """Each job's events come once and in order, whatever the other does."""
     jobs = [await node.submitted(client) for _ in range(2)]
-    async with SessionWatch.open(node.hub, node.records, node.progress, jobs[0].owner, None) as watch:
+    async with opened(node, jobs[0].owner) as watch:
         for job in jobs:
             await finish(node, job)
         assert told(await taken(watch)) == {str(job.job_id): STORY for job in jobs}
@@ -55,13 +75,13 @@ async def test_every_cut_point_resumes_exactly_for_every_job(node: Node, client:
     """Whatever event was the last, a new stream brings what follows it, of each job, and nothing twice."""
     jobs = [await node.submitted(client) for _ in range(3)]
     owner = jobs[0].owner
-    async with SessionWatch.open(node.hub, node.records, node.progress, owner, None) as watch:
+    async with opened(node, owner) as watch:
         for job in jobs:
             await finish(node, job)
         whole = await taken(watch)
     assert len(whole) == 12
     for index, entry in enumerate(whole):
-        async with SessionWatch.open(node.hub, node.records, node.progress, owner, entry.id) as watch:
+        async with opened(node, owner, entry.id) as watch:
             rest = await taken(watch)
         both = told(whole[: index + 1] + rest)
         assert both == {str(job.job_id): STORY for job in jobs}
@@ -70,51 +90,127 @@ async def test_every_cut_point_resumes_exactly_for_every_job(node: Node, client:
 async def test_new_job_joins_an_open_stream(node: Node, client: Client) -> None:
     """A job made after the stream began is told from its start."""
     first = await node.submitted(client)
-    async with SessionWatch.open(node.hub, node.records, node.progress, first.owner, None) as watch:
+    async with opened(node, first.owner) as watch:
         await taken(watch)
         second = await node.submitted(client)
         await finish(node, second)
-        assert told(await taken(watch, 1.5))[str(second.job_id)] == STORY
+        assert told(await taken(watch))[str(second.job_id)] == STORY
+
+
+async def test_new_job_that_nobody_told_of_joins_at_the_next_slow_look(node: Node, client: Client) -> None:
+    """A gateway of another version made it, and tells no streams."""
+    first = await node.submitted(client)
+    async with opened(node, first.owner, slow_look_seconds=0.1) as watch:
+        await taken(watch)
+        node.feed.sessions.clear()
+        second = await node.submitted(client)
+        assert list(told(await taken(watch, 1.5))) == [str(second.job_id)]
 
 
 async def test_job_whose_log_was_late_joins_an_open_stream(node: Node, client: Client) -> None:
     """Redis was away between record and log: once the repeated call has written it, the stream tells it."""
     first = await node.submitted(client)
     repeatable = {"Idempotency-Key": "once"}
-    async with SessionWatch.open(node.hub, node.records, node.progress, first.owner, None) as watch:
+    async with opened(node, first.owner) as watch:
         node.progress.is_away = True
         answer = await client.post("/api/v1/waste/analyze", headers=repeatable)
         await problem(answer, 503, "unavailable")
         node.progress.is_away = False
-        await taken(watch, LOOK_FOR_NEW_SECONDS + 0.1)
+        await taken(watch)
         answer = await client.post("/api/v1/waste/analyze", headers=repeatable)
         job_id = (await answer.json())["job_id"]
-        assert told(await taken(watch, LOOK_FOR_NEW_SECONDS + 0.1)) == {job_id: ["awaiting_upload"]}
+        assert told(await taken(watch)) == {job_id: ["awaiting_upload"]}
 
 
 async def test_gateway_that_stops_ends_a_stream_without_jobs_at_once(node: Node, client: Client) -> None:
     """The last job has ended and the stream waits for another: it is told to come back elsewhere."""
     job = await node.submitted(client)
-    async with SessionWatch.open(node.hub, node.records, node.progress, job.owner, None) as watch:
+    async with opened(node, job.owner) as watch:
         await finish(node, job)
         await taken(watch)
-        waiting = asyncio.ensure_future(watch.next(60))
-        await asyncio.sleep(0)
+        assert not watch.is_over
         await node.hub.drain()
-        with pytest.raises(StopAsyncIteration):
-            async with asyncio.timeout(LOOK_FOR_NEW_SECONDS / 2):
-                await waiting
+        assert watch.is_over
         assert not watch.has_ended
+
+
+async def test_job_driven_again_appears_in_the_open_stream(node: Node, client: Client) -> None:
+    """Its end was told: `reset` begins the new run, and every id of the stream is good for what follows."""
+    job, other = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, job.owner) as watch:
+        await finish(node, job)
+        before = await taken(watch)
+        again = await node.progress.reopen(job, 300)
+        after = await taken(watch)
+        await finish(node, again)
+        after += await taken(watch)
+    assert names(after) == ["reset", "progress", "failed"]
+    for index, entry in enumerate(after):
+        async with opened(node, job.owner, entry.id) as watch:
+            assert names(await taken(watch)) == names(after[index + 1 :])
+    async with opened(node, job.owner, before[-1].id) as watch:
+        assert names(await taken(watch)) == ["reset", "failed"]
+    assert str(other.job_id) not in told(after)
+
+
+async def test_job_driven_again_before_its_end_was_taken_is_told_after_it(node: Node, client: Client) -> None:
+    """A client that reads slowly still hears of both runs, one after the other."""
+    job, _ = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, job.owner) as watch:
+        await finish(node, job)
+        await node.progress.reopen(job, 300)
+        await asyncio.sleep(0.05)
+        heard = [entry for entry in await taken(watch) if str(job.job_id) in entry.data]
+    assert names(heard) == ["progress", "progress", "progress", "failed", "reset"]
+
+
+async def test_job_driven_again_while_the_live_side_was_deaf_appears(node: Node, client: Client) -> None:
+    """The word of it was lost: after the loss the stream looks itself."""
+    job, _ = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, job.owner) as watch:
+        await finish(node, job)
+        await taken(watch)
+        node.feed.is_away = True
+        await node.progress.reopen(job, 300)
+        node.feed.is_away = False
+        node.hub.on_loss()
+        assert names(await taken(watch)) == ["reset"]
+
+
+async def test_job_driven_again_while_the_client_was_away_is_told_once(node: Node, client: Client) -> None:
+    """The next stream begins with its reset; the one after that has heard of it."""
+    job, _ = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, job.owner) as watch:
+        await finish(node, job)
+        last = (await taken(watch))[-1]
+    await finish(node, await node.progress.reopen(job, 300))
+    async with opened(node, job.owner, last.id) as watch:
+        entries = await taken(watch)
+        assert names(entries) == ["reset", "failed"]
+    async with opened(node, job.owner, entries[-1].id) as watch:
+        assert await taken(watch) == []
+
+
+async def test_erased_job_leaves_the_stream_of_the_others_open(node: Node, client: Client) -> None:
+    """It is told as cancelled, and nothing follows; the other job's story goes on."""
+    job, other = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, job.owner) as watch:
+        await taken(watch)
+        await node.progress.erase(job.job_id, job.owner)
+        assert names(await taken(watch)) == ["cancelled"]
+        await finish(node, other)
+        assert names(await taken(watch)) == ["progress", "failed"]
+        assert not watch.is_over
 
 
 async def test_job_made_and_ended_while_the_client_was_away_is_told(node: Node, client: Client) -> None:
     """A job that the client never heard of is new to it, even when it has ended since."""
     first = await node.submitted(client)
-    async with SessionWatch.open(node.hub, node.records, node.progress, first.owner, None) as watch:
+    async with opened(node, first.owner) as watch:
         last = (await taken(watch))[-1]
     second = await node.submitted(client)
     await finish(node, second)
-    async with SessionWatch.open(node.hub, node.records, node.progress, first.owner, last.id) as watch:
+    async with opened(node, first.owner, last.id) as watch:
         assert told(await taken(watch)) == {str(second.job_id): STORY}
 
 
@@ -122,7 +218,7 @@ async def test_id_that_is_not_ours_resets_every_job(node: Node, client: Client) 
     """A client with a foreign id hears of each job by a reset, of ended ones with their end."""
     ended, running = [await node.submitted(client) for _ in range(2)]
     await finish(node, ended)
-    async with SessionWatch.open(node.hub, node.records, node.progress, ended.owner, "garbage") as watch:
+    async with opened(node, ended.owner, "garbage") as watch:
         entries = await taken(watch)
     heard = {(json.loads(entry.data)["job_id"], entry.event) for entry in entries}
     assert heard == {

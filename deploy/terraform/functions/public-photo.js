@@ -1,4 +1,5 @@
-// What everyone may see: the clean copy of one job, and nothing else.
+// What everyone may see: the clean copy of one job, and nothing else. It is a JPEG; what an earlier version
+// promised under another name lives 7 days more.
 //
 // CloudFront chooses the behaviour by the normalised path, but sends the path to S3 as it came, and S3
 // decodes it: /incoming%2FNAME would miss the behaviour of incoming/ and still find the raw photo. So

@@ -4,11 +4,13 @@ slow down or bloat is a child, never the consumer."""
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from growbin.errors import JobFailed, Unavailable
 from growbin.job import CleanPhoto, ContentType
@@ -21,9 +23,8 @@ class ChildPhotoCleaner:
     def __init__(
         self, children: list[_Child], max_pixels: int, max_side: int, timeout_seconds: float
     ) -> None:
-        self._idle: asyncio.LifoQueue[_Child] = asyncio.LifoQueue()  # the last used is the warmest
-        for child in children:
-            self._idle.put_nowait(child)
+        self._idle = list(children)
+        self._turns = _Turns(len(children))
         self._max_pixels = max_pixels
         self._max_side = max_side
         self._timeout_seconds = timeout_seconds
@@ -31,34 +32,107 @@ class ChildPhotoCleaner:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, *, max_pixels: int, max_side: int, workers: int = 2, timeout_seconds: float = 15
+        cls, *, max_pixels: int, max_side: int, children: int | None = None, timeout_seconds: float = 15
     ) -> AsyncIterator[ChildPhotoCleaner]:
         """`max_side` bounds the longest side of what comes out, in pixels; `timeout_seconds` is the
-        wall time one photo may take."""
-        children = [_Child() for _ in range(workers)]
+        wall time one photo may take. One child more than there are cores, unless told otherwise: one
+        address can then use all cores, and still leaves a child for others."""
+        started = [_Child() for _ in range(children or usable_cores() + 1)]
         try:
-            for child in children:
+            for child in started:
                 await child.start()
-            yield cls(children, max_pixels, max_side, timeout_seconds)
+            yield cls(started, max_pixels, max_side, timeout_seconds)
         finally:
-            for child in children:
+            for child in started:
                 await child.stop()
 
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+    async def clean(
+        self, data: bytes, target: ContentType, *, owner: str | None = None, address: str | None = None
+    ) -> CleanPhoto:
         """Raises JobFailed: unsupported_photo, photo_unreadable (also when its child died over it),
         photo_too_complex (also when it took too long); Unavailable when no child can be started."""
         header = REQUEST.pack(len(data), TARGETS.index(target), self._max_pixels, self._max_side)
-        child = await self._idle.get()
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                width, height, payload = await child.ask(header, data)
-        except TimeoutError:
-            raise JobFailed("photo_too_complex", "took too long to clean") from None
-        finally:
-            self._idle.put_nowait(child)
+        async with self._turns.turn(_Origin(owner, address)):
+            child = self._idle.pop()  # the last used is the warmest
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    width, height, payload = await child.ask(header, data)
+            except TimeoutError:
+                raise JobFailed("photo_too_complex", "took too long to clean") from None
+            finally:
+                self._idle.append(child)
         if width == 0:
             raise JobFailed(payload.decode())
         return CleanPhoto(payload, target, width, height)
+
+
+def usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Whose photo it is, as far as known."""
+
+    owner: str | None
+    address: str | None
+
+
+@dataclass(eq=False, slots=True)
+class _Turn:
+    origin: _Origin
+    round: int
+    begun: asyncio.Future[None]
+
+
+class _Turns:
+    """Who goes to work next. One owner has one child at most, and one address leaves one for others; of those
+    who wait, each owner's first photo comes before anybody's second. So costly photos of one person make
+    nobody else wait."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._at_work: list[_Turn] = []
+        self._waiting: list[_Turn] = []
+        self._round = 0
+
+    @asynccontextmanager
+    async def turn(self, origin: _Origin) -> AsyncIterator[None]:
+        begun = asyncio.get_running_loop().create_future()
+        turn = _Turn(origin, self._next_round(origin.owner), begun)
+        self._waiting.append(turn)
+        self._begin()
+        try:
+            await begun
+            yield
+        finally:
+            (self._at_work if turn in self._at_work else self._waiting).remove(turn)
+            self._begin()
+
+    def _next_round(self, owner: str | None) -> int:
+        """The present one, or that after the owner's last photo."""
+        own = [turn.round + 1 for turn in self._at_work + self._waiting if turn.origin.owner == owner]
+        return self._round if owner is None else max([self._round, *own])
+
+    def _begin(self) -> None:
+        while ready := [turn for turn in self._waiting if self._may_work(turn.origin)]:
+            turn = min(ready, key=lambda turn: (self._at_work_from(turn.origin.address), turn.round))
+            self._waiting.remove(turn)
+            self._at_work.append(turn)
+            self._round = max(self._round, turn.round)
+            if not turn.begun.done():  # else it is being given up, and makes room at once
+                turn.begun.set_result(None)
+
+    def _may_work(self, origin: _Origin) -> bool:
+        idle = self._places - len(self._at_work)
+        if origin.owner is not None and any(turn.origin.owner == origin.owner for turn in self._at_work):
+            return False
+        return idle > (1 if self._at_work_from(origin.address) else 0)
+
+    def _at_work_from(self, address: str | None) -> int:
+        return sum(address is not None and turn.origin.address == address for turn in self._at_work)
 
 
 class _NotReceived(Exception):
@@ -136,7 +210,7 @@ async def _receive(process: Process) -> tuple[int, int, bytes]:
         length, width, height = ANSWER.unpack(await process.stdout.readexactly(ANSWER.size))
         return width, height, await process.stdout.readexactly(length)
     except asyncio.IncompleteReadError:
-        if await process.wait() == -signal.SIGXCPU:
+        if await process.wait() == -signal.SIGPROF:
             raise JobFailed("photo_too_complex", "took too much CPU time") from None
         raise JobFailed("photo_unreadable", f"its child died ({process.returncode})") from None
 

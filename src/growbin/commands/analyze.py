@@ -22,6 +22,7 @@ import aiohttp
 from growbin.commands.advice_table import JSON, Outcome, summary, table
 from growbin.commands.progress_bars import ProgressBars
 from growbin.job import TERMINAL_STAGES
+from growbin.photo_file.by_type import sniff
 
 PHOTOS_AT_ONCE = 4  # as many streams as a session may have open
 PATIENCE_SECONDS = 60
@@ -30,7 +31,6 @@ SILENCE_SECONDS = 45  # three missed heartbeats
 RECONNECT_SECONDS = 2.0
 CANCEL_SECONDS = 5
 
-MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 JOBS = "/api/v1/waste/jobs"
 
 Answer = TypeVar("Answer")
@@ -119,10 +119,10 @@ def _read(photo: Path) -> tuple[bytes, str]:
         data = photo.read_bytes()
     except OSError as error:
         raise Refused("unreadable_file", f"The file cannot be read: {error.strerror}.") from None
-    for magic, content_type in MAGIC.items():
-        if data.startswith(magic):
-            return data, content_type
-    raise Refused("unsupported_photo", "This is no JPEG, PNG or WebP photo.")
+    content_type = sniff(data)
+    if content_type is None:
+        raise Refused("unsupported_photo", "This is no JPEG, PNG, WebP or HEIC photo.")
+    return data, content_type
 
 
 async def _patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -191,6 +191,7 @@ class Service:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_SECONDS, sock_read=SILENCE_SECONDS)
         headers = dict(self._authorization)
         heard_at = time.monotonic()
+        shown: JSON = {"progress": 0}
         while True:
             try:
                 with _translated():
@@ -201,7 +202,10 @@ class Service:
                             if event_id:
                                 headers["Last-Event-ID"] = event_id
                             if "progress" not in event:  # a notice, say: not of this job's story
+                                if "message" in event:
+                                    show({**shown, "message": event["message"]})
                                 continue
+                            shown = event
                             show(event)
                             if name in TERMINAL_STAGES:
                                 return event

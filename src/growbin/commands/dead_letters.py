@@ -13,8 +13,8 @@ from uuid import UUID
 
 import structlog
 
-from growbin.commands.redrive import begin_new_run, photo_obstacle
-from growbin.ports import DeadLetters, JobQueue, Letter, RedriveProgress, UploadStore
+from growbin.commands.redrive import RedriveParts, drive_again
+from growbin.ports import DeadLetters, Letter
 
 log = structlog.get_logger()
 
@@ -35,15 +35,10 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class LetterParts:
-    """What the command works with. `deadline_seconds` is a new run's; `asked_by` stands in the audit line."""
+class LetterParts(RedriveParts):
+    """What the command works with: a letter's job is driven again like any other."""
 
     letters: DeadLetters
-    progress: RedriveProgress
-    uploads: UploadStore
-    queue: JobQueue
-    deadline_seconds: int
-    asked_by: str
 
 
 async def list_letters(parts: LetterParts, selection: Selection, say: Say) -> int:
@@ -52,20 +47,18 @@ async def list_letters(parts: LetterParts, selection: Selection, say: Say) -> in
     for letter in selected:
         state = await parts.progress.state(letter.job_id) if letter.job_id else None
         stage = json.loads(state.entry.data)["stage"] if state else "unknown"
-        say(
-            f"{letter.job_id or '(no job id)'}  {letter.reason:<15} job {stage:<10} {letter.parked_at or '-'}"
-        )
-    say(f"{len(selected)} parked")
+        say(f"{letter.job_id or '(no job id)'}  {letter.reason:<15} job {stage:<10} {letter.died_at or '-'}")
+    say(f"{len(selected)} letters")
     return 0
 
 
 async def show_letters(parts: LetterParts, selection: Selection, say: Say) -> int:
-    """Each letter whole: why, when, the event as it was published, and the job as it is now."""
+    """Each letter whole: why and when its delivery died, what it holds, and the job as it is now."""
     selected = [letter for letter in await parts.letters.list() if selection.includes(letter)]
     for letter in selected:
         state = await parts.progress.state(letter.job_id) if letter.job_id else None
-        say(f"reason  {letter.reason}\nparked  {letter.parked_at or '-'}")
-        say(f"event   {letter.body.decode('utf-8', 'backslashreplace')}")
+        say(f"reason  {letter.reason}\ndied    {letter.died_at or '-'}")
+        say(f"letter  {letter.body.decode('utf-8', 'backslashreplace')}")
         say(f"job     {state.entry.data if state else 'unknown: its keys have gone'}")
     return 0 if selected else _none_fits(say)
 
@@ -102,14 +95,11 @@ async def change_letters(
 async def _redrive(parts: LetterParts, letter: Letter) -> str | None:
     """Begin a new run of the letter's job; the reason when that cannot be. The letter is removed only
     after the new run's event is confirmed."""
-    job = letter.job
-    if job is None:
-        return "refused: the body is no event of ours, there is nothing to run"
-    return await photo_obstacle(parts.uploads, job) or await begin_new_run(
-        parts.progress, parts.queue, job, parts.deadline_seconds
-    )
+    if letter.job_id is None:
+        return "refused: the letter names no job, there is nothing to run"
+    return await drive_again(parts, await parts.records.get(letter.job_id))
 
 
 def _none_fits(say: Say) -> int:
-    say("No parked letter fits.")
+    say("No letter fits.")
     return 1

@@ -24,6 +24,7 @@ from growbin.measurements import (
     Transfer,
     in_ms,
 )
+from growbin.ports import PartAway
 
 Grade = Literal["ok", "warn", "fail"]
 Say = Callable[[str], None]
@@ -180,6 +181,22 @@ def _judge_eviction(name: str, policy: str | None) -> Finding:
         )
         return Finding("fail", name, f"maxmemory-policy {policy}", advice)
     return Finding("ok", name, "maxmemory-policy noeviction")
+
+
+# --- what the consumers know -------------------------------------------------------------------
+
+
+def judge_outages(parts: Sequence[PartAway]) -> list[Finding]:
+    """A line for each part that consumers find away."""
+    advice = (
+        "Jobs wait, and go on by themselves within seconds of its return. Why it is away, says part_away in "
+        "the consumers' log; whether it answers from here, the lines below"
+    )
+    found = [
+        Finding("fail", f"outage of {away.part}", f"consumers wait for it since {away.since}", advice)
+        for away in parts
+    ]
+    return found or [Finding("ok", "outages", "consumers find every part well")]
 
 
 # --- S3 and CDN --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from growbin.errors import Rejected
-from growbin.job import Job, job_of
+from growbin.job import Upload, job_of
 from growbin.ports import EndedJob, JobQueue, JobRecords, RedriveProgress, UploadStore
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ class EndedSelection:
 
 @dataclass(frozen=True, slots=True)
 class RedriveParts:
-    """What the command works with. `deadline_seconds` is a new run's; `asked_by` stands in the audit line."""
+    """What a redrive works with. `deadline_seconds` is a new run's; `asked_by` stands in the audit line."""
 
     records: JobRecords
     progress: RedriveProgress
@@ -70,8 +70,7 @@ async def redrive(parts: RedriveParts, selection: EndedSelection, say: Say, *, i
         upload = await parts.records.get(ended.job_id)
         if ended.outcome == "expired" and upload is not None and not upload.published:
             continue  # nobody uploaded: there never was a job
-        job = job_of(upload) if upload is not None and upload.published else None
-        refusal = await (_obstacle(parts.uploads, job) if is_dry else _drive_again(parts, job))
+        refusal = await (_obstacle(parts.uploads, upload) if is_dry else drive_again(parts, upload))
         outcomes.append(refusal is None)
         done = "would be driven again" if is_dry else "driven again"
         say(f"{ended.job_id}  {ended.outcome:<24} {ended.ended_at}  {refusal or done}")
@@ -87,39 +86,29 @@ async def redrive(parts: RedriveParts, selection: EndedSelection, say: Say, *, i
     return 0 if outcomes and all(outcomes) else 1
 
 
-async def _drive_again(parts: RedriveParts, job: Job | None) -> str | None:
-    refusal = await _obstacle(parts.uploads, job)
-    if refusal is not None or job is None:
+async def drive_again(parts: RedriveParts, upload: Upload | None) -> str | None:
+    """Begin a new run from the job's record; the reason when it cannot be. Should we die before the new run's
+    event is confirmed, a second redrive names the same run."""
+    refusal = await _obstacle(parts.uploads, upload)
+    if refusal is not None or upload is None:
         return refusal
-    return await begin_new_run(parts.progress, parts.queue, job, parts.deadline_seconds)
-
-
-async def _obstacle(uploads: UploadStore, job: Job | None) -> str | None:
-    if job is None:
-        return "refused: its record is gone (records are kept for a day)"
-    return await photo_obstacle(uploads, job)
-
-
-async def photo_obstacle(uploads: UploadStore, job: Job) -> str | None:
-    """Why there is no photo to look at again; None when it is there."""
-    stored = await uploads.look(job.key)
-    if stored is None:
-        return "refused: the photo is gone (uploads are kept for a day)"
-    if stored.etag != job.etag:
-        return "refused: the photo was replaced since"
+    try:
+        new_run = await parts.progress.reopen(job_of(upload), parts.deadline_seconds)
+    except Rejected as error:
+        return f"refused: {error.detail}"
+    await parts.queue.publish(new_run)
     return None
 
 
-async def begin_new_run(
-    progress: RedriveProgress, queue: JobQueue, job: Job, deadline_seconds: int
-) -> str | None:
-    """The reason when it cannot be. Should we die before the new run's event is confirmed, a second redrive
-    names the same run."""
-    try:
-        new_run = await progress.reopen(job, deadline_seconds)
-    except Rejected as error:
-        return f"refused: {error.detail}"
-    await queue.publish(new_run)
+async def _obstacle(uploads: UploadStore, upload: Upload | None) -> str | None:
+    """Why there is nothing to look at again; None when there is."""
+    if upload is None or not upload.published:
+        return "refused: its record is gone (records are kept for a day)"
+    stored = await uploads.look(upload.key)
+    if stored is None:
+        return "refused: the photo is gone (uploads are kept for a day)"
+    if stored.etag != upload.etag:
+        return "refused: the photo was replaced since"
     return None
 
 

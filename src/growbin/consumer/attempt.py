@@ -22,6 +22,7 @@ from growbin.errors import Unavailable
 from growbin.job import (
     Analysis,
     CleanPhoto,
+    ContentType,
     Failure,
     FetchedPhoto,
     Job,
@@ -125,6 +126,11 @@ class Attempt:
         """The photo as it was uploaded."""
         job = self.job
         return await self.outlasting(lambda: self.consumer.photos.fetch(job.key, job.etag, job.length))
+
+    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
+        """In its owner's turn."""
+        job = self.job
+        return await self.consumer.cleaner.clean(data, target, owner=job.owner, address=job.address_hash)
 
     async def show(self, photo: CleanPhoto) -> None:
         """Put the clean copy in its public place."""

@@ -2,7 +2,8 @@
 
 When a step fails at a part, a probe that is no person's job asks whether the part is away for everybody. If
 it is, the breaker opens: no new job is begun, and those that were begun wait where they are, in memory, until
-the probe passes. No start is burned. If the part is well, the trouble is the job's own.
+the probe passes. No start is burned. If the part is well, the trouble is the job's own. While it is away
+that is told on, for the people who wait.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 import structlog
 
 from growbin.consumer.pacing import Closing
-from growbin.errors import GrowbinError
+from growbin.errors import GrowbinError, Unavailable
+from growbin.ports import OutageReports
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()
@@ -32,9 +34,10 @@ Probe = Callable[[], Awaitable[object]]  # raises while the part is away
 class Breaker:
     """Of one part. At most one probe asks at any time, however many jobs have failed."""
 
-    def __init__(self, part: str, probe: Probe) -> None:
+    def __init__(self, part: str, probe: Probe, outages: OutageReports) -> None:
         self.part = part
         self._probe = probe
+        self._outages = outages
         self._is_well = asyncio.Event()
         self._is_well.set()
         self._asking: asyncio.Task[str] | None = None
@@ -74,9 +77,13 @@ class Breaker:
         log.error("part_away", part=self.part, reason=reason)
         began = time.monotonic()
         while True:
+            with suppress(Unavailable):  # told again after the next probe
+                await self._outages.tell_away(self.part, time.monotonic() - began)
             await asyncio.sleep(PROBE_PAUSE_SECONDS)
             if not await self._ask():
                 break
+        with suppress(Unavailable):  # then it lapses
+            await self._outages.tell_back(self.part)
         metrics.part_away.labels(part=self.part).set(0)
         log.info("part_back", part=self.part, away_seconds=round(time.monotonic() - began, 1))
         self._is_well.set()
@@ -105,8 +112,8 @@ class Breaker:
 class Breakers:
     """All of a consumer's."""
 
-    def __init__(self, probes: Mapping[str, Probe]) -> None:
-        self._breakers = {part: Breaker(part, probe) for part, probe in probes.items()}
+    def __init__(self, probes: Mapping[str, Probe], outages: OutageReports) -> None:
+        self._breakers = {part: Breaker(part, probe, outages) for part, probe in probes.items()}
         for part in probes:
             metrics.part_away.labels(part=part).set(0)
         self._closing = asyncio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -14,6 +14,7 @@ from growbin.consumer.context import Consumer
 from growbin.consumer.lease import HELD_DELAY_SECONDS, Settled, lease_of
 from growbin.consumer.pacing import Closing
 from growbin.consumer.paid_call import ask_model
+from growbin.consumer.public_copy import withdraw_unless_done
 from growbin.errors import JobFailed, Unavailable
 from growbin.job import EXPIRY_MARGIN_SECONDS, CleanPhoto, Job, Stage
 from growbin.ports import Ack, DeadLetter, HandBack, Retry, Verdict
@@ -29,16 +30,16 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
             await attempt.announce(Stage.FETCHING)
             photo = await attempt.fetch()
             attempt.lap("fetch")
-            clean = await consumer.cleaner.clean(photo.data, job.public_type)
-            await attempt.show(clean)
+            clean = await attempt.clean(photo.data, "image/jpeg")
             attempt.lap("prepare")
             await attempt.announce(Stage.ANALYSING)
-            answer = attempt.kept_answer or await ask_model(attempt, await as_jpeg(clean, consumer))
+            answer = attempt.kept_answer or await ask_model(attempt, clean)
             analysis = parse_answer(answer)
             attempt.lap("analyse")
             await attempt.announce(Stage.ADVISING)
             thresholds = consumer.thresholds_of(answer.model)
             advised = advise_all(consumer.rules, analysis, job.locale, thresholds)
+            await attempt.show(await as_promised(clean, attempt))
             await attempt.finish(attempt.result(photo, answer, analysis, advised))
             return Ack()
     except Settled as settled:
@@ -47,11 +48,10 @@ async def handle_job(job: Job, consumer: Consumer) -> Verdict:
         return HandBack()
 
 
-async def as_jpeg(clean: CleanPhoto, consumer: Consumer) -> CleanPhoto:
-    """The model's copy: not every server reads the type that the public copy's address promises."""
-    if clean.content_type == "image/jpeg":
-        return clean
-    return await consumer.cleaner.clean(clean.data, "image/jpeg")
+async def as_promised(clean: CleanPhoto, attempt: Attempt) -> CleanPhoto:
+    """The public copy: a JPEG, unless an earlier version's address for it promises another type."""
+    promised = attempt.job.public_type
+    return clean if clean.content_type == promised else await attempt.clean(clean.data, promised)
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ async def started(job: Job, consumer: Consumer) -> AsyncIterator[Attempt]:
                 raise Settled(await verdict_on(error, attempt)) from error
             finally:
                 if attempt.has_shown and not attempt.is_done:
-                    await withdraw_if_unwanted(job, consumer)
+                    await withdraw(job, consumer)
 
 
 async def verdict_on(error: Exception, attempt: Attempt) -> Verdict:
@@ -99,11 +99,10 @@ async def verdict_on(error: Exception, attempt: Attempt) -> Verdict:
         return Retry(HELD_DELAY_SECONDS)
 
 
-async def withdraw_if_unwanted(job: Job, consumer: Consumer) -> None:
-    """Remove the public copy of a job that ended without a result, here or elsewhere."""
-    with suppress(Unavailable):
-        state = await consumer.progress.state(job.job_id)
-        if state is None or (
-            state.is_readable and state.entry.event in ("failed", "cancelled", "expired", "deleted")
-        ):
-            await consumer.uploads.delete(job.public_key)
+async def withdraw(job: Job, consumer: Consumer) -> None:
+    """Raises Settled when it cannot be told whether the public copy has gone: the delivery comes again."""
+    try:
+        await withdraw_unless_done(job, consumer.progress, consumer.uploads)
+    except Unavailable as error:
+        log.warning("public_copy_left", reason=str(error))
+        raise Settled(Retry(HELD_DELAY_SECONDS)) from error

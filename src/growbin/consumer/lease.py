@@ -11,6 +11,7 @@ import structlog
 
 from growbin.consumer.context import Consumer
 from growbin.consumer.pacing import Closing
+from growbin.consumer.public_copy import withdraw_unless_done
 from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.messages import failure
@@ -75,12 +76,15 @@ async def not_begun(job: Job, consumer: Consumer, why: str) -> Verdict:
     """The verdict on a job that `begin` did not give us."""
     if why == "held":
         return Retry(HELD_DELAY_SECONDS)
-    if why in ("exhausted", "crashed"):
-        code = "crashed" if why == "crashed" else "temporarily_unavailable"
-        try:
+    try:
+        if why in ("exhausted", "crashed"):
+            code = "crashed" if why == "crashed" else "temporarily_unavailable"
             await consumer.progress.finish(job, None, failure(code, job.locale))
-        except Unavailable:
-            return Retry(HELD_DELAY_SECONDS)
+        # Whoever had it in hand before may have died between its public copy and its end.
+        await withdraw_unless_done(job, consumer.progress, consumer.uploads)
+    except Unavailable as error:
+        log.warning("job_handed_on", reason=str(error))
+        return Retry(HELD_DELAY_SECONDS)
     return Ack()
 
 

@@ -9,7 +9,9 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
-from growbin.job import Failure, JobState, Locale, NamedAdvice, Result, Stage
+from growbin.job import Failure, JobState, Locale, LogEntry, NamedAdvice, Result, Stage
+from growbin.messages import notice
+from growbin.ports import PartAway
 
 
 class Links(BaseModel):
@@ -26,8 +28,19 @@ class Submitted(BaseModel):
     links: Links
 
 
+class Notice(BaseModel):
+    """A part is away that the job needs: it keeps its place and takes longer. `job_id` stands only in the
+    event of a job's own stream."""
+
+    part: str
+    message: str
+    since: str
+    job_id: UUID | None = None
+
+
 class JobView(BaseModel):
-    """The latest progress event, and where the photo is shown once the job is done."""
+    """The latest progress event, and where the photo is shown once the job is done; a notice while a part is
+    away."""
 
     job_id: UUID
     stage: Stage
@@ -38,6 +51,7 @@ class JobView(BaseModel):
     updated_at: str
     result: Result | None = None
     failure: Failure | None = None
+    notice: Notice | None = None
 
 
 class JobList(BaseModel):
@@ -76,7 +90,22 @@ def json_answer(answer: BaseModel | dict[str, Any], status: int = 200) -> web.Re
     return web.Response(status=status, text=text, content_type="application/json")
 
 
-def view_of(state: JobState) -> dict[str, Any]:
+def notice_of(away: PartAway, locale: Locale) -> Notice:
+    return Notice(part=away.part, message=notice(away.part, locale), since=away.since)
+
+
+def notice_event(away: PartAway, locale: Locale, job_id: UUID | None = None) -> LogEntry:
+    """A notice on a stream. It has no id, for it is of no job's story."""
+    told = notice_of(away, locale)
+    if job_id is not None:
+        told = told.model_copy(update={"job_id": job_id})
+    return LogEntry("", "notice", told.model_dump_json(exclude_unset=True))
+
+
+def view_of(state: JobState, told: Notice | None) -> dict[str, Any]:
     """A JobView. The result stands in it as it was written, with what a newer version may have added."""
-    known = json.loads(state.entry.data) | {"image_url": state.image_url}
+    known = json.loads(state.entry.data) | {
+        "image_url": state.image_url,
+        "notice": told and told.model_dump(exclude_unset=True),
+    }
     return {name: known[name] for name in JobView.model_fields if name in known}

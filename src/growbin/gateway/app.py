@@ -24,7 +24,8 @@ from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
-from growbin.gateway.sessions import SessionAnswer, create_session
+from growbin.gateway.session_watch import LOOKS, SlowLooks
+from growbin.gateway.sessions import SessionAnswer, create_session, end_session
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
@@ -132,7 +133,8 @@ CALLS = (
         "DELETE",
         "/api/v1/waste/jobs/{job_id}",
         delete_job,
-        "Cancel the job and remove its photo, result and progress. May be repeated",
+        "Cancel the job and promise that its photo, result and progress go: at once, and what lands late "
+        "within the next minutes. May be repeated",
         answers={204: None},
         refusals=(403, 404),
     ),
@@ -174,6 +176,22 @@ CALLS = (
         answers={201: SessionAnswer},
         refusals=(403,),
     ),
+    Call(
+        "DELETE",
+        "/api/v1/sessions/current",
+        end_session,
+        "End the session: its token or cookie opens nothing any more. May be repeated",
+        answers={204: None},
+        refusals=(400, 403),
+        parameters=(
+            Parameter(
+                "erase",
+                "query",
+                "true deletes its recent jobs first",
+                {"type": "string", "enum": ["true", "false"], "default": "false"},
+            ),
+        ),
+    ),
 )
 
 
@@ -186,6 +204,7 @@ def build_app(gateway: Gateway) -> web.Application:
     app[GATEWAY] = gateway
     app[SLOTS] = StreamSlots(gateway.limits)
     app[PULSE] = Pulse(gateway.limits.stream_heartbeat_seconds)
+    app[LOOKS] = SlowLooks(gateway.hub, gateway.records)
     for call in CALLS:
         # No HEAD for a stream: it would stay open and say nothing.
         app.router.add_route(call.method, call.path, call.handler)

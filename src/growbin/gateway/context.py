@@ -10,14 +10,15 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from growbin.gateway.addresses import Network
+from growbin.gateway.erasure import Eraser
 from growbin.gateway.hub import Hub
+from growbin.gateway.notices import Notices
 from growbin.job import Upload
 from growbin.ports import (
-    DeadLetters,
     GatewayProgress,
     JobQueue,
     JobRecords,
-    PhotoCache,
+    SessionNews,
     Sessions,
     UploadStore,
 )
@@ -31,6 +32,7 @@ class GatewayLimits:
 
     photo_max_bytes: int
     ticket_seconds: int
+    require_declared_length: bool
     upload_wait_seconds: int
     backlog_limit: int
     max_streams_per_session: int
@@ -63,9 +65,10 @@ class Gateway:
     progress: GatewayProgress
     uploads: UploadStore
     queue: JobQueue
-    letters: DeadLetters
-    photo_cache: PhotoCache
+    eraser: Eraser
     hub: Hub
+    news: SessionNews
+    notices: Notices
 
     # One upload-complete at a time for each job: parallel repeats find the first one's publish.
     submissions: WeakValueDictionary[UUID, asyncio.Lock] = field(default_factory=WeakValueDictionary)

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import random
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import TypeVar
-from uuid import UUID
 
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
 
 from growbin.gateway import sse
 from growbin.gateway.context import GATEWAY, GatewayLimits
-from growbin.gateway.hub import ReaderTooSlow, Watch
 from growbin.gateway.live_stream import PULSE, LiveStream
-from growbin.gateway.owned_job import find_job
+from growbin.gateway.owned_job import find_job, job_id_of, stage_of
 from growbin.gateway.problems import not_found
-from growbin.gateway.session_watch import SessionWatch
-from growbin.gateway.sessions import address_of, find_session
+from growbin.gateway.session_watch import LOOKS, SessionWatch
+from growbin.gateway.sessions import Session, address_of, find_session, tokens_of
 from growbin.gateway.stream_slots import SLOTS
+from growbin.gateway.watch import ReaderTooSlow, Watch
+from growbin.job import JobState, Stage
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()
-
-Watched = TypeVar("Watched", Watch, SessionWatch)
-Relay = Callable[[web.Request, web.StreamResponse, Watched], Awaitable[None]]
 
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
@@ -38,14 +33,25 @@ HEADERS = {
 
 async def stream_job(request: web.Request) -> web.StreamResponse:
     """`GET /api/v1/waste/jobs/{job_id}/events`; 204 when the client has seen the terminal event."""
-    gateway = request.app[GATEWAY]
-    job_id, owner = await _watched_job(request)
-    with request.app[SLOTS].take(owner, address_of(request)):
-        watch = await gateway.hub.join(job_id, _given_id(request))
-        try:
-            return await _stream(request, watch, _push)
-        finally:
-            await gateway.hub.leave(watch)
+    hub = request.app[GATEWAY].hub
+    job_id = job_id_of(request.match_info["job_id"])
+    if not tokens_of(request):
+        raise not_found()
+    watch = await hub.begin(job_id, _given_id(request))
+    try:
+        # Thousands may come back at once: the subscription is under way while the session is looked up, and
+        # the one read of the log tells the job's owner as well.
+        session = await find_session(request)
+        if session is None:
+            raise not_found()
+        with request.app[SLOTS].take(session.owner, address_of(request)):
+            # If not, perhaps its log lags behind its record, or was lost; what mends it comes live.
+            is_theirs = _is_theirs(await hub.follow(watch), session)
+            if not is_theirs and (await find_job(request)).state is None:
+                raise not_found()
+            return await _stream(request, watch)
+    finally:
+        await hub.leave(watch)
 
 
 async def stream_session(request: web.Request) -> web.StreamResponse:
@@ -56,17 +62,24 @@ async def stream_session(request: web.Request) -> web.StreamResponse:
         raise not_found()
     with request.app[SLOTS].take(session.owner, address_of(request)):
         async with SessionWatch.open(
-            gateway.hub, gateway.records, gateway.progress, session.owner, _given_id(request)
+            gateway.hub,
+            gateway.records,
+            gateway.progress,
+            request.app[LOOKS],
+            session.owner,
+            _given_id(request),
         ) as watch:
-            return await _stream(request, watch, _pull)
+            return await _stream(request, watch)
 
 
-async def _watched_job(request: web.Request) -> tuple[UUID, str]:
-    """The job and its owner; nothing else of it is kept in memory while its stream is open."""
-    job = await find_job(request)
-    if job.state is None:
-        raise not_found()
-    return job.job_id, job.session.owner
+def _is_theirs(state: JobState | None, session: Session) -> bool:
+    """Certainly, and its log needs no mending; otherwise `find_job` knows more."""
+    return (
+        state is not None
+        and not state.is_erased
+        and hmac.compare_digest(state.owner.encode(), session.owner.encode())
+        and stage_of(state) is not Stage.AWAITING_UPLOAD
+    )
 
 
 def _given_id(request: web.Request) -> str | None:
@@ -76,7 +89,7 @@ def _given_id(request: web.Request) -> str | None:
     return request.query.get("last_event_id") or None
 
 
-async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -> web.StreamResponse:
+async def _stream(request: web.Request, watch: Watch | SessionWatch) -> web.StreamResponse:
     """Relay until the end. Once the headers are out every error ends in a closed connection."""
     if watch.nothing_missed:
         return web.Response(status=204)
@@ -90,7 +103,7 @@ async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -
         _give_up_on_a_silent_peer(request, limits)
         await response.write(sse.encode_retry(_retry_ms()))
         response.headers.clear()  # they are out: a thousand open streams need no thousand copies
-        await relay(request, response, watch)
+        await _relay(request, response, watch)
         # A stream that ends before its job sends the client elsewhere, but not all clients at once.
         goodbye = b"" if watch.has_ended else sse.encode_retry(_retry_ms())
         async with asyncio.timeout(limits.stream_write_timeout_seconds):
@@ -110,25 +123,17 @@ async def _stream(request: web.Request, watch: Watched, relay: Relay[Watched]) -
     return response
 
 
-async def _push(request: web.Request, response: web.StreamResponse, watch: Watch) -> None:
+async def _relay(request: web.Request, response: web.StreamResponse, watch: Watch | SessionWatch) -> None:
     """The hub writes to the socket, the pulse beats, and the handler sleeps."""
-    pulse = request.app[PULSE]
+    gateway, pulse = request.app[GATEWAY], request.app[PULSE]
     stream = LiveStream(request, response, watch)
     pulse.add(stream)
+    gateway.notices.add(stream)
     try:
-        await stream.relay(request.app[GATEWAY].limits.stream_write_timeout_seconds)
+        await stream.relay(gateway.limits.stream_write_timeout_seconds)
     finally:
+        gateway.notices.remove(stream)
         pulse.remove(stream)
-
-
-async def _pull(request: web.Request, response: web.StreamResponse, watch: SessionWatch) -> None:
-    """Fetch entries one by one, with a heartbeat whenever there was none for a while."""
-    limits = request.app[GATEWAY].limits
-    with suppress(StopAsyncIteration):
-        while True:
-            entry = await watch.next(limits.stream_heartbeat_seconds)
-            async with asyncio.timeout(limits.stream_write_timeout_seconds):
-                await response.write(sse.HEARTBEAT if entry is None else sse.encode_event(entry))
 
 
 def _retry_ms() -> int:

@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 
 from growbin.errors import Unavailable
+from growbin.gateway.watch import NOBODYS_ID, Watch
 from growbin.job import ENTRY_ID, EXPIRY_MARGIN_SECONDS, JobState, LogEntry
 from growbin.ports import ProgressFeed, ProgressReader
 
@@ -26,152 +27,9 @@ REREAD_PAUSE_SECONDS = 0.5
 REREADS_AT_ONCE = 64
 
 QUEUED = '"stage":"queued"'  # as the script writes it; parsing every event would cost more than sending it
-NOBODYS_ID = "0.0.0"  # in no log: who holds it gets a reset
 
-
-class ReaderTooSlow(Exception):
-    """The client's buffer is full: it is cut, and may resume with its last id."""
-
-
-class Watch:
-    """One client's view of one job: history first, then live, ending after the terminal entry.
-    `on_news` is called whenever there may be something to take."""
-
-    __slots__ = (
-        "_buffer",
-        "_buffer_events",
-        "_early",
-        "_ended",
-        "_is_closing",
-        "_wake",
-        "has_overflowed",
-        "is_stale",
-        "job_id",
-        "last_id",
-        "nothing_missed",
-        "on_news",
-    )
-
-    def __init__(
-        self,
-        job_id: UUID,
-        last_id: str | None,
-        buffer_events: int,
-        on_news: Callable[[], None] | None = None,
-    ) -> None:
-        self.job_id = job_id
-        self.on_news = on_news
-        self.last_id = last_id
-        self.nothing_missed = False
-        self.has_overflowed = False
-        self.is_stale = False  # what is being read may be older than a loss of the live side
-        self._buffer: list[LogEntry] = []  # short, mostly empty: an empty deque takes ten times as much
-        self._buffer_events = buffer_events
-        self._early: list[LogEntry] | None = []  # live entries that arrive while the log is read
-        self._wake: asyncio.Future[None] | None = None
-        self._ended = False
-        self._is_closing = False
-
-    # --- the client's side
-
-    def __aiter__(self) -> Watch:
-        return self
-
-    async def __anext__(self) -> LogEntry:
-        entry = await self.next(None)
-        assert entry is not None
-        return entry
-
-    async def next(self, timeout_seconds: float | None) -> LogEntry | None:
-        """The next entry, or None when there was none in time. Raises StopAsyncIteration after the
-        terminal entry or when the gateway drains, ReaderTooSlow when the buffer overflowed."""
-        while (entry := self.take()) is None:
-            if self.is_over:
-                raise StopAsyncIteration
-            self._wake = asyncio.get_running_loop().create_future()
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    await self._wake
-            except TimeoutError:
-                return None
-            finally:
-                self._wake = None
-        return entry
-
-    def take(self) -> LogEntry | None:
-        """The next entry if there is one now. Raises ReaderTooSlow."""
-        if self.has_overflowed:
-            raise ReaderTooSlow
-        return self._buffer.pop(0) if self._buffer else None
-
-    @property
-    def is_over(self) -> bool:
-        """Nothing will come any more: the terminal entry was taken, or the gateway drains."""
-        return not self._buffer and (self._ended or self._is_closing)
-
-    # --- the hub's side
-
-    @property
-    def has_ended(self) -> bool:
-        return self._ended
-
-    def offer(self, entry: LogEntry) -> bool:
-        """Take a live entry. False when it does not follow what was sent: read the log again."""
-        if self._ended:
-            return True
-        if self._early is not None:
-            self._early.append(entry)
-            return True
-        if self.last_id is None:
-            return False
-        epoch, seq, _ = self.last_id.split(".")
-        if entry.epoch != epoch or entry.seq > int(seq) + 1:
-            return False
-        if entry.seq == int(seq) + 1:
-            self._push(entry)
-        return True
-
-    @property
-    def is_reading(self) -> bool:
-        return self._early is not None
-
-    def begin_reading(self) -> None:
-        self._early = []
-        self.is_stale = False
-
-    def finish_reading(self, entries: list[LogEntry]) -> bool:
-        """Send what was read, then what arrived meanwhile. False: something is missing, read again."""
-        early, self._early = self._early or [], None
-        for entry in entries:
-            self._push(entry)
-        return all(self.offer(entry) for entry in early) and not self.is_stale
-
-    def end_without_news(self) -> None:
-        """The client has seen the terminal entry before."""
-        self.nothing_missed = self._ended = True
-
-    def close(self) -> None:
-        """The gateway drains."""
-        self._is_closing = True
-        self._wake_up()
-
-    def _push(self, entry: LogEntry) -> None:
-        if self._ended:
-            return
-        self.last_id = entry.id
-        self._ended = entry.ends
-        if len(self._buffer) >= self._buffer_events:
-            self.has_overflowed = True
-            self._buffer.clear()
-        else:
-            self._buffer.append(entry)
-        self._wake_up()
-
-    def _wake_up(self) -> None:
-        if self.on_news is not None:
-            self.on_news()
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+# Told of a session's job that is new or driven again; None: of some there may have been no word.
+OnSessionJob = Callable[[UUID | None], None]
 
 
 class Topic:
@@ -192,6 +50,7 @@ class Hub:
         self._buffer_events = buffer_events
         self._feed: ProgressFeed
         self._topics: dict[UUID, Topic] = {}
+        self._sessions: dict[str, list[OnSessionJob]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._readers = asyncio.Semaphore(REREADS_AT_ONCE)
         self.is_draining = False
@@ -208,20 +67,38 @@ class Hub:
     async def join(
         self, job_id: UUID, last_id: str | None, on_news: Callable[[], None] | None = None
     ) -> Watch:
-        """Begin a watch; `leave` ends it. Raises Unavailable when Redis does not answer in time."""
+        """`begin` and `follow` in one."""
+        watch = await self.begin(job_id, last_id, on_news)
+        try:
+            await self.follow(watch)
+        except BaseException:
+            await self.leave(watch)
+            raise
+        return watch
+
+    async def begin(
+        self, job_id: UUID, last_id: str | None, on_news: Callable[[], None] | None = None
+    ) -> Watch:
+        """A watch that `follow` brings to life and `leave` ends. Its subscription is asked for."""
         if last_id is not None and not re.fullmatch(ENTRY_ID, last_id):
             last_id = NOBODYS_ID
         watch = Watch(job_id, last_id, self._buffer_events, on_news)
         self._topics.setdefault(job_id, Topic()).watches.append(watch)
         try:
-            await self._feed.subscribe(job_id)
-            await self._read(watch)
+            await self._feed.request(job_id)
         except BaseException:
             await self.leave(watch)
             raise
+        return watch
+
+    async def follow(self, watch: Watch) -> JobState | None:
+        """Read the log and go on live; returns the job as it was read. Raises Unavailable when Redis does not
+        answer in time."""
+        await self._feed.subscribe(watch.job_id)
+        state = await self._read(watch)
         if self.is_draining:
             watch.close()
-        return watch
+        return state
 
     async def leave(self, watch: Watch) -> None:
         topic = self._topics[watch.job_id]
@@ -240,6 +117,17 @@ class Hub:
             yield watch
         finally:
             await self.leave(watch)
+
+    async def follow_session(self, owner: str, on_job: OnSessionJob) -> None:
+        """`leave_session` ends it, also when this raised Unavailable."""
+        self._sessions.setdefault(owner, []).append(on_job)
+        await self._feed.subscribe_session(owner)
+
+    async def leave_session(self, owner: str, on_job: OnSessionJob) -> None:
+        self._sessions[owner].remove(on_job)
+        if not self._sessions[owner]:
+            del self._sessions[owner]
+            await self._feed.unsubscribe_session(owner)
 
     async def drain(self) -> None:
         """End every stream; their clients resume elsewhere."""
@@ -276,22 +164,31 @@ class Hub:
         """Whatever was published lately may be lost: every stream goes back to the log."""
         for job_id in self._topics:
             self.on_gap(job_id)
+        for listeners in self._sessions.values():
+            for on_job in listeners:
+                on_job(None)
+
+    def on_session_job(self, owner: str, job_id: UUID) -> None:
+        for on_job in self._sessions.get(owner, ()):
+            on_job(job_id)
 
     # --- reading the log
 
-    async def _read(self, watch: Watch) -> None:
+    async def _read(self, watch: Watch) -> JobState | None:
+        state: JobState | None = None
         is_complete = False
         while not is_complete:
             watch.begin_reading()
             history = await self._progress.history(watch.job_id, watch.last_id)
             if history is None:
                 watch.finish_reading([])
-                return
+                return None
             state = history.state
             if state.is_erased:
                 watch.finish_reading([])
                 watch.close()  # who comes back hears that there is no such job
-                return
+                return state
+            watch.locale = state.locale
             self._expire_in(watch.job_id, state)
             entries = history.entries
             if state.entry.ends and watch.last_id == state.entry.id:
@@ -299,22 +196,29 @@ class Hub:
             if history.reset:
                 entries = [_reset(state), *entries]
             is_complete = watch.finish_reading(entries)
+        return state
 
     def _read_again(self, watch: Watch) -> None:
         if watch.is_reading:
             watch.is_stale = True
         elif not watch.has_ended:
             watch.begin_reading()
-            self._spawn(self._read_until_it_works(watch))
+            self.spawn(self._read_until_it_works(watch))
 
     async def _read_until_it_works(self, watch: Watch) -> None:
-        while True:
+        is_read = False
+        while not is_read:
             try:
                 async with self._readers:
-                    return await self._read(watch)
+                    await self._read(watch)
+                is_read = True
             except Unavailable as error:
                 log.warning("log_unread", reason=error.reason)
                 await asyncio.sleep(REREAD_PAUSE_SECONDS)
+            except Exception:
+                log.exception("log_unreadable", job_id=str(watch.job_id))
+                watch.close()  # better ended, to be asked for again, than silent for ever
+                is_read = True
 
     # --- whoever looks, expires: so does an open stream
 
@@ -329,25 +233,31 @@ class Hub:
         topic.expiry = loop.call_later(wait_seconds, self._expire_now, job_id)
 
     def _expire_now(self, job_id: UUID) -> None:
-        self._spawn(self._expire(job_id))
+        self.spawn(self._expire(job_id))
 
     async def _expire(self, job_id: UUID) -> None:
         try:
             state = await self._progress.state(job_id)  # expires, and so announces, what is due
         except Unavailable:
             await asyncio.sleep(REREAD_PAUSE_SECONDS)
-            return self._spawn(self._expire(job_id))
+            return self.spawn(self._expire(job_id))
         topic = self._topics.get(job_id)
-        if state is not None:
-            self._expire_in(job_id, state)
-        elif topic is not None:
-            # Everything about the job was lost, and its deadline has passed: the stream ends without a
-            # terminal event, and a client that comes back hears that there is no such job.
+        if topic is None:
+            return None
+        if state is None or state.is_erased:
+            # Deleted; or everything about the job was lost, and its deadline has passed. The stream ends
+            # without a terminal event, and a client that comes back hears that there is no such job.
             for watch in topic.watches:
                 watch.close()
+            return None
+        self._expire_in(job_id, state)
+        for watch in topic.watches:
+            if watch.is_behind(state.entry):
+                self._read_again(watch)  # whatever the live side should have brought
         return None
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that goes on beside the streams, and ends with the hub."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import structlog
@@ -18,8 +17,7 @@ from growbin.gateway.owned_job import find_job
 from growbin.gateway.problems import bad_request, not_found
 from growbin.gateway.sessions import address_of, find_session
 from growbin.gateway.stream_slots import SLOTS
-from growbin.job import EXTENSIONS, RECENT_JOBS
-from growbin.ports import Letter
+from growbin.job import RECENT_JOBS
 
 log = structlog.get_logger()
 
@@ -39,7 +37,7 @@ async def read_job(request: web.Request) -> web.Response:
     if state is None:
         raise not_found()
 
-    answer = json_answer(view_of(state))
+    answer = json_answer(view_of(state, await gateway.notices.about(state)))
     version = hashlib.sha256((answer.text or "").encode()).hexdigest()[:32]
     if any(known.value in (version, "*") for known in request.if_none_match or ()):
         answer = web.Response(status=304)
@@ -81,9 +79,10 @@ async def list_jobs(request: web.Request) -> web.Response:
         recent = recent[recent.index(UUID(cursor)) + 1 :]
     page = recent[:limit]
     states = await asyncio.gather(*(gateway.progress.state(job_id) for job_id in page))
+    known = [state for state in states if state is not None and not state.is_erased]
     return json_answer(  # a JobList
         {
-            "jobs": [view_of(state) for state in states if state is not None and not state.is_erased],
+            "jobs": [view_of(state, await gateway.notices.about(state)) for state in known],
             "next_cursor": str(page[-1]) if len(recent) > limit else None,
         }
     )
@@ -105,29 +104,7 @@ async def cancel_job(request: web.Request) -> web.Response:
 
 
 async def delete_job(request: web.Request) -> web.Response:
-    """`DELETE /api/v1/waste/jobs/{job_id}`: 204 once nothing of it is left but a tombstone."""
-    gateway = request.app[GATEWAY]
+    """`DELETE /api/v1/waste/jobs/{job_id}`: 204 once it is certain that all but a tombstone will go."""
     job = await find_job(request, even_erased=True)
-    # First the tombstone, so that no consumer brings anything back; then whatever may lie anywhere.
-    # Each step may be repeated: should one fail, the client hears 503 and asks again.
-    await gateway.progress.erase(job.job_id, job.session.owner)
-    for key in _keys_of(job.job_id):
-        await gateway.uploads.delete(key)
-        await gateway.photo_cache.forget(key)
-    await gateway.letters.walk(_is_of(job.job_id))
-    await gateway.records.erase(job.job_id)
-    log.info("job_deleted")
+    await request.app[GATEWAY].eraser.promise(job.job_id, job.session.owner)
     return web.Response(status=204)
-
-
-def _keys_of(job_id: UUID) -> list[str]:
-    """Wherever its photo may lie, under keys of either shape: as it came, and the public copy."""
-    names = [f"{job_id}.{extension}" for extension in EXTENSIONS.values()]
-    return [f"incoming/{job_id}", *(f"incoming/{name}" for name in names), *names]
-
-
-def _is_of(job_id: UUID) -> Callable[[Letter], Awaitable[bool]]:
-    async def is_of_job(letter: Letter) -> bool:
-        return letter.job_id == job_id
-
-    return is_of_job

@@ -1,4 +1,4 @@
-"""One open event stream of one job: the hub's news go straight from pub/sub to the socket.
+"""One open event stream, of a job or of a session: the hub's news go straight from pub/sub to the socket.
 
 An idle stream costs its connection, a sleeping handler and little else. The handler wakes up for two
 things only: the end of the stream, and a client that does not take what it is sent.
@@ -7,11 +7,15 @@ things only: the end of the stream, and a client that does not take what it is s
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from aiohttp import web
 
 from growbin.gateway import sse
-from growbin.gateway.hub import Watch
+from growbin.gateway.answers import notice_event
+from growbin.gateway.session_watch import SessionWatch
+from growbin.gateway.watch import Watch
+from growbin.ports import PartAway
 
 BLOCKED_LOOK_SECONDS = 0.05
 PULSE_SECONDS = 0.05  # often, so that ten thousand heartbeats never hold up an event
@@ -22,7 +26,9 @@ class LiveStream:
 
     __slots__ = ("_is_chunked", "_protocol", "_watch", "_woken")
 
-    def __init__(self, request: web.Request, response: web.StreamResponse, watch: Watch) -> None:
+    def __init__(
+        self, request: web.Request, response: web.StreamResponse, watch: Watch | SessionWatch
+    ) -> None:
         self._protocol = request.protocol
         self._is_chunked = response.chunked
         self._watch = watch
@@ -50,6 +56,17 @@ class LiveStream:
             self._wake_up()
         else:
             self._write(sse.HEARTBEAT)
+
+    def tell(self, parts: Sequence[PartAway]) -> bool:
+        """Notices of parts that are away. False when nobody could be told now."""
+        watch = self._watch
+        locale = watch.waiting_locale
+        if self._is_blocked or watch.is_over or locale is None:
+            return False
+        job_id = watch.job_id if isinstance(watch, Watch) else None
+        for away in parts:
+            self._write(sse.encode_event(notice_event(away, locale, job_id)))
+        return True
 
     @property
     def _is_blocked(self) -> bool:

@@ -14,6 +14,7 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from growbin.gateway.answers import Notice
 from growbin.gateway.problems import Problem
 from growbin.gateway.sessions import COOKIE
 from growbin.job import ProgressEvent
@@ -49,6 +50,10 @@ JOB_ID = {
     "schema": {"type": "string", "format": "uuid"},
 }
 EVERY_REFUSAL = (500, 503)
+STREAM = (
+    "Each event's `data` is one JSON text of the named schema. An event `notice` has no id: a part that the "
+    "job needs is away, told once for each outage. Ignore events that you do not know."
+)
 
 
 def describe(calls: Sequence[Call]) -> dict[str, Any]:
@@ -56,7 +61,7 @@ def describe(calls: Sequence[Call]) -> dict[str, Any]:
     answered = {model for call in calls for model in call.answers.values() if model}
     taken = {call.body for call in calls if call.body}
     _, schemas = models_json_schema(
-        [(model, "serialization") for model in _by_name(answered | {Problem, ProgressEvent})]
+        [(model, "serialization") for model in _by_name(answered | {Notice, Problem, ProgressEvent})]
         + [(model, "validation") for model in _by_name(taken)],
         ref_template="#/components/schemas/{model}",
     )
@@ -115,8 +120,9 @@ def _answer(status: int, model: type[BaseModel] | None, call: Call) -> dict[str,
     if model is None:
         return _response(status)
     if call.streams:
-        about = {"type": "string", "description": "Each event's `data` is one JSON text of the named schema."}
-        return _response(status, {"text/event-stream": {"schema": about, "x-data": _schema(model)["schema"]}})
+        about = {"type": "string", "description": STREAM}
+        told = {"x-data": _schema(model)["schema"], "x-data-of-notice": _schema(Notice)["schema"]}
+        return _response(status, {"text/event-stream": {"schema": about, **told}})
     return _response(status, {"application/json": _schema(model)})
 
 

@@ -27,6 +27,7 @@ STATUS = {
     "every_stream_taken": 503,
     "forbidden_origin": 403,
     "idempotency_key_reused": 422,
+    "length_required": 422,
     "not_done": 409,
     "not_failed": 409,  # a redrive's: its operator reads the detail
     "not_found": 404,
@@ -70,7 +71,7 @@ def photo_too_large(photo_max_bytes: int) -> Rejected:
 
 def unsupported_photo() -> Rejected:
     return Rejected(
-        "unsupported_photo", "Send a JPEG, PNG or WebP photo, with the type that was declared for it."
+        "unsupported_photo", "Send a JPEG, PNG, WebP or HEIC photo, with the type that was declared for it."
     )
 
 

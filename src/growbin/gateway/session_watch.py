@@ -2,7 +2,11 @@
 
 An id of this stream is an opaque vector: for each job that is not delivered to its end, the last id
 that was sent; and the newest job that was known. Jobs of the session's list that are newer are new to
-the client, even when they have ended since; older ones that are not in the vector were delivered.
+the client, even when they have ended since; older ones that are not in the vector were delivered. Of a job
+that was driven again the last id stays in the vector, so that its runs are told apart.
+
+Which jobs there are is told by the hub; a slow look at the list stays, for what a gateway of another version
+does not tell. A stream at rest costs its connection and its place in that look.
 """
 
 from __future__ import annotations
@@ -11,18 +15,26 @@ import asyncio
 import base64
 import json
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
 
+import structlog
+from aiohttp import web
+
 from growbin.errors import Unavailable
-from growbin.gateway.hub import NOBODYS_ID, Hub, Watch
-from growbin.job import RECENT_JOBS, LogEntry
+from growbin.gateway.hub import REREAD_PAUSE_SECONDS, Hub
+from growbin.gateway.watch import NOBODYS_ID, Watch
+from growbin.job import RECENT_JOBS, JobState, Locale, LogEntry
 from growbin.ports import JobRecords, JobStates
 
-LOOK_FOR_NEW_SECONDS = 1.0
+log = structlog.get_logger()
+
+SLOW_LOOK_SECONDS = 15.0
+LOOK_PAUSE_SECONDS = 0.5
+LOOKED_AT_ONCE = 200
 STAY_OPEN_SECONDS = 60.0
 LONGEST_ID = 8000
 
@@ -57,6 +69,24 @@ class Vector:
 class SessionWatch:
     """Like one Watch, over all jobs of an owner; ends a while after the last job has ended."""
 
+    __slots__ = (
+        "_again",
+        "_closing",
+        "_ended",
+        "_has_closed",
+        "_hub",
+        "_is_looking",
+        "_must_look",
+        "_newest",
+        "_owner",
+        "_progress",
+        "_records",
+        "_sent",
+        "_told",
+        "_watches",
+        "on_news",
+    )
+
     def __init__(self, hub: Hub, records: JobRecords, progress: JobStates, owner: str) -> None:
         self._hub = hub
         self._records = records
@@ -64,26 +94,48 @@ class SessionWatch:
         self._owner = owner
         self._watches: dict[UUID, Watch] = {}
         self._sent: dict[UUID, str] = {}  # what waits in the watches' buffers is not sent
+        self._ended: dict[UUID, str] = {}  # the last id of those that ended here
+        self._again: set[UUID] = set()  # those of which there was more than one run
         self._newest: UUID | None = None
-        self._news = asyncio.Event()
-        self._ends_at = self._looks_at = 0.0
-        self._is_draining = False
+        self._told: dict[UUID, None] = {}  # heard of, not yet looked at, in order
+        self._must_look = False
+        self._is_looking = True  # until `_begin` is through
+        self._closing: asyncio.TimerHandle | None = None
+        self._has_closed = False
+        self.on_news: Callable[[], None] | None = None
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, hub: Hub, records: JobRecords, progress: JobStates, owner: str, last_id: str | None
+        cls,
+        hub: Hub,
+        records: JobRecords,
+        progress: JobStates,
+        looks: SlowLooks,
+        owner: str,
+        last_id: str | None,
     ) -> AsyncIterator[Self]:
         """Raises Unavailable on entering when Redis does not answer in time."""
         watch = cls(hub, records, progress, owner)
-        hub.on_drain.add(watch._news.set)
+        hub.on_drain.add(watch._wake_up)
+        looks.add(watch)
         try:
-            await watch._begin(last_id)
-            yield watch
+            try:
+                await hub.follow_session(owner, watch._hear)
+                await watch._begin(last_id)
+                watch._stay_open()
+                yield watch
+            finally:
+                await hub.leave_session(owner, watch._hear)
         finally:
-            hub.on_drain.discard(watch._news.set)
+            looks.remove(watch)
+            hub.on_drain.discard(watch._wake_up)
+            watch._has_closed = True
+            watch._stay_open()
             for joined in watch._watches.values():
                 await hub.leave(joined)
+
+    # --- the client's side
 
     @property
     def nothing_missed(self) -> bool:
@@ -92,83 +144,220 @@ class SessionWatch:
 
     @property
     def has_ended(self) -> bool:
-        return not self._is_draining
+        return not self._hub.is_draining
 
-    async def next(self, timeout_seconds: float) -> LogEntry | None:
-        """The next entry of any job, with this stream's id, or None when there was none in time.
-        Raises StopAsyncIteration at the end, ReaderTooSlow."""
-        loop = asyncio.get_running_loop()
-        gives_up_at = loop.time() + timeout_seconds
-        while True:
-            self._news.clear()
-            if (entry := await self._take()) is not None:
-                return entry
-            if self._watches:
-                self._ends_at = loop.time() + STAY_OPEN_SECONDS
-            self._is_draining = self._is_draining or self._hub.is_draining
-            if self._is_draining or loop.time() >= self._ends_at:
-                raise StopAsyncIteration
-            if loop.time() >= self._looks_at:
-                await self._look_for_new()
-                continue
-            try:
-                async with asyncio.timeout_at(min(gives_up_at, self._looks_at)):
-                    await self._news.wait()
-            except TimeoutError:
-                if loop.time() >= gives_up_at:
-                    return None
+    @property
+    def waiting_locale(self) -> Locale | None:
+        """The language of one of the jobs that have not ended; None when there is none."""
+        return next((watch.locale for watch in self._watches.values() if not watch.has_ended), None)
 
-    async def _take(self) -> LogEntry | None:
+    @property
+    def has_overflowed(self) -> bool:
+        return any(watch.has_overflowed for watch in self._watches.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing will come any more: its time is over, or the gateway drains."""
+        return (self._has_closed or self._hub.is_draining) and not any(
+            watch.has_news for watch in self._watches.values()
+        )
+
+    def take(self) -> LogEntry | None:
+        """The next entry of any job, with this stream's id, if there is one now. Raises ReaderTooSlow."""
         for job_id, watch in list(self._watches.items()):
             entry = watch.take()
-            if watch.is_over:
-                self._is_draining = self._is_draining or not watch.has_ended
-                del self._watches[job_id]
-                await self._hub.leave(watch)
             if entry is not None:
                 self._sent[job_id] = entry.id
-                vector = Vector(self._newest, {job: self._sent[job] for job in self._watches})
-                return LogEntry(vector.encode(), entry.event, entry.data)
+            if watch.is_over and not self._hub.is_draining:
+                self._let_go(job_id, watch)
+            if entry is not None:
+                return LogEntry(self._vector().encode(), entry.event, entry.data)
         return None
+
+    def _vector(self) -> Vector:
+        under_way = {job: self._sent[job] for job in self._watches}
+        again = {job: self._ended[job] for job in self._again if job in self._ended}
+        return Vector(self._newest, {**again, **under_way})
+
+    def _let_go(self, job_id: UUID, watch: Watch) -> None:
+        del self._watches[job_id]
+        self._ended[job_id] = self._sent.pop(job_id)
+        self._hub.spawn(self._hub.leave(watch))
+        self._stay_open()
+        if job_id in self._told:
+            self._look_soon()
+
+    def _stay_open(self) -> None:
+        """A while longer, from the end of the last job on."""
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        if not self._watches and not self._has_closed:
+            self._closing = asyncio.get_running_loop().call_later(STAY_OPEN_SECONDS, self._close)
+
+    def _close(self) -> None:
+        self._has_closed = True
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if self.on_news is not None:
+            self.on_news()
 
     # --- which jobs
 
-    async def _begin(self, last_id: str | None) -> None:
-        """Join what the client has not seen to its end, the oldest first."""
-        recent = await self._records.recent(self._owner, RECENT_JOBS)
-        vector = Vector.decode(last_id) if last_id else None
-        known = recent.index(vector.newest) if vector and vector.newest in recent else len(recent)
-        for place, job_id in reversed(list(enumerate(recent))):
-            if last_id is None:
-                await self._join(job_id, None, only_unfinished=True)
-            elif vector is None:  # an id that we cannot have given: a reset of every job, never silence
-                await self._join(job_id, NOBODYS_ID)
-            elif job_id in vector.last_ids:
-                await self._join(job_id, vector.last_ids[job_id] or None)
-            elif place < known:  # made since
-                await self._join(job_id, None)
-        self._newest = recent[0] if recent else None
-        self._ends_at = asyncio.get_running_loop().time() + STAY_OPEN_SECONDS
+    @property
+    def owner(self) -> str:
+        return self._owner
 
-    async def _look_for_new(self) -> None:
-        self._looks_at = asyncio.get_running_loop().time() + LOOK_FOR_NEW_SECONDS
-        with suppress(Unavailable):  # at the next look, then
-            recent = list(await self._records.recent(self._owner, RECENT_JOBS))
-            new = recent[: recent.index(self._newest)] if self._newest in recent else recent
+    def knows(self, newest: UUID | None) -> bool:
+        return newest is None or newest == self._newest
+
+    def look(self) -> None:
+        """The list has changed, and nobody said so."""
+        self._must_look = True
+        self._look_soon()
+
+    def _hear(self, job_id: UUID | None) -> None:
+        """Told by the hub; None: whatever was said lately may be lost."""
+        if job_id is None:
+            self._must_look = True
+        self._told.update(dict.fromkeys(self._ended if job_id is None else [job_id]))
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        if not self._is_looking and not self._has_closed:
+            self._is_looking = True
+            self._hub.spawn(self._look_until_done())
+
+    async def _look_until_done(self) -> None:
+        while not self._has_closed and (self._must_look or self._may_be_under_way()):
+            try:
+                await self._look()
+            except Unavailable as error:
+                log.warning("session_unread", reason=error.reason)
+                await asyncio.sleep(REREAD_PAUSE_SECONDS)
+        self._is_looking = False
+
+    def _may_be_under_way(self) -> list[UUID]:
+        """Told of, and not watched. What is watched waits until the client has its end."""
+        return [job_id for job_id in self._told if job_id not in self._watches]
+
+    async def _look(self) -> None:
+        told = self._may_be_under_way()
+        recent = list(await self._records.recent(self._owner, RECENT_JOBS))
+        new = recent[: recent.index(self._newest)] if self._newest in recent else recent
+        self._must_look = False
+        try:
             for job_id in reversed(new):
-                if job_id not in self._watches:
+                if job_id not in self._watches and job_id not in self._ended:
                     await self._join(job_id, None)
                 self._newest = job_id
+            for job_id in told:
+                if job_id not in new:
+                    await self._join_again(job_id)
+                self._told.pop(job_id, None)
+        except Unavailable:
+            self._must_look = True
+            raise
 
-    async def _join(self, job_id: UUID, last_id: str | None, *, only_unfinished: bool = False) -> None:
+    async def _begin(self, last_id: str | None) -> None:
+        """Join what the client has not seen to its end, the oldest first."""
+        recent = list(await self._records.recent(self._owner, RECENT_JOBS))
+        vector = Vector.decode(last_id) if last_id else None
+        known = recent.index(vector.newest) if vector and vector.newest in recent else len(recent)
+        states = await asyncio.gather(*map(self._progress.state, recent))
+        places: dict[UUID, str | None] = {}
+        for place, (job_id, state) in reversed(list(enumerate(zip(recent, states, strict=True)))):
+            if state is None or state.owner != self._owner:
+                continue
+            if last_id is not None and vector is None:
+                places[job_id] = NOBODYS_ID  # an id that we cannot have given: a reset, never silence
+            elif vector is not None and job_id in vector.last_ids:
+                places[job_id] = vector.last_ids[job_id] or None
+            elif vector is not None and place < known:
+                places[job_id] = None  # made since
+            elif vector is not None and state.run > 1:
+                places[job_id] = NOBODYS_ID  # delivered to its end, and driven again since
+            elif vector is None and not state.entry.ends:
+                places[job_id] = None
+            else:
+                self._note_end(job_id, state)
+        await asyncio.gather(*(self._join(job_id, seen) for job_id, seen in places.items()))
+        self._newest = recent[0] if recent else None
+        self._is_looking = False
+        if self._told or self._must_look:
+            self._look_soon()
+
+    async def _join(self, job_id: UUID, last_id: str | None) -> None:
+        watch = await self._hub.begin(job_id, last_id, self._wake_up)
+        is_wanted = False
+        try:
+            state = await self._hub.follow(watch)
+            if state is None or state.is_erased or state.owner != self._owner or self._has_closed:
+                return
+            if watch.nothing_missed:
+                self._note_end(job_id, state)
+                return
+            if state.run > 1:
+                self._again.add(job_id)
+            self._watches[job_id], self._sent[job_id] = watch, last_id or ""
+            is_wanted = True
+        finally:
+            if not is_wanted:
+                await self._hub.leave(watch)
+        self._stay_open()
+        self._wake_up()
+
+    async def _join_again(self, job_id: UUID) -> None:
+        """One that has ended, as far as we know. Its client gets `reset`, then the new run."""
         state = await self._progress.state(job_id)
-        if state is None or state.is_erased or state.owner != self._owner:
-            return
-        if only_unfinished and state.entry.ends:
-            return
-        watch = await self._hub.join(job_id, last_id, self._news.set)
-        if watch.nothing_missed:
-            await self._hub.leave(watch)
-        else:
-            self._watches[job_id] = watch
-            self._sent[job_id] = last_id or ""
+        seen = self._ended.get(job_id)
+        if state is not None and (state.run > 1 if seen is None else state.entry.id != seen):
+            await self._join(job_id, seen or NOBODYS_ID)
+
+    def _note_end(self, job_id: UUID, state: JobState) -> None:
+        self._ended[job_id] = state.entry.id
+        if state.run > 1:
+            self._again.add(job_id)
+
+
+class SlowLooks:
+    """For all session streams of a gateway: whether their lists have changed without a word, each looked at
+    every SLOW_LOOK_SECONDS, many in one round trip."""
+
+    def __init__(self, hub: Hub, records: JobRecords, pause_seconds: float = SLOW_LOOK_SECONDS) -> None:
+        self._hub = hub
+        self._records = records
+        self._pause_seconds = pause_seconds
+        self._due: dict[SessionWatch, float] = {}  # by time: what was looked at goes to the end
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, watch: SessionWatch) -> None:
+        loop = asyncio.get_running_loop()
+        self._due[watch] = loop.time() + self._pause_seconds
+        if self._timer is None:
+            self._timer = loop.call_later(LOOK_PAUSE_SECONDS, self._look)
+
+    def remove(self, watch: SessionWatch) -> None:
+        self._due.pop(watch, None)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        due: list[SessionWatch] = []
+        while self._due and self._due[watch := next(iter(self._due))] <= loop.time():
+            del self._due[watch]
+            self._due[watch] = loop.time() + self._pause_seconds
+            due.append(watch)
+        for first in range(0, len(due), LOOKED_AT_ONCE):
+            self._hub.spawn(self._look_at(due[first : first + LOOKED_AT_ONCE]))
+        self._timer = loop.call_later(LOOK_PAUSE_SECONDS, self._look) if self._due else None
+
+    async def _look_at(self, watches: list[SessionWatch]) -> None:
+        with suppress(Unavailable):  # at the next look, then
+            newest = await self._records.newest([watch.owner for watch in watches])
+            for watch, job_id in zip(watches, newest, strict=True):
+                if not watch.knows(job_id):
+                    watch.look()
+
+
+LOOKS = web.AppKey("looks", SlowLooks)

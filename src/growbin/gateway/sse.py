@@ -13,9 +13,11 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def encode_event(entry: LogEntry) -> bytes:
-    """One event block. Line breaks in the data become further `data:` lines and survive."""
+    """One event block. Line breaks in the data become further `data:` lines and survive. What has no id (a
+    notice) leaves the client's last id as it is."""
     data = _LINE_END.sub("\ndata: ", entry.data)
-    return f"id: {entry.id}\nevent: {entry.event}\ndata: {data}\n\n".encode()
+    event_id = f"id: {entry.id}\n" if entry.id else ""
+    return f"{event_id}event: {entry.event}\ndata: {data}\n\n".encode()
 
 
 def encode_retry(milliseconds: int) -> bytes:

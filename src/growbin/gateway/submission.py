@@ -13,7 +13,7 @@ from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.owned_job import KnownJob, find_job, job_id_of
 from growbin.gateway.problems import not_found, photo_too_large, unsupported_photo
 from growbin.job import ContentType, JobState, Stage, StoredUpload, Upload, job_of
-from growbin.photo import sniff
+from growbin.photo_file.by_type import sniff
 from growbin.ports import Backlog
 from growbin.telemetry import metrics
 
@@ -70,6 +70,7 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
         raise not_found()  # its 24 hours ran out in between
     job = job_of(accepted)
     if not accepted.published:  # else another gateway was faster, just now
+        await gateway.progress.accept_job(job)
         await gateway.queue.publish(job)
         await gateway.records.mark_published(job.job_id)
     try:

@@ -10,17 +10,25 @@ import structlog
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from growbin.errors import Rejected
 from growbin.gateway.addresses import address_hash
 from growbin.gateway.answers import Links, json_answer, links_of
 from growbin.gateway.bodies import read_body
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.problems import bad_request, photo_too_large, unsupported_photo
 from growbin.gateway.sessions import address_of, find_or_make_session, keep_session
-from growbin.job import EXTENSIONS, ContentType, Locale, Upload
+from growbin.job import ContentType, Locale, Upload
 
 log = structlog.get_logger()
 
 LONGEST_IDEMPOTENCY_KEY = 200
+# What is taken, and what systems and libraries write for it as well.
+TYPES: dict[ContentType, tuple[str, ...]] = {
+    "image/jpeg": ("image/jpg", "image/pjpeg", "image/jfif", "image/jpe", "image/x-jpeg"),
+    "image/png": ("image/x-png",),
+    "image/webp": ("image/x-webp",),
+    "image/heic": ("image/heif", "image/heic-sequence", "image/heif-sequence"),
+}
 
 
 class AnalyzeRequest(BaseModel):
@@ -28,7 +36,7 @@ class AnalyzeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    content_type: str | None = Field(None, description="image/jpeg, image/png or image/webp")
+    content_type: str | None = Field(None, description="image/jpeg, image/png, image/webp or image/heic")
     content_length: Annotated[int, Field(gt=0)] | None = None
     question: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
     locale: Locale | None = Field(None, description="default: from Accept-Language, else ko")
@@ -51,18 +59,19 @@ async def analyze(request: web.Request) -> web.Response:
     declared_type = _accepted_type(wanted.content_type)
     if wanted.content_length is not None and wanted.content_length > gateway.limits.photo_max_bytes:
         raise photo_too_large(gateway.limits.photo_max_bytes)
+    if gateway.limits.require_declared_length and wanted.content_length is None:
+        raise Rejected("length_required", "Send `content_length`, the photo's size in bytes.")
     idempotency_key = _idempotency_key(request)
 
     session = await find_or_make_session(request)
     job_id = uuid.uuid4()
     content_type = declared_type or "image/jpeg"
-    name = f"{job_id}.{EXTENSIONS[content_type]}"
     upload = await gateway.records.create(
         Upload(
             job_id=job_id,
             owner=session.owner,
-            key=f"incoming/{name}",
-            image_url=f"{gateway.cdn_base_url}/{name}",
+            key=f"incoming/{job_id}",
+            image_url=f"{gateway.cdn_base_url}/{job_id}.jpg",
             content_type=content_type,
             declared_type=declared_type,
             declared_length=wanted.content_length,
@@ -85,6 +94,7 @@ async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
     """A fresh ticket for the upload's one key; its job is opened and listed if it was not yet."""
     await gateway.progress.open_job(upload, gateway.limits.upload_deadline_ms(upload))
     await gateway.records.list_job(upload)
+    await gateway.news.tell_session(upload)
     ticket = await gateway.uploads.ticket(
         upload.key, upload.declared_type, upload.declared_length, gateway.limits.ticket_seconds
     )
@@ -100,9 +110,14 @@ async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
 
 
 def _accepted_type(declared: str | None) -> ContentType | None:
-    if declared is not None and declared not in EXTENSIONS:
-        raise unsupported_photo()
-    return declared
+    """By whatever name it is declared."""
+    if declared is None:
+        return None
+    name = declared.partition(";")[0].strip().lower()
+    for content_type, other_names in TYPES.items():
+        if name in (content_type, *other_names):
+            return content_type
+    raise unsupported_photo()
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -17,6 +17,10 @@ uploads = Counter(
     "growbin_uploads_total", "Answers of upload-complete: `accepted` or a problem's code", ("outcome",)
 )
 open_streams = Gauge("growbin_open_streams", "Progress streams and waiting reads open now")
+progress_unreadable = Counter(
+    "growbin_progress_unreadable_total",
+    "Live progress that could not be read, or not be handed on: it was skipped, and the log read instead",
+)
 streams_closed = Counter(
     "growbin_streams_closed_total",
     "Progress streams by how they ended: ended, drained, slow, gone, broken",

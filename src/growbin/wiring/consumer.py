@@ -13,6 +13,7 @@ from growbin.adapters.model.analyst import OpenAIAnalyst
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.adapters.photos.photo_source import CdnPhotoSource
 from growbin.adapters.photos.upload_store import S3UploadStore
+from growbin.adapters.redis.outages import RedisOutages
 from growbin.capabilities import EffortRefused, capabilities_of, thresholds_of
 from growbin.certainty import Thresholds
 from growbin.config import Settings
@@ -37,10 +38,15 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         uploads = await stack.enter_async_context(open_uploads(settings))
         photos = await stack.enter_async_context(open_photos(settings, uploads))
         cleaner = await stack.enter_async_context(
-            ChildPhotoCleaner.open(max_pixels=settings.photo_max_pixels, max_side=settings.photo_model_side)
+            ChildPhotoCleaner.open(
+                max_pixels=settings.photo_max_pixels,
+                max_side=settings.photo_model_side,
+                children=settings.photo_children,
+            )
         )
         analyst = await stack.enter_async_context(open_analyst(settings))
         queue = await stack.enter_async_context(open_queue(settings))
+        outages = await stack.enter_async_context(RedisOutages.open(url=settings.redis_progress_url))
         consumer = Consumer(
             leases=progress,
             progress=progress,
@@ -54,12 +60,12 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             thresholds_of=thresholds_by_model(settings),
             lease_renew_seconds=settings.lease_renew_seconds,
             max_starts=settings.max_starts,
-            breakers=Breakers({"model": analyst.probe, "s3": lambda: uploads.look(PROBE_KEY)}),
+            breakers=Breakers({"model": analyst.probe, "s3": lambda: uploads.look(PROBE_KEY)}, outages),
             throttle=Throttle(settings.consumer_concurrency),
         )
         consuming = queue.consuming(
             partial(handle_job, consumer=consumer),
-            partial(end_dead_job, progress=progress),
+            partial(end_dead_job, progress=progress, uploads=uploads),
             concurrency=consumer.concurrency,
             grace_seconds=settings.consumer_grace_seconds,
         )

@@ -14,6 +14,7 @@ from growbin.commands import dead_letters
 from growbin.config import Settings
 from growbin.errors import Unavailable
 from growbin.telemetry import logs
+from growbin.wiring.gateway import open_records
 from growbin.wiring.parts import open_letters, open_progress, open_queue, open_uploads
 
 log = structlog.get_logger()
@@ -30,6 +31,7 @@ def run_dead_letters(
         async with AsyncExitStack() as stack:
             parts = dead_letters.LetterParts(
                 letters=await stack.enter_async_context(open_letters(settings)),
+                records=await stack.enter_async_context(open_records(settings)),
                 progress=await stack.enter_async_context(open_progress(settings)),
                 uploads=await stack.enter_async_context(open_uploads(settings)),
                 queue=await stack.enter_async_context(open_queue(settings)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from urllib.parse import urlsplit
@@ -15,9 +16,11 @@ from growbin.adapters.model.checkup import read_shutdown_date, use_model
 from growbin.adapters.photos.checkup import use_photos
 from growbin.adapters.rabbitmq.checkup import compare_topology, read_alarms, use_broker
 from growbin.adapters.redis.checkup import use_redis
+from growbin.adapters.redis.outages import RedisOutages
 from growbin.capabilities import EffortRefused
 from growbin.commands import doctor
 from growbin.config import Settings
+from growbin.errors import PARTS, Unavailable
 from growbin.wiring.parts import open_uploads
 
 log = structlog.get_logger()
@@ -44,6 +47,12 @@ def _checks(settings: Settings) -> list[doctor.Check]:
 
     async def redis(name: str, url: str) -> list[doctor.Finding]:
         return doctor.judge_redis(name, await use_redis(url))
+
+    async def outages() -> list[doctor.Finding]:
+        async with RedisOutages.open(url=settings.redis_progress_url) as known:
+            with suppress(Unavailable):  # Redis has a line of its own
+                return doctor.judge_outages(await known.away(PARTS))
+        return []
 
     async def photos() -> list[doctor.Finding]:
         async with open_uploads(settings) as uploads:
@@ -78,6 +87,7 @@ def _checks(settings: Settings) -> list[doctor.Check]:
     for url, roles in _redis_servers(settings).items():
         name = "redis" if len(roles) == len(ROLES) else f"redis {'+'.join(roles)}"
         checks.append(doctor.Check(name, partial(redis, name, url), doctor.REDIS_AWAY))
+    checks.append(doctor.Check("outages", outages, doctor.REDIS_AWAY))
     checks.append(doctor.Check("photos", photos, doctor.STORE_AWAY))
     checks.append(doctor.Check("model", model, doctor.MODEL_AWAY))
     return checks

@@ -57,7 +57,7 @@ async def _opened(settings: Settings, is_embedded: bool, concurrency: int) -> As
             ChildPhotoCleaner.open(
                 max_pixels=settings.photo_max_pixels,
                 max_side=settings.photo_model_side,
-                workers=concurrency,
+                children=concurrency,
             )
         )
         yield partial(

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from ipaddress import ip_network
 
 import structlog
 
 from growbin.adapters.photos.photo_cache import CdnPhotoCache
+from growbin.adapters.redis.agenda import RedisAgenda
 from growbin.adapters.redis.job_records import RedisJobRecords
+from growbin.adapters.redis.outages import RedisOutages
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.capabilities import capabilities_of
 from growbin.config import Settings
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
+from growbin.gateway.erasure import Eraser
 from growbin.gateway.hub import Hub
+from growbin.gateway.notices import Notices
+from growbin.ports import GatewayProgress, JobRecords, UploadStore
 from growbin.probes import build_probes
 from growbin.rules.things import ThingFinder
-from growbin.wiring.parts import open_letters, open_progress, open_queue, open_uploads, rulebook, serving
+from growbin.wiring.parts import open_progress, open_queue, open_uploads, rulebook, serving
 
 log = structlog.get_logger()
 
@@ -33,17 +39,10 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         enter = stack.enter_async_context
         progress = await enter(open_progress(settings))
         queue = await enter(open_queue(settings))
-        hub = Hub(progress, settings.stream_buffer_events)
-        stack.push_async_callback(hub.close)
-        feed = await enter(
-            RedisProgressFeed.open(
-                url=settings.redis_progress_url,
-                on_entry=hub.on_entry,
-                on_gap=hub.on_gap,
-                on_loss=hub.on_loss,
-            )
-        )
-        hub.attach(feed)
+        hub, feed = await enter(live_progress(settings, progress))
+        records = await enter(open_records(settings))
+        uploads = await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
+        eraser = await enter(working_eraser(settings, progress, records, uploads))
         gateway = Gateway(
             limits=limits_of(settings),
             cdn_base_url=settings.cdn_base_url,
@@ -54,21 +53,27 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             takes_questions=capabilities_of(settings.openai_model).answers_questions,
             rules=rules,
             things=ThingFinder(rules),
-            records=await enter(open_records(settings)),
+            records=records,
             sessions=await enter(RedisSessions.open(url=settings.redis_sessions_url)),
             progress=progress,
-            uploads=await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS)),
+            uploads=uploads,
             queue=queue,
-            letters=await enter(open_letters(settings)),
-            photo_cache=await enter(open_photo_cache(settings)),
+            eraser=eraser,
             hub=hub,
+            news=progress,
+            notices=Notices(await enter(RedisOutages.open(url=settings.redis_progress_url))),
         )
 
         async def serves() -> bool:
             return not stop.is_set()
 
         probes = build_probes(
-            required={"serving": serves, "redis": progress.is_writable},
+            alive=feed.is_kept,
+            required={
+                "serving": serves,
+                "redis": progress.is_writable,
+                "live_progress_lately": feed.has_heard_lately,
+            },
             shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
         )
         await enter(serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT"))
@@ -77,6 +82,40 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)
         await hub.drain()
+
+
+@asynccontextmanager
+async def live_progress(
+    settings: Settings, progress: GatewayProgress
+) -> AsyncIterator[tuple[Hub, RedisProgressFeed]]:
+    hub = Hub(progress, settings.stream_buffer_events)
+    try:
+        async with RedisProgressFeed.open(
+            url=settings.redis_progress_url,
+            on_entry=hub.on_entry,
+            on_gap=hub.on_gap,
+            on_loss=hub.on_loss,
+            on_session_job=hub.on_session_job,
+        ) as feed:
+            hub.attach(feed)
+            yield hub, feed
+    finally:
+        await hub.close()
+
+
+@asynccontextmanager
+async def working_eraser(
+    settings: Settings, progress: GatewayProgress, records: JobRecords, uploads: UploadStore
+) -> AsyncIterator[Eraser]:
+    async with (
+        RedisAgenda.open(url=settings.redis_progress_url) as agenda,
+        open_photo_cache(settings) as photo_cache,
+    ):
+        eraser = Eraser(
+            agenda=agenda, progress=progress, records=records, uploads=uploads, photo_cache=photo_cache
+        )
+        async with eraser.working():
+            yield eraser
 
 
 def open_records(settings: Settings) -> AbstractAsyncContextManager[RedisJobRecords]:
@@ -101,6 +140,7 @@ def limits_of(settings: Settings) -> GatewayLimits:
     return GatewayLimits(
         photo_max_bytes=settings.photo_max_bytes,
         ticket_seconds=settings.ticket_seconds,
+        require_declared_length=settings.require_declared_length,
         upload_wait_seconds=settings.upload_wait_seconds,
         backlog_limit=settings.backlog_limit,
         max_streams_per_session=settings.max_streams_per_session,

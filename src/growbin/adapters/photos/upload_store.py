@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import aioboto3
 import aiohttp
@@ -135,6 +136,15 @@ class S3UploadStore:
                 if got["ContentLength"] != length:
                     raise JobFailed("photo_changed", "another length")
                 return b"".join([chunk async for chunk in body.content.iter_chunked(CHUNK_BYTES)])
+
+    async def keys_of(self, job_id: UUID) -> list[str]:
+        """Every object that begins with the job's names, of whatever version."""
+        found: list[str] = []
+        async with self._translated():
+            for prefix in (f"incoming/{job_id}", str(job_id)):
+                listed = await self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix)
+                found += [item["Key"] for item in listed.get("Contents", [])]
+        return found
 
     async def delete(self, key: str) -> None:
         """Delete what lies under `key`; nothing there is fine."""

@@ -33,9 +33,10 @@ SetUp = Callable[[AbstractConnection], Awaitable[None]]
 class BrokerLink:
     """`set_up` opens channels and consumers on each new connection; `ready` is set while it stands."""
 
-    def __init__(self, urls: list[str], name: str, set_up: SetUp) -> None:
+    def __init__(self, urls: list[str], name: str, set_up: SetUp, heartbeat_seconds: int) -> None:
         self._urls = urls
         self._name = name
+        self._heartbeat_seconds = heartbeat_seconds
         self._set_up = set_up
         self._lost = asyncio.Event()
         self._reason = ""
@@ -43,8 +44,10 @@ class BrokerLink:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, urls: list[str], name: str, set_up: SetUp) -> AsyncIterator[Self]:
-        link = cls(urls, name, set_up)
+    async def open(
+        cls, urls: list[str], name: str, set_up: SetUp, heartbeat_seconds: int = HEARTBEAT_SECONDS
+    ) -> AsyncIterator[Self]:
+        link = cls(urls, name, set_up, heartbeat_seconds)
         keeper = asyncio.create_task(link._keep(), name=f"broker-link-{name}")
         try:
             yield link
@@ -83,7 +86,7 @@ class BrokerLink:
 
     async def _stand(self, url: str) -> None:
         """Connect, set up, and hold until the connection is lost."""
-        address = URL(url).update_query(heartbeat=str(HEARTBEAT_SECONDS))
+        address = URL(url).update_query(heartbeat=str(self._heartbeat_seconds))
         self._lost.clear()
         self._reason = ""
         async with connected([str(address)], self._name, CONNECT_TIMEOUT_SECONDS) as connection:

@@ -8,10 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from aio_pika.abc import AbstractIncomingMessage
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from growbin.job import Job, rfc3339
-from growbin.ports import Letter
+from growbin.ports import Letter, Obituary
 
 EVENT_TYPE = "app.growbin.waste.upload-completed.v1"
 EVENT_MEDIA_TYPE = "application/cloudevents+json"
@@ -65,14 +65,46 @@ def decode_event(body: bytes) -> Job:
         raise BadEvent(f"bad fields: {fields}", job_id) from error
 
 
-def read_letter(message: AbstractIncomingMessage) -> Letter:
+def read_obituary(message: AbstractIncomingMessage) -> Obituary:
     """A dead letter as the broker gives it: its job if the body still is one, and why it died."""
     deaths = message.headers.get("x-death")
     first: Any = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
-    reason, parked_at = str(first.get("reason", "unknown")), first.get("time")
-    moment = parked_at.isoformat() if isinstance(parked_at, datetime) else None
+    reason, died_at = str(first.get("reason", "unknown")), first.get("time")
+    moment = died_at.isoformat() if isinstance(died_at, datetime) else None
     try:
         job = decode_event(message.body)
     except BadEvent as error:
-        return Letter(error.job_id, None, reason, moment, message.body)
-    return Letter(job.job_id, job, reason, moment, message.body)
+        return Obituary(error.job_id, None, reason, moment)
+    return Obituary(job.job_id, job, reason, moment)
+
+
+def encode_letter(obituary: Obituary, code: str, body: bytes) -> bytes:
+    """What is kept for people: which job died of what, and nothing that it held. A body that names no job is
+    kept as it came: whose it was cannot be told."""
+    if obituary.job_id is None:
+        return body
+    letter = {
+        "job_id": str(obituary.job_id),
+        "run": obituary.job.run if obituary.job else None,
+        "reason": obituary.reason,
+        "code": code,
+        "died_at": obituary.died_at,
+    }
+    return json.dumps(letter, separators=(",", ":")).encode()
+
+
+class _Letter(BaseModel):
+    job_id: UUID
+    reason: str = "unknown"
+    code: str | None = None
+    died_at: str | None = None
+
+
+def read_letter(message: AbstractIncomingMessage) -> Letter:
+    """A letter of ours; else a dead letter that an earlier version parked as it was, or a body kept."""
+    try:
+        letter = _Letter.model_validate_json(message.body)
+    except ValidationError:
+        dead = read_obituary(message)
+        return Letter(dead.job_id, dead.reason, None, dead.died_at, message.body)
+    return Letter(letter.job_id, letter.reason, letter.code, letter.died_at, message.body)

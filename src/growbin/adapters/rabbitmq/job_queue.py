@@ -23,7 +23,8 @@ from growbin.adapters.rabbitmq.job_event import (
     BadEvent,
     decode_event,
     encode_event,
-    read_letter,
+    encode_letter,
+    read_obituary,
 )
 from growbin.adapters.rabbitmq.management import ask_management
 from growbin.adapters.rabbitmq.topology import Topology
@@ -35,7 +36,6 @@ from growbin.ports import (
     DeadLetter,
     HandBack,
     Handler,
-    Obituary,
     ObituaryHandler,
     Retry,
     Verdict,
@@ -45,6 +45,8 @@ from growbin.telemetry import traces
 log = structlog.get_logger()
 
 OBITUARIES_AT_ONCE = 16
+# After two or three of them without a sign the broker gives a frozen consumer's jobs to others: 12 s at most.
+CONSUMER_HEARTBEAT_SECONDS = 4
 BACKLOG_AGE_SECONDS = 1.0
 RETRY_PAUSE_SECONDS = 1.0
 HAND_BACK_SECONDS = 5.0
@@ -133,12 +135,12 @@ class RabbitJobQueue:
     async def publish(self, job: Job) -> None:
         await self._publish(self._topology.name, job.job_id, encode_event(job))
 
-    async def _publish(self, routing_key: str, job_id: UUID, body: bytes) -> None:
+    async def _publish(self, routing_key: str, job_id: UUID | None, body: bytes) -> None:
         # Properties are always fresh: a copied x-death makes a message vanish on its next trip.
         message = Message(
             body,
             content_type=EVENT_MEDIA_TYPE,
-            message_id=str(job_id),
+            message_id=str(job_id) if job_id else None,
             delivery_mode=DeliveryMode.PERSISTENT,
             headers={"traceparent": traces.traceparent()},
         )
@@ -207,7 +209,7 @@ class RabbitJobQueue:
                 await jobs.take(0)
                 await obituaries.take(0)
 
-        async with BrokerLink.open(self._urls, "consumer", set_up) as link:
+        async with BrokerLink.open(self._urls, "consumer", set_up, CONSUMER_HEARTBEAT_SECONDS) as link:
             follower = asyncio.create_task(self._follow(link, jobs, concurrency), name="concurrency")
             try:
                 yield link.ready.is_set
@@ -308,16 +310,19 @@ class RabbitJobQueue:
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
 
     async def _on_obituary(self, handle_obituary: ObituaryHandler, message: AbstractIncomingMessage) -> None:
-        letter = read_letter(message)
+        obituary = read_obituary(message)
         verdict: Verdict = HandBack()
         try:
-            await handle_obituary(Obituary(letter.job_id, letter.job, letter.reason))
+            code = await handle_obituary(obituary)
+            if code is not None:
+                letter = encode_letter(obituary, code, message.body)
+                await self._publish(self._topology.letters, obituary.job_id, letter)
             verdict = Ack()
         except Unavailable as error:
             log.warning("obituary_postponed", reason=str(error))
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
         except Exception:
             # Without an answer its client would wait for ever; so it comes again until the bug is mended.
-            log.exception("obituary_hit_a_bug", job_id=str(letter.job_id))
+            log.exception("obituary_hit_a_bug", job_id=str(obituary.job_id))
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
         await self._settle(message, None, verdict)

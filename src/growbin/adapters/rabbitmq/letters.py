@@ -1,4 +1,4 @@
-"""The parked dead letters on RabbitMQ: listed without being lost, taken one by one."""
+"""The letters on RabbitMQ: listed without being lost, taken one by one."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ class RabbitDeadLetters:
                 async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
                     await self._topology.declare(connection)
                     channel = await connection.channel()
-                    parked = await channel.get_queue(self._topology.parked, ensure=False)
-                while message := await parked.get(fail=False, timeout=STEP_TIMEOUT_SECONDS):
-                    if await act(read_letter(message)):
-                        await message.ack()
+                for name in (self._topology.letters, self._topology.parked):
+                    queue = await channel.get_queue(name, ensure=False)
+                    while message := await queue.get(fail=False, timeout=STEP_TIMEOUT_SECONDS):
+                        if await act(read_letter(message)):
+                            await message.ack()
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

@@ -6,9 +6,11 @@
                                                 never meet it (they would stall for minutes)
     {name}.delay.{n}s      {name}               one queue for each step: a TTL of its own, because a
                                                 short message behind a long one does not expire in time
-    {name}.parked          -                    dead letters for people, 7 days; the delivery limit is
-                                                so high that listing never destroys
-    {name}.obituaries      -                    the same dead letters, read by consumers, who end the job
+    {name}.obituaries      -                    dead letters as they died, read by consumers, who end the job
+    {name}.letters         -                    what they leave of them for people, 7 days; the delivery limit
+                                                is so high that listing never destroys
+    {name}.parked          -                    dead letters as earlier versions kept them: bound to nothing,
+                                                it runs dry in 7 days
 
 All are durable quorum queues. Dead-lettering is at-least-once, which needs `reject-publish`. The
 delivery limit of the main queue is only a backstop: attempts are counted in Redis.
@@ -33,7 +35,7 @@ log = structlog.get_logger()
 
 DELIVERY_LIMIT = 20
 UNLIMITED_DELIVERIES = 1_000_000  # 4.x would default to 20; -1 drops at the first redelivery on 3.10
-PARKED_MS = 7 * 24 * 3600 * 1000
+LETTERS_MS = 7 * 24 * 3600 * 1000
 BACKSTOP_JOBS = 100_000
 
 Arguments = dict[str, Any]
@@ -52,6 +54,10 @@ class Topology:
     @property
     def parked(self) -> str:
         return f"{self.name}.parked"
+
+    @property
+    def letters(self) -> str:
+        return f"{self.name}.letters"
 
     @property
     def obituaries(self) -> str:
@@ -83,8 +89,9 @@ class Topology:
                     "x-message-ttl": step * 1000,
                 },
             )
-        yield self.parked, {"x-message-ttl": PARKED_MS, "x-delivery-limit": UNLIMITED_DELIVERIES}
         yield self.obituaries, {"x-delivery-limit": UNLIMITED_DELIVERIES}
+        for name in (self.letters, self.parked):
+            yield name, {"x-message-ttl": LETTERS_MS, "x-delivery-limit": UNLIMITED_DELIVERIES}
 
     def names(self) -> list[str]:
         return [self.dead_exchange, *(name for name, _ in self.queues())]
@@ -100,10 +107,12 @@ class Topology:
                 if name not in _told:
                     _told.add(name)
                     log.warning("queue_differs", queue=name, reason=refusal(error))
-        for name in (self.parked, self.obituaries):
-            queue = await channel.get_queue(name, ensure=False)
-            # The key that dead letters have: it makes an exchange of another type pass them on, too.
-            await queue.bind(self.dead_exchange, routing_key=self.name)
+        # The key that dead letters have: it makes an exchange of another type pass them on, too.
+        obituaries = await channel.get_queue(self.obituaries, ensure=False)
+        await obituaries.bind(self.dead_exchange, routing_key=self.name)
+        # An earlier version binds it whenever it connects, and would have it keep what people have deleted.
+        parked = await channel.get_queue(self.parked, ensure=False)
+        await parked.unbind(self.dead_exchange, routing_key=self.name)
         await channel.close()
 
     async def declare_one(self, name: str, channel: AbstractChannel) -> None:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import ask, open_redis
-from growbin.adapters.redis.stored_values import read_record
+from growbin.adapters.redis.stored_values import parse_object, read_record
 from growbin.errors import Rejected, Unavailable
 from growbin.job import RECENT_JOBS, SESSION_SECONDS, ContentType, Upload
 
@@ -22,6 +22,7 @@ local record = cjson.decode(ARGV[1])
 local clock = redis.call('TIME')
 record.created_at_ms = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 record.ticket_expires_at_ms = record.created_at_ms + tonumber(ARGV[2])
+if ARGV[4] then record.claim = ARGV[4] end
 local text = cjson.encode(record)
 redis.call('SET', KEYS[1], text, 'EX', ARGV[3])
 return text
@@ -109,22 +110,28 @@ class RedisJobRecords:
             return earlier
         # The record goes before its claim: so each claim that is found leads to a record, also when equal
         # requests come at once; and one whose record has gone may be replaced.
-        made = await self._make(upload)
+        made = await self._make(upload, name)
         claim = f"{upload.job_id} {_request_hash(upload)}"
         winner = str(await ask(self._claim(keys=[name], args=[claim, holder, keys.RECORD_SECONDS])))
         if winner == claim:
             return made
-        await self.erase(upload.job_id)
+        await ask(self._jobs.delete(keys.record(upload.job_id)))
         earlier = await self._claimed(winner, upload)
         if earlier is None:
             raise Unavailable("redis", "the job of this key was erased at the same moment")
         return earlier
 
-    async def _make(self, upload: Upload) -> Upload:
+    async def _make(self, upload: Upload, *claim: str) -> Upload:
+        """The record keeps the name of its `claim`, so that a deletion finds that as well."""
         text = await ask(
             self._create(
                 keys=[keys.record(upload.job_id)],
-                args=[upload.model_dump_json(exclude_none=True), self._ticket_ms, keys.RECORD_SECONDS],
+                args=[
+                    upload.model_dump_json(exclude_none=True),
+                    self._ticket_ms,
+                    keys.RECORD_SECONDS,
+                    *claim,
+                ],
             )
         )
         return Upload.model_validate_json(text)
@@ -162,11 +169,23 @@ class RedisJobRecords:
         await ask(self._mark_published(keys=[keys.record(job_id)]))
 
     async def erase(self, job_id: UUID) -> None:
+        claim = parse_object(await ask(self._jobs.get(keys.record(job_id))) or "").get("claim")
+        if isinstance(claim, str) and claim.startswith(
+            keys.IDEMPOTENCY
+        ):  # first, or who dies in between leaves it without its record
+            await ask(self._jobs.delete(claim))
         await ask(self._jobs.delete(keys.record(job_id)))
 
     async def recent(self, owner: str, limit: int) -> Sequence[UUID]:
         found = await ask(self._sessions.lrange(keys.session_jobs(owner), 0, limit - 1))
         return [UUID(job_id) for job_id in found if _is_id(job_id)]
+
+    async def newest(self, owners: Sequence[str]) -> Sequence[UUID | None]:
+        async with self._sessions.pipeline(transaction=False) as pipeline:
+            for owner in owners:
+                pipeline.lindex(keys.session_jobs(owner), 0)
+            found = await ask(pipeline.execute())
+        return [UUID(job_id) if job_id and _is_id(job_id) else None for job_id in found]
 
 
 def _is_id(text: str) -> bool:

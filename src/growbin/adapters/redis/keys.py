@@ -11,8 +11,11 @@ job:{id}:attempts         progress  RESULT_SECONDS                            st
 job:{id}:answer           progress  RESULT_SECONDS                            the raw model answer
 session:{sha256}          sessions  SESSION_SECONDS, sliding                  session
 session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs
+part:{name}               progress  PART_SECONDS, renewed while it is away    since when a part is away
+agenda                    progress  until its last entry is done               deletions not finished
 readiness                 progress  READINESS_SECONDS                         proof of a write
-canary:{gateway}          -         channel only                              one message a second
+canary:{gateway}          progress  seconds; also a channel's name            one write and message a second
+session:{sha256}:news     progress  channel only                              a job is new, or driven again
 """
 
 from __future__ import annotations
@@ -22,9 +25,12 @@ from uuid import UUID
 RECORD_SECONDS = 24 * 3600
 LOG_SECONDS = 3600
 RESULT_SECONDS = 7 * 24 * 3600
+PART_SECONDS = 30  # more than twice as long as a consumer takes from one probe to the next
 READINESS_SECONDS = 60
 
 READINESS = "readiness"
+IDEMPOTENCY = "idempotency:"
+AGENDA = "agenda"
 
 
 def record(job_id: UUID) -> str:
@@ -32,7 +38,7 @@ def record(job_id: UUID) -> str:
 
 
 def idempotency(owner: str, key_hash: str) -> str:
-    return f"idempotency:{{{owner}}}:{key_hash}"
+    return f"{IDEMPOTENCY}{{{owner}}}:{key_hash}"
 
 
 def progress(job_id: UUID) -> str:
@@ -68,12 +74,27 @@ def answer(job_id: UUID) -> str:
     return f"job:{{{job_id}}}:answer"
 
 
+def part(name: str) -> str:
+    return f"part:{{{name}}}"
+
+
 def session(owner: str) -> str:
     return f"session:{{{owner}}}"
 
 
 def session_jobs(owner: str) -> str:
     return f"session:{{{owner}}}:jobs"
+
+
+def session_news(owner: str) -> str:
+    return f"session:{{{owner}}}:news"
+
+
+def owner_of_session_news(channel: str) -> str | None:
+    """None for another channel."""
+    if not channel.startswith("session:{"):
+        return None
+    return channel[len("session:{") : -len("}:news")]
 
 
 def canary(gateway: str) -> str:

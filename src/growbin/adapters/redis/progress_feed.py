@@ -1,13 +1,17 @@
 """The live side of progress: one Redis pub/sub connection for a whole gateway.
 
 Pub/sub loses what is sent while a link is down, and a half-open link looks like silence. So the
-feed hears its own canary once a second; when it misses it, or the connection breaks, it connects
-anew, subscribes to everything again, and says `on_loss`: the reader then re-reads the log.
+feed sings once a second: over its own connection it writes a key and publishes to itself. When the write
+is refused (the server was demoted), the song is not heard, or the connection breaks, it connects anew,
+subscribes to everything again, and says `on_loss`: the reader then re-reads the log.
+
+Nothing that comes ends the feed: what it cannot read is logged, counted and skipped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -16,41 +20,54 @@ from typing import Self
 from uuid import UUID
 
 import structlog
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from growbin.adapters.redis import keys
-from growbin.adapters.redis.connection import CONNECT_TIMEOUT_SECONDS, ask, open_redis
+from growbin.adapters.redis.connection import (
+    CONNECT_TIMEOUT_SECONDS,
+    is_not_primary,
+    leave_server,
+    reason_of,
+)
 from growbin.adapters.redis.stored_values import parse_entry
 from growbin.errors import Unavailable
 from growbin.job import LogEntry
+from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
 CANARY_SECONDS = 1.0
 DEAF_AFTER_SECONDS = 3.5
+NOT_READY_AFTER_SECONDS = 10.0
 RECONNECT_PAUSE_SECONDS = 0.3
 CONFIRM_TIMEOUT_SECONDS = 1.6
 
 OnEntry = Callable[[UUID, LogEntry], None]
 OnGap = Callable[[UUID], None]
 OnLoss = Callable[[], None]
+OnSessionJob = Callable[[str, UUID], None]
 
 
 class RedisProgressFeed:
     """Implements ports.ProgressFeed."""
 
     def __init__(
-        self, pool: ConnectionPool, publisher: Redis, on_entry: OnEntry, on_gap: OnGap, on_loss: OnLoss
+        self,
+        pool: ConnectionPool,
+        on_entry: OnEntry,
+        on_gap: OnGap,
+        on_loss: OnLoss,
+        on_session_job: OnSessionJob,
     ) -> None:
         self._pool = pool
-        self._publisher = publisher
         self._on_entry = on_entry
         self._on_gap = on_gap
         self._on_loss = on_loss
+        self._on_session_job = on_session_job
         self._canary = keys.canary(secrets.token_hex(8))
         self._wanted: set[str] = set()
         self._confirmed: set[str] = set()
@@ -59,60 +76,83 @@ class RedisProgressFeed:
         # who has left since, must not be taken for ours.
         self._unanswered: Counter[str] = Counter()
         self._connection: AbstractConnection | None = None
+        self._is_hearing = False
+        self._heard_at = -math.inf
+        self._keeping: asyncio.Task[None] | None = None
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, *, url: str, on_entry: OnEntry, on_gap: OnGap, on_loss: OnLoss
+        cls, *, url: str, on_entry: OnEntry, on_gap: OnGap, on_loss: OnLoss, on_session_job: OnSessionJob
     ) -> AsyncIterator[Self]:
-        """`on_gap` names a job of which an entry came that cannot be read: its log holds the truth."""
+        """`on_gap` names a job of which something came that cannot be read: its log holds the truth.
+        `on_session_job` names an owner and one of its jobs that is new, or driven again."""
         pool = ConnectionPool.from_url(
             url,
-            protocol=2,
+            protocol=3,  # with which the connection that listens may also write
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             socket_timeout=None,  # silence is normal here; the canary tells it from deafness
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
             encoding_errors="replace",
         )
-        async with open_redis(url) as publisher:
-            feed = cls(pool, publisher, on_entry, on_gap, on_loss)
-            tasks = [
-                asyncio.create_task(feed._keep(), name="progress-feed"),
-                asyncio.create_task(feed._sing(), name="progress-feed-canary"),
-            ]
-            try:
-                yield feed
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
-                await pool.aclose()
+        feed = cls(pool, on_entry, on_gap, on_loss, on_session_job)
+        feed._keeping = asyncio.create_task(feed._keep(), name="progress-feed")
+        try:
+            yield feed
+        finally:
+            feed._keeping.cancel()
+            await asyncio.wait([feed._keeping])
+            await pool.aclose()
 
     async def is_hearing(self) -> bool:
-        """For readiness: live progress arrives."""
-        return self._connection is not None
+        """Live progress arrives now."""
+        return self._is_hearing
+
+    async def has_heard_lately(self) -> bool:
+        """For readiness: a short deafness is made up for here, a long one sends clients elsewhere."""
+        return asyncio.get_running_loop().time() - self._heard_at < NOT_READY_AFTER_SECONDS
+
+    async def is_kept(self) -> bool:
+        """For liveness: somebody here tries to hear. If not, only a restart helps."""
+        return self._keeping is not None and not self._keeping.done()
+
+    async def request(self, job_id: UUID) -> None:
+        """Ask for the subscription, so that `subscribe` waits the shorter."""
+        await self._request(keys.events(job_id))
 
     async def subscribe(self, job_id: UUID) -> None:
         """Returns once the server has confirmed. Raises Unavailable."""
-        channel = keys.events(job_id)
+        await self._subscribe(keys.events(job_id))
+
+    async def unsubscribe(self, job_id: UUID) -> None:
+        await self._unsubscribe(keys.events(job_id))
+
+    async def subscribe_session(self, owner: str) -> None:
+        await self._subscribe(keys.session_news(owner))
+
+    async def unsubscribe_session(self, owner: str) -> None:
+        await self._unsubscribe(keys.session_news(owner))
+
+    async def _request(self, channel: str) -> None:
         self._wanted.add(channel)
-        if channel in self._confirmed:
-            return
-        confirmed = self._awaited.get(channel)
-        if confirmed is None:
-            confirmed = self._awaited[channel] = asyncio.get_running_loop().create_future()
+        if channel not in self._confirmed and channel not in self._awaited:
+            self._awaited[channel] = asyncio.get_running_loop().create_future()
             if self._connection is not None:
                 self._unanswered[channel] += 1
                 await self._send("SUBSCRIBE", channel)
+
+    async def _subscribe(self, channel: str) -> None:
+        await self._request(channel)
+        if (confirmed := self._awaited.get(channel)) is None:
+            return
         try:
             async with asyncio.timeout(CONFIRM_TIMEOUT_SECONDS):
                 await asyncio.shield(confirmed)
         except TimeoutError as error:
             raise Unavailable("redis", "subscription not confirmed") from error
 
-    async def unsubscribe(self, job_id: UUID) -> None:
-        channel = keys.events(job_id)
+    async def _unsubscribe(self, channel: str) -> None:
         self._wanted.discard(channel)
         self._confirmed.discard(channel)
         self._awaited.pop(channel, None)
@@ -132,9 +172,13 @@ class RedisProgressFeed:
             try:
                 await self._listen(connection)
             except (RedisError, OSError, TimeoutError) as error:
-                log.warning("progress_feed_lost", reason=f"{type(error).__name__}: {error}")
+                log.warning("progress_feed_lost", reason=reason_of(error))
+                if is_not_primary(error):
+                    await leave_server(self._pool)
+            except Exception:  # a bug, here or in a library: to hear on is worth more than to know which
+                log.exception("progress_feed_broken")
             finally:
-                self._connection = None
+                self._connection, self._is_hearing = None, False
                 with suppress(RedisError, OSError, TimeoutError):
                     async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                         await connection.disconnect()
@@ -145,27 +189,46 @@ class RedisProgressFeed:
         async with asyncio.timeout(DEAF_AFTER_SECONDS) as patience:
             await connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection  # from here on new subscriptions are sent by who wants them
-            unconfirmed = {self._canary, *self._wanted}
-            self._unanswered = Counter(unconfirmed)
-            await connection.send_command("SUBSCRIBE", *unconfirmed)
-            while True:
-                kind, channel, payload = await connection.read_response()
-                if kind == "message" and channel != self._canary:
-                    self._hand_on(keys.job_of_events(channel), payload)
-                elif kind == "message":
-                    patience.reschedule(loop.time() + DEAF_AFTER_SECONDS)
-                elif kind == "subscribe":
-                    self._confirm(channel)
-                    if unconfirmed and not (unconfirmed := unconfirmed - {channel}):
-                        self._on_loss()  # whatever was sent before this moment may be lost
+            self._unanswered = Counter({self._canary, *self._wanted})
+            await connection.send_command("SUBSCRIBE", *self._unanswered)
+            singing = asyncio.create_task(self._sing(connection), name="progress-feed-canary")
+            try:
+                while True:
+                    # What is no list answers a song; a song that is refused raises.
+                    match await connection.read_response(push_request=True):
+                        case ["message", self._canary, _]:
+                            self._heard_at = loop.time()
+                            patience.reschedule(self._heard_at + DEAF_AFTER_SECONDS)
+                            self._begin_hearing()
+                        case ["message", channel, payload]:
+                            self._hand_on(channel, payload)
+                        case ["subscribe", channel, _]:
+                            self._confirm(channel)
+            finally:
+                singing.cancel()
 
-    def _hand_on(self, job_id: UUID, payload: str) -> None:
-        entry = parse_entry(payload)
-        if entry is None:
+    def _begin_hearing(self) -> None:
+        """The first song on a connection comes after all its subscriptions were confirmed, and from a server
+        that takes writes; whatever was sent before this moment may be lost."""
+        if not self._is_hearing:
+            self._is_hearing = True
+            self._on_loss()
+
+    def _hand_on(self, channel: str, payload: str) -> None:
+        try:
+            if owner := keys.owner_of_session_news(channel):
+                self._on_session_job(owner, UUID(payload))
+                return
+            job_id = keys.job_of_events(channel)
+            if (entry := parse_entry(payload)) is not None:
+                self._on_entry(job_id, entry)
+                return
             log.warning("progress_entry_unreadable", job_id=str(job_id))
-            self._on_gap(job_id)
-        else:
-            self._on_entry(job_id, entry)
+        except Exception:
+            log.exception("progress_message_unreadable", channel=channel)
+        metrics.progress_unreadable.inc()
+        if not keys.owner_of_session_news(channel):
+            self._on_gap(keys.job_of_events(channel))
 
     def _confirm(self, channel: str) -> None:
         self._unanswered[channel] -= 1
@@ -177,8 +240,10 @@ class RedisProgressFeed:
         if (confirmed := self._awaited.pop(channel, None)) is not None:
             confirmed.set_result(None)
 
-    async def _sing(self) -> None:
-        while True:
-            await asyncio.sleep(CANARY_SECONDS)
-            with suppress(Unavailable):
-                await ask(self._publisher.publish(self._canary, ""))
+    async def _sing(self, connection: AbstractConnection) -> None:
+        write = ("SET", self._canary, "", "PX", str(int(DEAF_AFTER_SECONDS * 1000)))
+        song = connection.pack_commands([write, ("PUBLISH", self._canary, "")])
+        with suppress(RedisError, OSError):  # whoever listens on it hears of that
+            while True:
+                await connection.send_packed_command(song, check_health=False)
+                await asyncio.sleep(CANARY_SECONDS)

@@ -1,14 +1,16 @@
 -- One job's progress, in one atomic script. Each call names an operation and its parameters.
 --
 -- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
---       5 attempts {token, starts, paid, open, counted, feedback}  6 answer
+--       5 attempts {token, starts, paid, open, counted, feedback}  6 answer  7 agenda, of `erase` alone
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
 --       keys live {log_seconds, result_seconds}
 --
 -- A log entry is the text "<id> <event> <data>", an id is "<epoch>.<seq>.<nonce>": the epoch is
 -- the run's, the nonce the append's own. A server that came back with older data re-uses numbers
 -- but never nonces, so a client's id either names exactly what it saw or is not found.
--- Time is this server's clock, so that a skewed process cannot expire anybody.
+-- Time is this server's clock, so that a skewed process cannot expire anybody. Should it jump back, a job
+-- lives at most its life once more, and a dead holder's lease at most p.longest_lease_ms: no longer than that
+-- is ever given.
 
 local PROGRESS, EVENTS, RESULT, LEASE, ATTEMPTS, ANSWER =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -65,6 +67,8 @@ end
 -- The snapshot, also as another version wrote it: missing new fields get a default, and of fields we do not
 -- know those are kept that come out of here as they went in (texts, truths, small whole numbers).
 -- One without what our rules need counts as lost: a new history begins, and clients get `reset`.
+local snapshot
+
 local function load_snapshot()
   local s = decoded(redis.pcall('GET', PROGRESS))
   local is_readable = (RANK[s.stage] or ENDS[s.stage]) and fits(s.id, '^[0-9a-f]+%.%d+%.[0-9a-z]+$', 64)
@@ -100,18 +104,37 @@ local function load_end()
   return { stage = ENDS[found.stage] and found.stage or 'unreadable', run = is_whole(found.run, 1, MOST) and found.run or nil }
 end
 
-local snapshot = load_snapshot()
+local function set_deadline(deadline_ms)
+  snapshot.deadline_ms = deadline_ms
+  snapshot.life_ms = math.min(math.max(0, deadline_ms - now_ms), MOST)
+end
+
+local function bound_by_life()
+  local life_ms = snapshot and is_whole(snapshot.life_ms, 0, MOST) and snapshot.life_ms
+  if life_ms and snapshot.deadline_ms > now_ms + life_ms then
+    snapshot.deadline_ms = now_ms + life_ms
+    redis.call('SET', PROGRESS, cjson.encode(snapshot), 'KEEPTTL')
+  end
+end
+
+snapshot = load_snapshot()
 local result = load_end()
+if not result then
+  bound_by_life()
+end
 
 -- A delivery of a newer run than what is stored means that a redrive was lost with this server's
--- tail: the stored run is history.
+-- tail: the stored run is history, and so are its starts and paid calls.
+local RUN_COUNTS = { 'starts', 'paid', 'open' }
 if p.run and result and result.run and result.run < p.run and result.stage ~= 'deleted' then
   result = nil
   redis.call('DEL', RESULT)
+  redis.call('HDEL', ATTEMPTS, unpack(RUN_COUNTS))
 end
 if p.run and snapshot and snapshot.run < p.run then
   snapshot = nil
   redis.call('DEL', PROGRESS, EVENTS, RESULT)
+  redis.call('HDEL', ATTEMPTS, unpack(RUN_COUNTS))
 end
 
 local function is_of_earlier_run()
@@ -183,8 +206,9 @@ end
 local function open_history()
   redis.call('DEL', EVENTS)
   snapshot = { job_id = p.job_id, run = p.run or 1, epoch = p.epoch, seq = 0, stage = '', attempt = 1,
-    progress = 0, message = '', updated_at = '', id = '', deadline_ms = p.deadline_ms,
+    progress = 0, message = '', updated_at = '', id = '',
     owner = p.owner, image_url = p.image_url, locale = p.locale }
+  set_deadline(p.deadline_ms)
 end
 
 -- `queued` belongs to every accepted job, also when its consumer was faster than its gateway.
@@ -193,7 +217,7 @@ local function write_queued_if_missing()
     open_history()
   end
   if snapshot.seq == 0 or snapshot.stage == 'awaiting_upload' then
-    snapshot.deadline_ms = p.deadline_ms
+    set_deadline(p.deadline_ms)
     write('queued', p.queued_message, p.queued_progress, 1, p.nonce .. 'q')
   end
 end
@@ -253,10 +277,20 @@ function operations.append()
     return 'ours'
   end
   if p.stage == 'queued' then
-    snapshot.deadline_ms = p.deadline_ms
+    set_deadline(p.deadline_ms)
   end
   write(p.stage, p.message, p.progress, attempt, p.nonce, p.tail)
   return 'ours'
+end
+
+-- Its event is about to be published. Should `queued` then not be written for a while, no look may end the job
+-- by its ticket's deadline.
+function operations.accept()
+  if not is_over() and snapshot and snapshot.stage == 'awaiting_upload' then
+    set_deadline(math.max(snapshot.deadline_ms, p.deadline_ms))
+    redis.call('SET', PROGRESS, cjson.encode(snapshot))
+    keep_for()
+  end
 end
 
 function operations.cancel()
@@ -278,7 +312,8 @@ function operations.mark_feedback()
 end
 
 -- Deleted by its owner: everything goes, and a tombstone stays so that a late delivery finds an
--- ended job and the deletion may be repeated.
+-- ended job and the deletion may be repeated. In the same breath it comes on the agenda: there is no
+-- tombstone of which nobody knows that the rest must go as well.
 function operations.erase()
   if not is_over() and snapshot then
     write('cancelled', p.cancelled_message, 0, snapshot.attempt, p.nonce)
@@ -286,6 +321,9 @@ function operations.erase()
   redis.call('DEL', PROGRESS, EVENTS, LEASE, ATTEMPTS, ANSWER)
   redis.call('SET', RESULT, cjson.encode({ id = '0.0.0', stage = 'deleted', run = p.last_run, owner = p.owner,
     image_url = '', deadline_ms = now_ms, data = { stage = 'deleted' } }), 'EX', RESULT_SECONDS)
+  for entry, after_ms in pairs(p.passes) do
+    redis.call('ZADD', KEYS[7], 'NX', whole(now_ms + after_ms), entry)
+  end
 end
 
 -- A redrive: the only thing that reopens an ended job, and only one that failed or expired (whoever has its
@@ -302,7 +340,7 @@ function operations.reopen()
   end
   local run = (result and result.run or p.last_run) + 1
   redis.call('DEL', PROGRESS, EVENTS, RESULT, LEASE)
-  redis.call('HDEL', ATTEMPTS, 'starts', 'paid', 'open')
+  redis.call('HDEL', ATTEMPTS, unpack(RUN_COUNTS))
   if p.drop_answer then
     redis.call('DEL', ANSWER)
   end
@@ -310,6 +348,7 @@ function operations.reopen()
   p.run, p.deadline_ms = run, now_ms + p.deadline_in_ms
   open_history()
   write('queued', p.queued_message, p.queued_progress, count_of('token') + 1, p.nonce)
+  redis.call('PUBLISH', p.session_news, p.job_id)
   return { 'reopened', whole(run), whole(p.deadline_ms) }
 end
 
@@ -334,6 +373,9 @@ function operations.begin()
     return started(token) -- our own call, its reply lost
   end
   if lease then
+    if redis.call('PTTL', LEASE) > p.longest_lease_ms then
+      redis.call('PEXPIRE', LEASE, p.longest_lease_ms)
+    end
     return { 'held' }
   end
   local holder_died = redis.call('HGET', ATTEMPTS, 'open') == '1'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +14,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
+from growbin.adapters.redis.agenda import passes_of
 from growbin.adapters.redis.connection import ask, open_redis
 from growbin.adapters.redis.stored_values import (
     parse_entry,
@@ -44,6 +45,9 @@ from growbin.telemetry import metrics
 # One death with many jobs in hand tells nothing about any of them; two do. From then on a job runs
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
 SUSPECT_FROM_STARTS = 2
+
+# Of any version: one that lies further ahead was given before Redis' clock jumped back.
+LONGEST_LEASE_MS = 60_000
 
 SCANNED_AT_ONCE = 500
 
@@ -79,6 +83,7 @@ class ProgressLimits:
     lease_seconds: float
     max_starts: int
     max_paid_calls: int
+    erased_after_seconds: Sequence[float]
 
 
 class RedisProgressLog:
@@ -101,9 +106,11 @@ class RedisProgressLog:
         lease_seconds: float = 5,
         max_starts: int = 4,
         max_paid_calls: int = 3,
+        erased_after_seconds: Sequence[float] = (0, 30, 300),
     ) -> AsyncIterator[Self]:
+        """`erased_after_seconds`: when each pass of a deletion is due."""
         async with open_redis(url) as redis:
-            limits = ProgressLimits(lease_seconds, max_starts, max_paid_calls)
+            limits = ProgressLimits(lease_seconds, max_starts, max_paid_calls, erased_after_seconds)
             yield cls(redis, image_base_url, limits)
 
     async def is_writable(self) -> bool:
@@ -111,12 +118,13 @@ class RedisProgressLog:
         await ask(self._redis.set(keys.READINESS, "1", ex=keys.READINESS_SECONDS))
         return True
 
-    async def _run(self, operation: str, job_id: UUID, **parameters: object) -> Any:
+    async def _run(self, operation: str, job_id: UUID, *shared_keys: str, **parameters: object) -> Any:
         named = (keys.progress, keys.events, keys.result, keys.lease, keys.attempts, keys.answer)
         given = {name: value for name, value in parameters.items() if value is not None}
         given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
         args = [operation, _json(given), _CONSTANTS]
-        found, written_end = await ask(self._script(keys=[key(job_id) for key in named], args=args))
+        all_keys = [*(key(job_id) for key in named), *shared_keys]
+        found, written_end = await ask(self._script(keys=all_keys, args=args))
         if written_end is not None:  # here, where it is written, so that an outage shows while it lasts
             metrics.jobs_ended.labels(outcome=given.get("code", written_end)).inc()
         return found
@@ -149,6 +157,12 @@ class RedisProgressLog:
             locale=upload.locale,
         )
 
+    async def accept_job(self, job: Job) -> None:
+        await self._run("accept", job.job_id, deadline_ms=job.deadline_ms)
+
+    async def tell_session(self, upload: Upload) -> None:
+        await ask(self._redis.publish(keys.session_news(upload.owner), str(upload.job_id)))
+
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place = []
         if backlog is not None:
@@ -174,8 +188,10 @@ class RedisProgressLog:
         await self._run(
             "erase",
             job_id,
+            keys.AGENDA,
             owner=owner,
             last_run=1,
+            passes=passes_of(job_id, self._limits.erased_after_seconds),
             cancelled_message=_in_each_locale(Stage.CANCELLED),
         )
 
@@ -189,6 +205,7 @@ class RedisProgressLog:
             alone=alone,
             call_id=call_id,
             lease_ms=int(self._limits.lease_seconds * 1000),
+            longest_lease_ms=max(LONGEST_LEASE_MS, int(self._limits.lease_seconds * 1000)),
             max_starts=self._limits.max_starts,
             max_paid_calls=self._limits.max_paid_calls,
             suspect_from_starts=SUSPECT_FROM_STARTS,
@@ -241,6 +258,7 @@ class RedisProgressLog:
             job.job_id,
             **about | {"deadline_ms": None},
             last_run=last_run,
+            session_news=keys.session_news(job.owner),
             deadline_in_ms=deadline_seconds * 1000,
             drop_answer=(answer is not None and not is_analysis(read_answer(answer))) or None,
         )

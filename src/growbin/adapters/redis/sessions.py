@@ -43,3 +43,6 @@ class RedisSessions:
             pipeline.expire(keys.session_jobs(owner), SESSION_SECONDS)
             lives, _ = await ask(pipeline.execute())
         return owner if lives else None
+
+    async def end(self, owner: str) -> None:
+        await ask(self._redis.delete(keys.session(owner), keys.session_jobs(owner)))

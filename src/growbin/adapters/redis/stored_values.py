@@ -23,12 +23,13 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import EndedJob
+from growbin.ports import EndedJob, PartAway
 
 log = structlog.get_logger()
 
 _EVENTS = "|".join(["progress", *sorted(TERMINAL_STAGES)])
 _ENTRY = re.compile(rf"({ENTRY_ID}) ({_EVENTS}) (\{{.*\}})", re.DOTALL)
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
 UNREADABLE_ID = "0.1.unreadable"  # in no log
 
 
@@ -86,6 +87,7 @@ def read_snapshot(snapshot: str, now_ms: int) -> JobState | None:
         known["owner"],
         known["image_url"],
         left_seconds,
+        known["locale"],
     )
 
 
@@ -146,6 +148,12 @@ def read_end(job_id: UUID, result: str, now_ms: int) -> JobState:
     data = json.dumps(known["data"], ensure_ascii=False, separators=(",", ":"))
     entry = LogEntry(end.id, end.data.stage, data)
     return JobState(entry, end.run, end.owner, end.image_url, (end.deadline_ms - now_ms) / 1000)
+
+
+def read_outage(part: str, text: str) -> PartAway | None:
+    """Since when a part is away; where it cannot be read nobody is told."""
+    since = parse_object(text).get("since")
+    return PartAway(part, since) if isinstance(since, str) and _MOMENT.fullmatch(since) else None
 
 
 def read_ended(job_id: str, result: str) -> EndedJob | None:

@@ -99,7 +99,8 @@ export class Card {
     [...this.stages.children].forEach((step, index) => {
       step.className = index < reached ? "past" : index === reached ? "now" : "";
     });
-    this.note.textContent = job.note;
+    const note = job.note || (job.hasEnded ? "" : job.notice);
+    if (this.note.textContent !== note) this.note.textContent = note; // or it would be read aloud again
     this.#showButtons();
     this.#showFold();
   }

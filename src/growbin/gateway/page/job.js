@@ -25,6 +25,7 @@ export class Job {
   failure = null;
   imageUrl = null;
   note = "";
+  notice = ""; // why it takes longer
   onChange = () => {};
 
   #key = newKey();
@@ -66,7 +67,7 @@ export class Job {
     const { stage, message, updated_at: updatedAt, result = null, failure = null } = view;
     const progress = isReset ? view.progress : Math.max(view.progress, this.progress);
     const note = this.#isCancelling && !ENDS.includes(stage) ? this.note : "";
-    this.#set({ stage, progress, message, updatedAt, result, failure, note });
+    this.#set({ stage, progress, message, updatedAt, result, failure, note, notice: view.notice?.message ?? "" });
   }
 
   async send() {
@@ -110,7 +111,7 @@ export class Job {
   retry() {
     if (this.stage !== "stuck") this.#renew();
     this.#isCancelling = false;
-    this.#set({ stage: "preparing", progress: 0, message: say("in_line"), result: null, failure: null, note: "" });
+    this.#set({ stage: "preparing", progress: 0, message: say("in_line"), result: null, failure: null, note: "", notice: "" });
     return this.send();
   }
 
@@ -149,6 +150,10 @@ export class Job {
   hear(isConnected) {
     const note = isConnected ? "" : say("reconnecting");
     if (this.note !== note && !this.#isCancelling) this.#set({ note });
+  }
+
+  notify(notice) {
+    this.#set({ notice });
   }
 
   lose() {
@@ -254,6 +259,7 @@ function stream(job) {
     if (next) (polled.delete(next), follow(next));
   }
   for (const name of ["progress", "reset", ...ENDS]) source.addEventListener(name, hear);
+  source.addEventListener("notice", (event) => job.notify(JSON.parse(event.data).message));
 
   source.onopen = () => {
     silence = clearTimeout(silence);

@@ -3,6 +3,7 @@
 const LONGEST_SIDE = 2048;
 const MAX_BYTES = 10 * 2 ** 20;
 const JPEG_QUALITY = 0.85;
+const HEIC = "image/heic";
 
 /** The file is no photo that we can use; `code` names the words. */
 export class Refused extends Error {
@@ -12,17 +13,22 @@ export class Refused extends Error {
   }
 }
 
-/** A JPEG, PNG or WebP blob of at most 10 MB. What is larger than 2,048 pixels, or of another kind that
- * this browser can open, is drawn anew as JPEG: that saves data, and leaves camera and place behind. */
+/** A JPEG, PNG, WebP or HEIC blob of at most 10 MB. What is larger than 2,048 pixels, or of another kind that
+ * this browser can open, is drawn anew as JPEG: that saves data, and leaves camera and place behind. What the
+ * service can open and this browser cannot (HEIC, or very large) goes as it is. */
 export async function prepare(file) {
   const head = new Uint8Array(await file.slice(0, 12).arrayBuffer().catch(() => new ArrayBuffer(0)));
   const type = sniff(head);
-  const picture = await createImageBitmap(file).catch(() => {
-    throw new Refused(isHeic(head) ? "heic" : "not_a_photo");
-  });
+  const asItIs = () => file.slice(0, file.size, type);
+  const picture = await createImageBitmap(file).catch(() => null);
+  if (!picture) {
+    if (!type) throw new Refused("not_a_photo");
+    if (file.size > MAX_BYTES) throw new Refused("photo_too_large");
+    return asItIs();
+  }
   try {
     const scale = Math.min(1, LONGEST_SIDE / Math.max(picture.width, picture.height));
-    if (type && scale === 1 && file.size <= MAX_BYTES) return file.slice(0, file.size, type);
+    if (type && type !== HEIC && scale === 1 && file.size <= MAX_BYTES) return asItIs();
     const small = await draw(picture, scale);
     if (small.size > MAX_BYTES) throw new Refused("photo_too_large");
     return small;
@@ -51,9 +57,5 @@ function sniff(head) {
   if (text.startsWith("\xff\xd8\xff")) return "image/jpeg";
   if (text.startsWith("\x89PNG")) return "image/png";
   if (text.startsWith("RIFF") && text.endsWith("WEBP")) return "image/webp";
-  return null;
-}
-
-function isHeic(head) {
-  return /^ftyp(hei|hev|mif1|msf1)/.test(String.fromCharCode(...head.slice(4)));
+  return /^ftyp(he[iv]|m[is]f1)/.test(text.slice(4)) ? HEIC : null;
 }

@@ -1,83 +1,24 @@
-"""The outside world on one screen. Each port is made for one kind of caller and has one real adapter; where
-tests have a fake of it, both pass the same contract suite. Every call may raise `Unavailable`; what else it
-raises stands here.
-"""
+"""Ports on Redis: records, sessions, progress, and what is told live."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 from growbin.job import (
-    CleanPhoto,
     ContentType,
     Failure,
-    FetchedPhoto,
     Job,
     JobState,
-    Locale,
     LogEntry,
     ModelAnswer,
     Result,
     Stage,
-    StoredUpload,
     Upload,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """The presigned permission to upload one photo."""
-
-    url: str
-    headers: dict[str, str]
-
-
-class UploadStore(Protocol):
-    """S3."""
-
-    async def ticket(
-        self, key: str, content_type: str | None, content_length: int | None, expires_seconds: int
-    ) -> Ticket:
-        """Presign a PUT. What is declared is bound into the signature, with `If-None-Match: *`."""
-
-    async def look(self, key: str) -> StoredUpload | None:
-        """What lies under `key` (one ranged read), or None when there is nothing."""
-
-    async def delete(self, key: str) -> None: ...
-
-    async def publish_photo(self, key: str, photo: CleanPhoto, cache_seconds: int) -> None:
-        """Put the clean copy in its public place."""
-
-
-class PhotoCache(Protocol):
-    """What the CDN keeps of public photos."""
-
-    async def forget(self, key: str) -> None:
-        """Within a minute the CDN serves the photo no more."""
-
-
-class PhotoSource(Protocol):
-    """CDN first, then S3."""
-
-    async def fetch(self, key: str, etag: str, length: int) -> FetchedPhoto:
-        """Raises JobFailed(photo_missing | photo_changed)."""
-
-
-class PhotoCleaner(Protocol):
-    async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
-        """Hygiene in a child process. Raises JobFailed(unsupported_photo | photo_too_complex)."""
-
-
-class Analyst(Protocol):
-    """The vision model."""
-
-    async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
-        """At most one paid answer. Raises Throttled (nothing was paid), Unavailable (perhaps paid),
-        JobFailed(model_refused | model_answer_invalid)."""
+from growbin.ports.queue import Backlog
 
 
 class JobRecords(Protocol):
@@ -101,6 +42,9 @@ class JobRecords(Protocol):
 
     async def recent(self, owner: str, limit: int) -> Sequence[UUID]: ...
 
+    async def newest(self, owners: Sequence[str]) -> Sequence[UUID | None]:
+        """The first of each one's `recent`, in one round trip for all."""
+
 
 class Sessions(Protocol):
     """Redis DB 3."""
@@ -110,6 +54,9 @@ class Sessions(Protocol):
 
     async def owner(self, token: str) -> str | None:
         """The owner hash of a live session (its 7 days slide), else None."""
+
+    async def end(self, owner: str) -> None:
+        """Its token opens nothing any more, and its jobs are listed nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +96,14 @@ class JobStates(Protocol):
         """The job now; expires it first if it is due."""
 
 
+class Endings(JobStates, Protocol):
+    """What anybody asks who finds that a job has ended."""
+
+    async def erase(self, job_id: UUID, owner: str) -> None:
+        """End the job if it has not ended, remove its progress, leave a tombstone (a state that
+        `is_erased`), and put the passes that remove the rest on the agenda, all at once. May be repeated."""
+
+
 class ProgressReader(JobStates, Protocol):
     """What a stream asks."""
 
@@ -156,11 +111,14 @@ class ProgressReader(JobStates, Protocol):
         """The log after `after_id`; expires the job first if it is due."""
 
 
-class GatewayProgress(ProgressReader, Protocol):
+class GatewayProgress(ProgressReader, Endings, Protocol):
     """What the gateway asks: it reads, begins a job's log, and ends a job that its owner drops."""
 
     async def open_job(self, upload: Upload, deadline_ms: int) -> None:
         """Append `awaiting_upload`."""
+
+    async def accept_job(self, job: Job) -> None:
+        """Before its event is published: from now on no look ends the job with its ticket."""
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         """Append `queued`, with its place when known, unless the consumer was faster."""
@@ -171,9 +129,33 @@ class GatewayProgress(ProgressReader, Protocol):
     async def mark_feedback(self, job_id: UUID) -> bool:
         """True the first time, for a job that is done."""
 
-    async def erase(self, job_id: UUID, owner: str) -> None:
-        """End the job if it has not ended, remove all that is known of it, and leave a tombstone:
-        a state that `is_erased`."""
+
+class SessionNews(Protocol):
+    """For streams of sessions, which wait for new jobs."""
+
+    async def tell_session(self, upload: Upload) -> None:
+        """Let the owner's open streams know that its list has a new job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One pass of a deletion that is due. `is_repeated`: it was begun before, who knows how far."""
+
+    job_id: UUID
+    entry: str
+    is_repeated: bool
+
+
+class Agenda(Protocol):
+    """Redis DB 2: the deletions that are not finished, due by Redis' clock."""
+
+    async def claim(self, most: int) -> Sequence[Erasure]:
+        """What is due, and nobody else's for a while. What is not `done` by then comes due again."""
+
+    async def wipe(self, job_id: UUID) -> None:
+        """Remove what was written of the job after its deletion, but not the tombstone."""
+
+    async def done(self, erasure: Erasure) -> None: ...
 
 
 class Leases(Protocol):
@@ -189,7 +171,7 @@ class Leases(Protocol):
         """Give the lease back; `refund` uncounts a start that never got its chance."""
 
 
-class AttemptProgress(JobStates, Protocol):
+class AttemptProgress(Endings, Protocol):
     """What the holder of a lease asks. `attempt` is its token."""
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
@@ -212,7 +194,7 @@ class AttemptProgress(JobStates, Protocol):
         """True when the job has ended, by this call or before."""
 
 
-class ObituaryProgress(Protocol):
+class ObituaryProgress(Endings, Protocol):
     """What the reader of obituaries asks; it holds no lease."""
 
     async def expire_if_due(self, job: Job) -> bool:
@@ -240,122 +222,53 @@ class RedriveProgress(JobStates, Protocol):
     """What the command for dead letters asks."""
 
     async def reopen(self, job: Job, deadline_seconds: int) -> Job:
-        """Begin a new run of a job that failed, or expired after it was accepted, and return its event. A
-        kept answer that is no analysis is dropped. Raises Rejected(not_failed)."""
+        """Begin a new run of a job that failed, or expired after it was accepted, tell its owner's open
+        streams, and return its event. A kept answer that is no analysis is dropped. Raises
+        Rejected(not_failed)."""
 
     def ended_jobs(self) -> AsyncIterator[EndedJob]:
         """Every job whose end is kept, in no order; one that ends meanwhile may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ack:
-    """The delivery is finished."""
+class PartAway:
+    """A part that consumers find away for everybody, `since` a moment of Redis' clock (RFC 3339)."""
+
+    part: str
+    since: str
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Bring the job again after one of the delay steps."""
-
-    delay_seconds: int
+# Which parts are away, Redis DB 2: consumers tell it, and who looks hears it.
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Park the delivery for people; its obituary ends the job if nothing else did."""
+class OutageReports(Protocol):
+    """What a consumer tells while a breaker is open."""
 
-    reason: str
+    async def tell_away(self, part: str, away_seconds: float) -> None:
+        """Holds for half a minute, then it must be told again. Since when: as the first has told it."""
 
-
-@dataclass(frozen=True, slots=True)
-class HandBack:
-    """Give the untouched delivery back at shutdown."""
+    async def tell_back(self, part: str) -> None: ...
 
 
-Verdict = Ack | Retry | DeadLetter | HandBack
+class Outages(Protocol):
+    """What gateways and the doctor ask."""
 
-
-# How long a job waits before its second start, its third, and so on: the queue has a step for each.
-RETRY_DELAYS_SECONDS = (1, 5, 15, 60)
-
-Handler = Callable[[Job], Coroutine[Any, Any, Verdict]]
-
-
-@dataclass(frozen=True, slots=True)
-class Obituary:
-    """A dead letter: its job, or what little of it could be read, and why it died."""
-
-    job_id: UUID | None
-    job: Job | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A parked dead letter. `job` is None when its body is no event of ours."""
-
-    job_id: UUID | None
-    job: Job | None
-    reason: str
-    parked_at: str | None
-    body: bytes
-
-
-ObituaryHandler = Callable[[Obituary], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What waits in the main queue, and how fast it is worked off when the broker knows."""
-
-    waiting: int
-    per_second: float | None = None
-
-    @property
-    def position(self) -> int:
-        """Of the job that comes next."""
-        return self.waiting + 1
-
-    @property
-    def wait_seconds(self) -> int | None:
-        return round(self.position / self.per_second) if self.per_second else None
-
-
-class JobQueue(Protocol):
-    """RabbitMQ."""
-
-    async def publish(self, job: Job) -> None:
-        """Returns once a quorum queue has confirmed. Raises Unavailable: perhaps sent, perhaps not."""
-
-    async def backlog(self) -> Backlog | None:
-        """What waits, at most a second old; None when unknown."""
-
-    def consuming(
-        self,
-        handle: Handler,
-        handle_obituary: ObituaryHandler,
-        *,
-        concurrency: Callable[[], int],
-        grace_seconds: float,
-    ) -> AbstractAsyncContextManager[Callable[[], bool]]:
-        """Consume the main queue and the obituaries until the block is left; then let running jobs
-        finish. `concurrency` may change while it goes on; at 0 only obituaries are read. Yields a
-        function that tells whether we are subscribed."""
-
-
-class DeadLetters(Protocol):
-    """The parked letters, for people."""
-
-    async def list(self) -> Sequence[Letter]:
-        """They stay where they are."""
-
-    async def walk(self, act: Callable[[Letter], Awaitable[bool]]) -> None:
-        """Hand each letter to `act`, which says whether it is to be removed."""
+    async def away(self, parts: Sequence[str]) -> Sequence[PartAway]:
+        """Those of `parts` that are away, the longest away first."""
 
 
 class ProgressFeed(Protocol):
     """Redis pub/sub: one connection for the whole gateway, whatever the number of streams."""
 
+    async def request(self, job_id: UUID) -> None:
+        """Ask for what `subscribe` then awaits."""
+
     async def subscribe(self, job_id: UUID) -> None:
         """Returns once the server has confirmed."""
 
     async def unsubscribe(self, job_id: UUID) -> None: ...
+
+    async def subscribe_session(self, owner: str) -> None:
+        """To hear of the owner's jobs that are new or driven again."""
+
+    async def unsubscribe_session(self, owner: str) -> None: ...

@@ -1,0 +1,125 @@
+"""Opening a stream, on a real Valkey: thousands may come back at once after a failover."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
+
+from growbin.adapters.redis.agenda import RedisAgenda
+from growbin.adapters.redis.job_records import RedisJobRecords
+from growbin.adapters.redis.progress_feed import RedisProgressFeed
+from growbin.adapters.redis.progress_log import RedisProgressLog
+from growbin.adapters.redis.sessions import RedisSessions
+from growbin.gateway.hub import Hub
+from growbin.job import Upload
+from tests.contract.jobs import job_of, upload
+from tests.contract.test_altered_values import app_on
+from tests.fakes import FakeUploadStore
+from tests.faults.proxy import Proxy
+from tests.unit.gateway_node import Client
+
+DELAY_SECONDS = 0.1
+ROUND_TRIP_SECONDS = 2 * DELAY_SECONDS
+
+
+@dataclass
+class Opening:
+    """A gateway that reaches its Redis through a proxy, and the way in for one session."""
+
+    client: Client
+    proxy: Proxy
+    sessions: RedisSessions
+    records: RedisJobRecords
+    progress: RedisProgressLog
+
+    async def queued(self) -> tuple[Upload, str]:
+        """A job under way, and its session's token."""
+        token = await self.sessions.create()
+        owner = await self.sessions.owner(token)
+        record = upload().model_copy(update={"owner": owner})
+        await self.records.create(record, None)
+        await self.progress.open_job(record, record.ticket_expires_at_ms)
+        await self.records.list_job(record)
+        await self.progress.queue_job(job_of(record))
+        return record, token
+
+    async def first_event(self, path: str, token: str) -> str:
+        headers = {"Authorization": f"Bearer {token}"}
+        async with self.client.get(path, headers=headers) as stream:
+            assert stream.status == 200
+            while not (line := await stream.content.readline()).startswith(b"id: "):
+                pass
+            return line.decode()
+
+
+@pytest_asyncio.fixture
+async def opening(parts: dict[str, str]) -> AsyncIterator[Opening]:
+    server = URL(parts["REDIS_URL"])
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        proxy = await enter(Proxy("redis", server.port or 6379))
+        url = str(server.with_port(proxy.port)).rstrip("/")
+        progress = await enter(RedisProgressLog.open(url=f"{url}/2", image_base_url="http://cdn.test"))
+        records = await enter(
+            RedisJobRecords.open(
+                jobs_url=f"{url}/0", sessions_url=f"{url}/3", ticket_seconds=300, deadline_seconds=300
+            )
+        )
+        sessions = await enter(RedisSessions.open(url=f"{url}/3"))
+        hub = Hub(progress, buffer_events=64)
+        stack.push_async_callback(hub.close)
+        feed = RedisProgressFeed.open(
+            url=f"{url}/2",
+            on_entry=hub.on_entry,
+            on_gap=hub.on_gap,
+            on_loss=hub.on_loss,
+            on_session_job=hub.on_session_job,
+        )
+        hub.attach(await enter(feed))
+        agenda = await enter(RedisAgenda.open(url=f"{url}/2"))
+        app = app_on(records, sessions, progress, FakeUploadStore(), agenda, hub)
+        client = TestClient(TestServer(app), cookie_jar=aiohttp.DummyCookieJar())
+        await client.start_server()
+        stack.push_async_callback(client.close)
+        yield Opening(client, proxy, sessions, records, progress)
+
+
+async def test_stream_of_a_job_is_opened_in_two_round_trips(opening: Opening) -> None:
+    """The session's look-up and the subscription are under way together; then one read of the log tells whose
+    job it is, and its story."""
+    record, token = await opening.queued()
+    path = f"/api/v1/waste/jobs/{record.job_id}/events"
+    await opening.first_event(path, token)  # connected
+    await opening.proxy.slow(DELAY_SECONDS)
+    began = time.monotonic()
+    await opening.first_event(path, token)
+    round_trips = (time.monotonic() - began) / ROUND_TRIP_SECONDS
+    print(f"{round_trips:.2f} round trips")
+    assert round_trips < 2.7
+
+
+@pytest.mark.parametrize("kind", ["job", "session"])
+async def test_stream_is_opened_with_few_commands(opening: Opening, kind: str) -> None:
+    """Two to let the session slide, a subscription, a read; a session's stream reads its list and each job's
+    state besides."""
+    record, token = await opening.queued()
+    paths = {"job": f"/api/v1/waste/jobs/{record.job_id}/events", "session": "/api/v1/waste/events"}
+    await opening.first_event(paths[kind], token)
+    said = list[bytes]()
+    opening.proxy.overhear = said.append
+    await opening.first_event(paths[kind], token)
+    sent = b"".join(said)
+    names = (b"EXPIRE", b"SUBSCRIBE", b"EVALSHA", b"GET", b"LRANGE")
+    counts = {name.decode(): sent.count(b"\r\n" + name + b"\r\n") for name in names}
+    expected = {"EXPIRE": 2, "SUBSCRIBE": 1, "EVALSHA": 1, "GET": 0, "LRANGE": 0}
+    if kind == "session":
+        expected |= {"SUBSCRIBE": 2, "EVALSHA": 2, "LRANGE": 1}
+    assert counts == expected
