@@ -20,7 +20,7 @@ Arrays have a row for each photo. Plastics and clear PET are one answer here: wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +63,9 @@ FAMILIAR_FROM = 0.8  # the logit of 0.7: a head below that is one that does not 
 SURE_FROM = 0.85
 AGREED_HEAD, AGREED_NAMES = 0.5, 0.2
 FAMILIAR_HEAD = 0.82
-# About anything else it is sure as well when so much of the names is one thing, and the head does not know
-# it: of left-out clothes, food and electronics 99 % were right then; no ceramics were there to learn from.
-NAMED_ALONE = 0.45
+# Where the head is not even half certain of any material, a thing that has so much of the names is the
+# answer, and from the second on it is sure: no ceramics were there to learn from.
+NAMED_ALONE, NAMED_SURELY = 0.35, 0.45
 SUPPORTED_FROM = 0.5  # of its chance
 
 
@@ -91,13 +91,10 @@ class Evidence:
     thing_answer: Floats
 
     def part(self, chosen: Floats) -> Evidence:
-        return Evidence(
-            self.head[chosen],
-            self.names[chosen],
-            self.no_waste[chosen],
-            self.thing[chosen],
-            self.thing_answer[chosen],
-        )
+        return Evidence(**{name: values[chosen] for name, values in self.arrays().items()})
+
+    def arrays(self) -> dict[str, Floats]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 def evidence(materials: Floats, names: Floats) -> Evidence:
@@ -143,7 +140,7 @@ class Candidates:
     other_shares: Floats
     other_features: Floats
     is_supported: Floats  # [n]: whether the packaging may be sure
-    is_named: Floats  # [n]: whether the other thing is sure by its name alone
+    named_alone: Floats  # [n]: how certain the other thing is by its name alone, 0 if it is not
 
 
 def candidates(seen: Evidence) -> Candidates:
@@ -170,6 +167,7 @@ def candidates(seen: Evidence) -> Candidates:
     )  # fmt: skip
 
     other = of_others.argmax(1) + PACKAGING
+    is_named = (seen.thing >= NAMED_ALONE) & (seen.thing_answer == other) & (certain < AGREED_HEAD)
     other_features = (_logit(seen.names[rows, other]), balance, familiar, one)
     return Candidates(
         kind_features=_kind_features(seen),
@@ -181,14 +179,14 @@ def candidates(seen: Evidence) -> Candidates:
         other_features=numpy.stack(other_features, 1).astype(float),
         is_supported=(agree & (named >= AGREED_NAMES) & (certain >= AGREED_HEAD))
         | (certain >= FAMILIAR_HEAD),
-        is_named=(seen.thing >= NAMED_ALONE) & (seen.thing_answer == other) & (certain < FAMILIAR_HEAD),
+        named_alone=numpy.where(is_named, SURE_FROM * (seen.thing / NAMED_SURELY).clip(max=1), 0),
     )
 
 
 def _kind_features(seen: Evidence) -> Floats:
-    """What tells packaging from anything else: how certain the head is, how much of the names goes where, and
-    both together, since a head that is certain counts less where the names are as certain of something
-    else."""
+    """What tells packaging from anything else: how certain the head is, and of what; how much of the names
+    goes where; and both together, since a head that is certain counts less where the names are as certain of
+    something else."""
     import numpy
 
     of_packaging, of_others = seen.names[:, :PACKAGING], seen.names[:, PACKAGING:]
@@ -206,6 +204,7 @@ def _kind_features(seen: Evidence) -> Floats:
         _logit(seen.no_waste),
         _logit(seen.thing),
         certain * elsewhere,
+        *seen.head.T,
         numpy.ones(len(certain)),
     )
     return numpy.stack(features, 1).astype(float)
@@ -227,8 +226,8 @@ def judged(found: Candidates, weights: Weights) -> Judgement:
     is_other = _chance(found.kind_features, weights.kind)
     packaging = (1 - is_other) * _chance(found.packaging_features, weights.packaging)
     other = is_other * _chance(found.other_features, weights.other)
-    other = numpy.where(found.is_named, numpy.maximum(other, SURE_FROM), other)
-    is_other = (is_other > 0.5) | found.is_named
+    other = numpy.maximum(other, found.named_alone)
+    is_other = (is_other > 0.5) | (found.named_alone > 0)
     supported = numpy.maximum(packaging, SURE_FROM)
     unsupported = numpy.minimum(packaging, SURE_FROM - 0.001)
     bounded = numpy.where(found.is_supported & (packaging >= SUPPORTED_FROM), supported, unsupported)

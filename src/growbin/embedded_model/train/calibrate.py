@@ -20,7 +20,6 @@ from growbin.embedded_model.witnesses import (
     Weights,
     answers,
     candidates,
-    evidence,
     judged,
 )
 from growbin.photo_labels import right_answers
@@ -63,12 +62,13 @@ class Figures:
     sure_of_taught: Share
     sure_share: Share
     calibration_error: float
-    answers: list[tuple[float, bool]]  # certainty, is right
+    answers: list[tuple[float, bool]]  # certainty, is right; of each photo
+    best: list[int]  # the answer's number
 
 
-def left_out(materials: Array, names: Array, labels: Sequence[str], is_taught: Array) -> LeftOut:
-    """Of the network's outputs for whole photos."""
-    return LeftOut(evidence(materials, names), numpy.stack([_allowed(label) for label in labels]), is_taught)
+def left_out(seen: Evidence, labels: Sequence[str], is_taught: Array) -> LeftOut:
+    """Of the photos with these labels."""
+    return LeftOut(seen, numpy.stack([_allowed(label) for label in labels]), is_taught)
 
 
 def fitted(sets: Mapping[str, LeftOut]) -> Weights:
@@ -95,50 +95,38 @@ def measured(sets: Mapping[str, LeftOut]) -> dict[str, Figures]:
     found = {}
     for name, one in sets.items():
         others = {other: photos for other, photos in sets.items() if other != name}
-        if name != HOME:
-            found[name] = _figures([(one, fitted(others))])
-            continue
-        halves = [one.part(numpy.arange(len(one.right)) % 2 == half) for half in (0, 1)]
-        found[name] = _figures([(halves[half], fitted(others | {HOME: halves[1 - half]})) for half in (0, 1)])
+        number = numpy.arange(len(one.right))
+        best, certainty = numpy.zeros(len(number), int), numpy.zeros(len(number))
+        for asked in [number % 2 == 0, number % 2 == 1] if name == HOME else [number >= 0]:
+            rest = {HOME: one.part(~asked)} if name == HOME else {}
+            said = judged(candidates(one.seen.part(asked)), fitted(others | rest))
+            best[asked], certainty[asked] = said.best, said.certainty
+        found[name] = _figures(one, best, certainty)
     return found
 
 
-def _figures(parts: Sequence[tuple[LeftOut, Weights]]) -> Figures:
-    sure: list[float] = []
-    right: list[bool] = []
-    head: list[bool] = []
-    names: list[bool] = []
-    taught: list[bool] = []
-    is_sure: list[bool] = []
-    sure_of_taught: list[bool] = []
-    for one, weights in parts:
-        said = judged(candidates(one.seen), weights)
-        rows = numpy.arange(len(one.right))
-        hits = one.right[rows, said.best]
-        sure.extend(said.certainty)
-        right.extend(hits)
-        head.extend(one.right[rows, one.seen.head.argmax(1)])
-        names.extend(one.right[rows, one.seen.names.argmax(1)])
-        taught.extend(one.is_taught)
-        is_sure.extend(said.certainty >= SURE_FROM)
-        sure_of_taught.extend(hits[one.is_taught & (said.certainty >= SURE_FROM)])
-    pairs = [(float(level), bool(hit)) for level, hit in zip(sure, right, strict=True)]
+def _figures(one: LeftOut, best: Array, certainty: Array) -> Figures:
+    number = numpy.arange(len(one.right))
+    right = one.right[number, best]
+    is_sure = certainty >= SURE_FROM
+    answers = [(float(level), bool(hit)) for level, hit in zip(certainty, right, strict=True)]
     return Figures(
         photos=len(right),
-        names=_share(names),
-        head=_share(head),
+        names=_share(one.right[number, one.seen.names.argmax(1)]),
+        head=_share(one.right[number, one.seen.head.argmax(1)]),
         joint=_share(right),
-        taught=_share([hit for hit, known in zip(right, taught, strict=True) if known]),
-        sure=_share([hit for hit, said in zip(right, is_sure, strict=True) if said]),
-        sure_of_taught=_share(sure_of_taught),
+        taught=_share(right[one.is_taught]),
+        sure=_share(right[is_sure]),
+        sure_of_taught=_share(right[is_sure & one.is_taught]),
         sure_share=_share(is_sure),
-        calibration_error=calibration_error(confidence_bins(pairs)) or 0.0,
-        answers=pairs,
+        calibration_error=calibration_error(confidence_bins(answers)) or 0.0,
+        answers=answers,
+        best=best.tolist(),
     )
 
 
-def _share(hits: Sequence[Any]) -> Share:
-    return Share(int(sum(map(bool, hits))), len(hits))
+def _share(hits: Array) -> Share:
+    return Share(int(hits.sum()), len(hits))
 
 
 def _logistic(sets: Sequence[tuple[Array, Array, int]]) -> tuple[float, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +61,6 @@ def tuned(
     allows; `data` names them. Goes on after the last whole epoch that the file `kept` holds.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ from run to run
     torch.manual_seed(recipe.seed)
     torch.use_deterministic_algorithms(mode=True)
     chance = numpy.random.default_rng(recipe.seed)
