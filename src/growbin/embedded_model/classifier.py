@@ -132,7 +132,6 @@ class Classifier:
         # Photos are served side by side: one thread each does more of them than two for one.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False  # it keeps what the largest batch needed
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def look(self, photo: bytes) -> Look:
@@ -151,7 +150,7 @@ class Classifier:
         photo `together` [1, n, …]."""
         import numpy
 
-        # On one thread a batch is no faster than one by one, and needs more memory.
+        # On one thread a batch is no faster than one by one, and the session would keep the memory it needs.
         seen = [self._session.run(["materials", "names"], {"photo": view[None]}) for view in views]
         materials, names = (numpy.concatenate(values) for values in zip(*seen, strict=True))
         return (materials[None], names[None]) if together else (materials, names)
