@@ -27,6 +27,21 @@ def failure(code: str, locale: Locale) -> Failure:
     return Failure(code=code, detail=words.detail[locale], retryable=words.retryable)
 
 
+class ProblemWords(Noun, extra="forbid"):
+    title: Line
+    detail: Line
+
+
+def problem_words(code: str, detail: str, locale: Locale) -> ProblemWords:
+    """The `title` and `detail` of an HTTP problem. `detail` is the sentence of this one, in English; the
+    Korean one is the code's, and repeats it where it asks to. A code without its own title gets that of
+    `internal`."""
+    messages = _messages()
+    if locale == "ko" and (words := messages.problems_in_korean.get(code)):
+        return ProblemWords(title=words.title, detail=words.detail.replace("{detail}", detail))
+    return ProblemWords(title=problem_title(code), detail=detail)
+
+
 def problem_title(code: str) -> str:
     """The English `title` of an HTTP problem; a code without its own words gets that of `internal`."""
     titles = _messages().problems
@@ -47,6 +62,7 @@ class Messages(Noun, extra="forbid"):
     stages: dict[Stage, Text]
     failures: dict[str, FailureWords]
     problems: dict[str, Line]
+    problems_in_korean: dict[str, ProblemWords]
 
     @model_validator(mode="after")
     def _leaves_nobody_speechless(self) -> Self:

@@ -10,7 +10,9 @@ from uuid import UUID
 
 from aiohttp import ClientResponse, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.web import Application
 
+from growbin.gateway.addresses import Network
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.hub import Hub
@@ -36,6 +38,7 @@ RULES = load_rulebook(None)
 
 Client = TestClient[Any, Any]
 
+LOOPBACK = (ip_network("127.0.0.0/8"),)
 LIMITS = GatewayLimits(
     photo_max_bytes=10 * 2**20,
     ticket_seconds=300,
@@ -64,6 +67,7 @@ class Node:
     limits: GatewayLimits = LIMITS
     secure_cookies: bool = False
     takes_questions: bool = True
+    trusted_proxies: tuple[Network, ...] = LOOPBACK
     hub: Hub = field(init=False)
     feed: FakeProgressFeed = field(init=False)
     server: TestServer = field(init=False)
@@ -73,12 +77,18 @@ class Node:
         self.hub = Hub(self.progress, buffer_events=64)
         self.feed = FakeProgressFeed(self.progress, self.hub.on_entry)
         self.hub.attach(self.feed)
+        self.server = TestServer(self.app())
+        await self.server.start_server(shutdown_timeout=1)  # it cancels handlers, as we do
+        self._stack.push_async_callback(self.hub.close)
+        self._stack.push_async_callback(self.server.close)
+
+    def app(self) -> Application:
         gateway = Gateway(
             limits=self.limits,
             cdn_base_url="https://cdn.test",
             upload_origin="https://bucket.test",
             allowed_origins=frozenset({"https://app.test"}),
-            trusted_proxies=(ip_network("127.0.0.0/8"),),
+            trusted_proxies=self.trusted_proxies,
             secure_cookies=self.secure_cookies,
             takes_questions=self.takes_questions,
             rules=RULES,
@@ -92,10 +102,7 @@ class Node:
             photo_cache=self.photo_cache,
             hub=self.hub,
         )
-        self.server = TestServer(build_app(gateway))
-        await self.server.start_server(shutdown_timeout=1)  # it cancels handlers, as we do
-        self._stack.push_async_callback(self.hub.close)
-        self._stack.push_async_callback(self.server.close)
+        return build_app(gateway)
 
     async def stop(self) -> None:
         await self.hub.drain()

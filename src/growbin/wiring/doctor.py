@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from growbin.adapters.model.analyst import OPENAI_URL
 from growbin.adapters.model.checkup import read_shutdown_date, use_model
 from growbin.adapters.photos.checkup import use_photos
 from growbin.adapters.rabbitmq.checkup import compare_topology, read_alarms, use_broker
@@ -18,7 +19,8 @@ from growbin.adapters.redis.checkup import use_redis
 from growbin.capabilities import EffortRefused
 from growbin.commands import doctor
 from growbin.config import Settings
-from growbin.wiring.parts import open_uploads
+from growbin.nearby import proxy_before
+from growbin.wiring.parts import find_upload_origin, open_uploads
 
 log = structlog.get_logger()
 
@@ -68,6 +70,13 @@ def _checks(settings: Settings) -> list[doctor.Check]:
         lives_until = await read_shutdown_date(api_key=key, base_url=base_url, model=name)
         return answers + doctor.judge_shutdown(name, lives_until, datetime.now(UTC).date())
 
+    async def proxies() -> list[doctor.Finding]:
+        addresses = {
+            "s3": await find_upload_origin(settings),
+            "model": settings.openai_base_url or OPENAI_URL,
+        }
+        return doctor.judge_proxies({part: proxy_before(url) for part, url in addresses.items()})
+
     checks = []
     for url in settings.rabbitmq_urls:
         name = f"rabbitmq {_server(url)}"
@@ -78,6 +87,7 @@ def _checks(settings: Settings) -> list[doctor.Check]:
     for url, roles in _redis_servers(settings).items():
         name = "redis" if len(roles) == len(ROLES) else f"redis {'+'.join(roles)}"
         checks.append(doctor.Check(name, partial(redis, name, url), doctor.REDIS_AWAY))
+    checks.append(doctor.Check("proxies", proxies, doctor.STORE_AWAY))
     checks.append(doctor.Check("photos", photos, doctor.STORE_AWAY))
     checks.append(doctor.Check("model", model, doctor.MODEL_AWAY))
     return checks
