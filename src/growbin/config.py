@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     probe_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")
     probe_port: int = Field(8081, ge=0, le=65535, description="port of /healthz, /readyz and /metrics")
     allowed_origins: str = Field("", description="comma-separated origins that may call from a browser")
-    trusted_proxies: str = Field("", description="comma-separated networks whose X-Forwarded-* is believed")
+    trusted_proxies: str = Field(
+        "", description="comma-separated networks whose X-Forwarded-For, -Host and -Proto are believed"
+    )
     secure_cookies: bool = Field(False, description="mark the session cookie Secure (TLS in front)")
 
     # --- S3 and CDN

@@ -58,7 +58,6 @@ CALLS = (
                     "type": "string",
                     "minLength": 1,
                     "maxLength": LONGEST_IDEMPOTENCY_KEY,
-                    "pattern": "^[!-~]+$",
                 },
             ),
             Parameter("Accept-Language", "header", "language of messages and advice; Korean by default"),
@@ -281,11 +280,11 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
     app.router.add_get("/", send_index)
     app.router.add_get("/index.html", send_index)
 
-    description = json.dumps(openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes))
+    description = json.dumps(openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes)).encode()
     docs = openapi.page(CALLS)
 
     async def send_description(_request: web.Request) -> web.Response:
-        return web.Response(text=description, content_type="application/json")
+        return web.Response(body=description, content_type="application/json", charset="utf-8")
 
     async def send_docs(_request: web.Request) -> web.Response:
         policy = {"Content-Security-Policy": openapi.PAGE_POLICY}
