@@ -280,6 +280,10 @@ ODD = {
     "unknown transfer encoding": (head("Transfer-Encoding: token"), 400),
     "expectation": (head("Expect: token"), 417),
     "expectation of a call": (head("Expect: token", line=f"POST {ANALYZE} HTTP/1.1"), 417),
+    "expectation that is no text": (
+        b"GET /token HTTP/1.1\r\nHost: a\r\nExpect: \xea\xff token\r\n\r\n",
+        417,
+    ),
     "target of elsewhere": (b"GET http://[token/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "options of everything": (head(line="OPTIONS * HTTP/1.1"), 404),
     "a tunnel": (head(line="CONNECT token:443 HTTP/1.1"), 404),

@@ -172,6 +172,10 @@ class BoundedConnection(web.RequestHandler):
             if message.version not in (HttpVersion10, HttpVersion11):
                 self._refuse(505)
                 return
+            # aiohttp's own refusal quotes it, and fails where it is no text.
+            if message.headers.get(hdrs.EXPECT, "100-continue").lower() not in ("", "100-continue"):
+                self._refuse(417)
+                return
             self._messages.append((message, body))
             self._body, self._body_bytes = body, 0
 
@@ -259,6 +263,7 @@ class Refusal(web.Response):
 REASONS = {
     400: "bad_request",
     408: "head_too_slow",
+    417: "bad_expectation",
     429: "address_full",
     431: "head_too_large",
     503: "process_full",

@@ -26,7 +26,7 @@ open_connections = Gauge("growbin_open_connections", "Connections to the gateway
 connections_cut = Counter(
     "growbin_connections_cut_total",
     "Connections refused or cut before or after a call, by reason: address_full, process_full, silent, "
-    "head_too_slow, head_too_large, bad_request, bad_version, answer_unread",
+    "head_too_slow, head_too_large, bad_request, bad_expectation, bad_version, answer_unread",
     ("reason",),
 )
 backlog_unknown = Gauge(
