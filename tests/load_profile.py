@@ -6,6 +6,7 @@ As settings, and no further than a load needs; what a test wants to see refused,
 from __future__ import annotations
 
 LOAD_PROFILE = {
+    "MAX_CONNECTIONS_PER_ADDRESS": "100000",
     "MAX_STREAMS_PER_SESSION": "100",
     "MAX_STREAMS_PER_ADDRESS": "100000",
     "MAX_STREAMS": "100000",

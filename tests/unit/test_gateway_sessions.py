@@ -26,8 +26,14 @@ async def test_first_analyze_makes_a_session_and_the_next_keeps_it(node: Node, c
 
 async def test_cookie_is_secure_behind_tls(start: Start, node: Node, client: Client) -> None:
     """Configured, or told so by a proxy that is trusted."""
-    told = await client.post(ANALYZE, headers={"X-Forwarded-Proto": "https"})
-    assert "Secure" in told.headers["Set-Cookie"]
+    for forwarded, is_secure in (
+        ("https", True),
+        ("https,http", True),
+        ("HTTPS , http", True),
+        ("http,https", False),
+    ):
+        told = await client.post(ANALYZE, headers={"X-Forwarded-Proto": forwarded})
+        assert ("Secure" in told.headers["Set-Cookie"]) == is_secure
     configured = await start(secure_cookies=True)
     response = await (await configured.client()).post(ANALYZE)
     assert "Secure" in response.headers["Set-Cookie"]

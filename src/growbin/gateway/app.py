@@ -14,11 +14,12 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from growbin.gateway import openapi
-from growbin.gateway.advice import find_advice
+from growbin.gateway.advice import LONGEST_NAME, find_advice
 from growbin.gateway.answers import CancelAsked, JobList, JobView, RuleAdvice, Submitted
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.events import stream_job, stream_session
 from growbin.gateway.feedback import Feedback, give_feedback
+from growbin.gateway.headers import guard_headers
 from growbin.gateway.jobs import LONGEST_WAIT_SECONDS, cancel_job, delete_job, list_jobs, read_job
 from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
@@ -28,7 +29,7 @@ from growbin.gateway.session_watch import LOOKS, SlowLooks
 from growbin.gateway.sessions import SessionAnswer, create_session, end_session
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
-from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
+from growbin.gateway.uploads import LONGEST_IDEMPOTENCY_KEY, AnalyzeRequest, TicketAnswer, analyze
 from growbin.job import RECENT_JOBS, ProgressEvent
 from growbin.taxonomy import Category, Condition, Material
 from growbin.telemetry import metrics, traces
@@ -50,9 +51,19 @@ CALLS = (
         refusals=(400, 403, 408, 413, 415, 422),
         body=AnalyzeRequest,
         parameters=(
-            Parameter("Idempotency-Key", "header", "the same key gives the same job, with a fresh ticket"),
+            Parameter(
+                "Idempotency-Key",
+                "header",
+                "the same key gives the same job, with a fresh ticket",
+                {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": LONGEST_IDEMPOTENCY_KEY,
+                },
+            ),
             Parameter("Accept-Language", "header", "language of messages and advice; Korean by default"),
         ),
+        session="optional",
     ),
     Call(
         "POST",
@@ -118,8 +129,14 @@ CALLS = (
                 f"1 to {RECENT_JOBS}, default 20",
                 {"type": "integer", "minimum": 1, "maximum": RECENT_JOBS},
             ),
-            Parameter("cursor", "query", "the next_cursor of the page before"),
+            Parameter(
+                "cursor",
+                "query",
+                "the next_cursor of the page before",
+                {"type": "string", "format": "uuid"},
+            ),
         ),
+        session="optional",
     ),
     Call(
         "POST",
@@ -155,7 +172,12 @@ CALLS = (
         answers={200: RuleAdvice, 304: None},
         refusals=(422,),
         parameters=(
-            Parameter("name", "query", "what it is called, in Korean or English"),
+            Parameter(
+                "name",
+                "query",
+                "what it is called, in Korean or English",
+                {"type": "string", "minLength": 1, "maxLength": LONGEST_NAME, "pattern": r"\S"},
+            ),
             Parameter("category", "query", "instead of a name", {"type": "string", "enum": list(Category)}),
             Parameter("material", "query", "with a category", {"type": "string", "enum": list(Material)}),
             Parameter(
@@ -167,6 +189,7 @@ CALLS = (
             Parameter("locale", "query", "Korean by default", {"type": "string", "enum": ["ko", "en"]}),
             Parameter("If-None-Match", "header", "an earlier ETag; 304 when nothing changed"),
         ),
+        session="none",
     ),
     Call(
         "POST",
@@ -175,6 +198,7 @@ CALLS = (
         "A session for clients that keep no cookies: send the token as Bearer",
         answers={201: SessionAnswer},
         refusals=(403,),
+        session="none",
     ),
     Call(
         "DELETE",
@@ -239,12 +263,8 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     """On every answer, also on streams and problems. What a handler has set stands."""
     headers = response.headers
     headers["X-Request-ID"] = request.get(REQUEST_ID, "")
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Referrer-Policy"] = "no-referrer"
-    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-    headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
-    if request.app[GATEWAY].secure_cookies:
-        headers["Strict-Transport-Security"] = "max-age=31536000"
+    for name, value in guard_headers(secure=request.app[GATEWAY].secure_cookies).items():
+        headers.setdefault(name, value)
     headers.popall(hdrs.SERVER, None)  # nobody needs to know what we run on
     add_cors_headers(request, response)
 
@@ -279,11 +299,11 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
     app.router.add_get("/", send_index)
     app.router.add_get("/index.html", send_index)
 
-    description = json.dumps(openapi.describe(CALLS))
+    description = json.dumps(openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes)).encode()
     docs = openapi.page(CALLS)
 
     async def send_description(_request: web.Request) -> web.Response:
-        return web.Response(text=description, content_type="application/json")
+        return web.Response(body=description, content_type="application/json", charset="utf-8")
 
     async def send_docs(_request: web.Request) -> web.Response:
         policy = {"Content-Security-Policy": openapi.PAGE_POLICY}

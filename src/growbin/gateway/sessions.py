@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel
 
 from growbin.errors import Unavailable
-from growbin.gateway.addresses import client_address, is_trusted
+from growbin.gateway.addresses import client_address, first_forwarded, is_trusted
 from growbin.gateway.context import GATEWAY
 from growbin.gateway.problems import bad_request
 from growbin.job import RECENT_JOBS, SESSION_SECONDS
@@ -113,5 +113,5 @@ def address_of(request: web.Request) -> str:
 
 def _came_over_tls(request: web.Request) -> bool:
     gateway = request.app[GATEWAY]
-    forwarded = request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+    forwarded = first_forwarded(request.headers.get("X-Forwarded-Proto", "")) == "https"
     return gateway.secure_cookies or (forwarded and is_trusted(request.remote, gateway.trusted_proxies))

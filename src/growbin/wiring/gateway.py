@@ -18,14 +18,23 @@ from growbin.adapters.redis.sessions import RedisSessions
 from growbin.capabilities import capabilities_of
 from growbin.config import Settings
 from growbin.gateway.app import build_app
+from growbin.gateway.connections import ConnectionLimits, Connections
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.erasure import Eraser
+from growbin.gateway.headers import guard_headers
 from growbin.gateway.hub import Hub
 from growbin.gateway.notices import Notices
 from growbin.ports import GatewayProgress, JobRecords, UploadStore
 from growbin.probes import build_probes
 from growbin.rules.things import ThingFinder
-from growbin.wiring.parts import open_progress, open_queue, open_uploads, rulebook, serving
+from growbin.wiring.parts import (
+    find_upload_origin,
+    open_progress,
+    open_queue,
+    open_uploads,
+    rulebook,
+    serving,
+)
 
 log = structlog.get_logger()
 
@@ -46,7 +55,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         gateway = Gateway(
             limits=limits_of(settings),
             cdn_base_url=settings.cdn_base_url,
-            upload_origin=settings.upload_origin,
+            upload_origin=await find_upload_origin(settings),
             allowed_origins=settings.origins,
             trusted_proxies=tuple(map(ip_network, settings.proxies)),
             secure_cookies=settings.secure_cookies,
@@ -77,7 +86,12 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
         )
         await enter(serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT"))
-        await enter(serving(build_app(gateway), settings.host, settings.port, "PORT"))
+        connections = Connections(
+            connection_limits_of(settings),
+            gateway.trusted_proxies,
+            guard_headers(secure=settings.secure_cookies),
+        )
+        await enter(serving(build_app(gateway), settings.host, settings.port, "PORT", connections.bound))
         log.info("gateway_started", address=f"http://{settings.host}:{settings.port}")
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)
@@ -147,5 +161,16 @@ def limits_of(settings: Settings) -> GatewayLimits:
         max_streams_per_address=settings.max_streams_per_address,
         max_streams=settings.max_streams,
         stream_heartbeat_seconds=settings.stream_heartbeat_seconds,
+        stream_write_timeout_seconds=settings.stream_write_timeout_seconds,
+    )
+
+
+def connection_limits_of(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        head_max_bytes=settings.head_max_bytes,
+        head_timeout_seconds=settings.head_timeout_seconds,
+        keepalive_seconds=settings.keepalive_seconds,
+        max_connections_per_address=settings.max_connections_per_address,
+        max_connections=settings.max_connections,
         stream_write_timeout_seconds=settings.stream_write_timeout_seconds,
     )
