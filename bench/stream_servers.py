@@ -66,6 +66,7 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
         records=records,
         sessions=sessions,
         progress=progress,
+        session_jobs=unused,
         uploads=unused,
         queue=unused,
         letters=unused,

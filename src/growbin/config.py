@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     photo_max_pixels: int = Field(50_000_000, gt=0, description="largest picture that is decoded")
     photo_model_side: int = Field(1024, ge=64, description="longest side given to the model")
     ticket_seconds: int = Field(300, gt=0, description="life of an upload URL")
+    unused_ticket_seconds: int = Field(
+        3600, gt=0, description="life of what is kept of a ticket without upload"
+    )
     upload_wait_seconds: int = Field(600, gt=0, description="a job without upload expires after this")
     job_deadline_seconds: int = Field(300, gt=0, description="from upload-complete to the end at the latest")
     lease_seconds: float = Field(5, gt=0, description="life of a consumer's lease without renewal")
@@ -115,6 +118,18 @@ class Settings(BaseSettings):
     max_streams_per_session: int = Field(4, ge=1, description="open streams of one session")
     max_streams_per_address: int = Field(200, ge=1, description="open streams of one client address")
     max_streams: int = Field(12_000, ge=1, description="open streams of one gateway")
+    new_session_seconds: int = Field(
+        3600, gt=0, description="life of a session that has completed no upload; each call slides it"
+    )
+    session_tickets_per_minute: int = Field(30, ge=1, description="tickets of one session")
+    address_tickets_per_minute: int = Field(120, ge=1, description="tickets of one client address")
+    all_tickets_per_minute: int = Field(3000, ge=1, description="tickets of everybody")
+    reads_per_second: int = Field(20, ge=1, description="reads of one session, and of one client address")
+    changes_per_minute: int = Field(
+        60, ge=1, description="deletions and cancellations of one session, and of one client address"
+    )
+    max_unfinished_per_session: int = Field(20, ge=1, description="unfinished jobs of one session")
+    max_unfinished_per_address: int = Field(60, ge=1, description="unfinished jobs of one client address")
     stream_heartbeat_seconds: float = Field(15, gt=0, description="between stream comments")
     stream_write_timeout_seconds: float = Field(20, gt=0, description="a slower reader is cut")
     stream_buffer_events: int = Field(64, ge=1, description="events waiting for one reader")
@@ -171,6 +186,12 @@ class Settings(BaseSettings):
     def _lease_outlives_renewals(self) -> Self:
         if self.lease_renew_seconds * 2 > self.lease_seconds:
             raise ValueError("LEASE_RENEW_SECONDS must be at most half of LEASE_SECONDS")
+        return self
+
+    @model_validator(mode="after")
+    def _record_outlives_upload(self) -> Self:
+        if self.unused_ticket_seconds < self.upload_wait_seconds:
+            raise ValueError("UNUSED_TICKET_SECONDS must be at least UPLOAD_WAIT_SECONDS")
         return self
 
     @property

@@ -14,6 +14,7 @@ from tests.fakes.letters import FakeDeadLetters
 from tests.fakes.photo_cache import FakePhotoCache
 from tests.fakes.progress_feed import FakeProgressFeed
 from tests.fakes.progress_log import FakeProgressLog
+from tests.fakes.session_jobs import FakeSessionJobs
 from tests.fakes.sessions import FakeSessions
 from tests.fakes.upload_store import FakeUploadStore
 
@@ -25,6 +26,7 @@ __all__ = [
     "FakePhotoCache",
     "FakeProgressFeed",
     "FakeProgressLog",
+    "FakeSessionJobs",
     "FakeSessions",
     "FakeUploadStore",
     "MayBeAway",

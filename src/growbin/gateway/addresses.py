@@ -33,6 +33,15 @@ def client_address(peer: str | None, forwarded_for: Sequence[str], trusted: Sequ
     return str(nearest)
 
 
+def household(address: str) -> str:
+    """What limits count as one: an IPv4 address, or the /64 of an IPv6 one, of which its holder has every
+    address."""
+    parsed = _parse(address)
+    if not isinstance(parsed, IPv6Address):
+        return address
+    return str(IPv6Network((int(parsed) >> 64 << 64, 64)))
+
+
 def address_hash(address: str) -> str:
     """What is kept of an address: enough to count by, not to read."""
     return hashlib.sha256(address.encode()).hexdigest()[:16]

@@ -19,16 +19,24 @@ from growbin.gateway.answers import CancelAsked, JobList, JobView, RuleAdvice, S
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.events import stream_job, stream_session
 from growbin.gateway.feedback import Feedback, give_feedback
-from growbin.gateway.jobs import LONGEST_WAIT_SECONDS, cancel_job, delete_job, list_jobs, read_job
+from growbin.gateway.jobs import (
+    LONGEST_LIST,
+    LONGEST_WAIT_SECONDS,
+    cancel_job,
+    delete_job,
+    list_jobs,
+    read_job,
+)
 from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
+from growbin.gateway.rates import LEVELS, RATES, Rates, rate_headers
 from growbin.gateway.sessions import SessionAnswer, create_session
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
-from growbin.job import RECENT_JOBS, ProgressEvent
+from growbin.job import ProgressEvent
 from growbin.taxonomy import Category, Condition, Material
 from growbin.telemetry import metrics, traces
 
@@ -46,7 +54,7 @@ CALLS = (
         analyze,
         "A ticket to upload one photo, and the job that will look at it",
         answers={201: TicketAnswer},
-        refusals=(400, 403, 408, 413, 415, 422),
+        refusals=(400, 401, 403, 408, 413, 415, 422),
         body=AnalyzeRequest,
         parameters=(
             Parameter("Idempotency-Key", "header", "the same key gives the same job, with a fresh ticket"),
@@ -59,7 +67,7 @@ CALLS = (
         complete_upload,
         "The photo is uploaded: start the job. May be repeated",
         answers={202: Submitted},
-        refusals=(403, 404, 409, 410, 413, 415),
+        refusals=(401, 403, 404, 409, 410, 413, 415),
     ),
     Call(
         "GET",
@@ -67,7 +75,7 @@ CALLS = (
         read_job,
         "The job as it is now, with its result once it is done",
         answers={200: JobView, 304: None},
-        refusals=(404, 429),
+        refusals=(401, 404),
         parameters=(
             Parameter(
                 "Prefer",
@@ -83,7 +91,7 @@ CALLS = (
         stream_job,
         "The job's progress as server-sent events; 204 when its end was seen",
         answers={200: ProgressEvent, 204: None},
-        refusals=(404, 429),
+        refusals=(401, 404),
         parameters=(
             Parameter("Last-Event-ID", "header", "the last id seen: the stream goes on after it"),
             Parameter("last_event_id", "query", "the same, for clients that cannot set a header"),
@@ -96,7 +104,7 @@ CALLS = (
         stream_session,
         "The progress of all the session's unfinished jobs in one stream; new jobs join",
         answers={200: ProgressEvent, 204: None},
-        refusals=(404, 429),
+        refusals=(401, 404),
         parameters=(
             Parameter("Last-Event-ID", "header", "the last id seen: each job goes on after it"),
             Parameter("last_event_id", "query", "the same, for clients that cannot set a header"),
@@ -109,13 +117,13 @@ CALLS = (
         list_jobs,
         "The session's recent jobs, newest first",
         answers={200: JobList},
-        refusals=(400,),
+        refusals=(400, 401),
         parameters=(
             Parameter(
                 "limit",
                 "query",
-                f"1 to {RECENT_JOBS}, default 20",
-                {"type": "integer", "minimum": 1, "maximum": RECENT_JOBS},
+                f"1 to {LONGEST_LIST}, default 20",
+                {"type": "integer", "minimum": 1, "maximum": LONGEST_LIST},
             ),
             Parameter("cursor", "query", "the next_cursor of the page before"),
         ),
@@ -126,7 +134,7 @@ CALLS = (
         cancel_job,
         "Ask to cancel; the terminal event says who won",
         answers={202: CancelAsked},
-        refusals=(403, 404),
+        refusals=(401, 403, 404),
     ),
     Call(
         "DELETE",
@@ -134,7 +142,7 @@ CALLS = (
         delete_job,
         "Cancel the job and remove its photo, result and progress. May be repeated",
         answers={204: None},
-        refusals=(403, 404),
+        refusals=(401, 403, 404),
     ),
     Call(
         "POST",
@@ -142,7 +150,7 @@ CALLS = (
         give_feedback,
         "Whether the answer was right, or what it is instead. Counted once for a job, and kept of nobody",
         answers={204: None},
-        refusals=(400, 403, 404, 408, 409, 413),
+        refusals=(400, 401, 403, 404, 408, 409, 413),
         body=Feedback,
     ),
     Call(
@@ -185,6 +193,7 @@ def build_app(gateway: Gateway) -> web.Application:
     )
     app[GATEWAY] = gateway
     app[SLOTS] = StreamSlots(gateway.limits)
+    app[RATES] = Rates(gateway.limits)
     app[PULSE] = Pulse(gateway.limits.stream_heartbeat_seconds)
     for call in CALLS:
         # No HEAD for a stream: it would stay open and say nothing.
@@ -224,6 +233,7 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     headers["Referrer-Policy"] = "no-referrer"
     headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
     headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    headers.update(rate_headers(request.get(LEVELS, ())))
     if request.app[GATEWAY].secure_cookies:
         headers["Strict-Transport-Security"] = "max-age=31536000"
     headers.popall(hdrs.SERVER, None)  # nobody needs to know what we run on

@@ -48,7 +48,7 @@ JOB_ID = {
     "required": True,
     "schema": {"type": "string", "format": "uuid"},
 }
-EVERY_REFUSAL = (500, 503)
+EVERY_REFUSAL = (429, 500, 503)
 
 
 def describe(calls: Sequence[Call]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ PREFLIGHT = {
     ),
     hdrs.ACCESS_CONTROL_MAX_AGE: "600",
 }
-EXPOSED = "ETag, Location, Preference-Applied, Retry-After, X-Request-ID"
+EXPOSED = "ETag, Location, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, X-Request-ID"
 
 
 @web.middleware

@@ -11,6 +11,7 @@ import structlog
 from growbin.adapters.photos.photo_cache import CdnPhotoCache
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
+from growbin.adapters.redis.session_jobs import RedisSessionJobs
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.capabilities import capabilities_of
 from growbin.config import Settings
@@ -55,8 +56,13 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             rules=rules,
             things=ThingFinder(rules),
             records=await enter(open_records(settings)),
-            sessions=await enter(RedisSessions.open(url=settings.redis_sessions_url)),
+            sessions=await enter(
+                RedisSessions.open(
+                    url=settings.redis_sessions_url, new_session_seconds=settings.new_session_seconds
+                )
+            ),
             progress=progress,
+            session_jobs=RedisSessionJobs(progress),
             uploads=await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS)),
             queue=queue,
             letters=await enter(open_letters(settings)),
@@ -85,6 +91,7 @@ def open_records(settings: Settings) -> AbstractAsyncContextManager[RedisJobReco
         sessions_url=settings.redis_sessions_url,
         ticket_seconds=settings.ticket_seconds,
         deadline_seconds=settings.job_deadline_seconds,
+        unused_ticket_seconds=settings.unused_ticket_seconds,
     )
 
 
@@ -103,6 +110,14 @@ def limits_of(settings: Settings) -> GatewayLimits:
         ticket_seconds=settings.ticket_seconds,
         upload_wait_seconds=settings.upload_wait_seconds,
         backlog_limit=settings.backlog_limit,
+        job_deadline_seconds=settings.job_deadline_seconds,
+        session_tickets_per_minute=settings.session_tickets_per_minute,
+        address_tickets_per_minute=settings.address_tickets_per_minute,
+        all_tickets_per_minute=settings.all_tickets_per_minute,
+        reads_per_second=settings.reads_per_second,
+        changes_per_minute=settings.changes_per_minute,
+        max_unfinished_per_session=settings.max_unfinished_per_session,
+        max_unfinished_per_address=settings.max_unfinished_per_address,
         max_streams_per_session=settings.max_streams_per_session,
         max_streams_per_address=settings.max_streams_per_address,
         max_streams=settings.max_streams,

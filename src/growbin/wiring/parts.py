@@ -83,6 +83,7 @@ def open_progress(settings: Settings) -> AbstractAsyncContextManager[RedisProgre
         lease_seconds=settings.lease_seconds,
         max_starts=settings.max_starts,
         max_paid_calls=settings.max_paid_calls,
+        unused_ticket_seconds=settings.unused_ticket_seconds,
     )
 
 
