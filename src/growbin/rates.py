@@ -37,10 +37,11 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often one kind of call may come: from one session, from one address, from everybody."""
+    """How often one kind of call may come: from one session, from one address, from everybody. A call that
+    only makes a session is no session's."""
 
     kind: str
-    session: Bucket
+    session: Bucket | None
     address: Bucket
     everybody: Bucket | None = None
 

@@ -7,7 +7,7 @@ import hashlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import pytest_asyncio
@@ -161,7 +161,7 @@ async def test_only_the_hash_of_a_token_is_stored(parts: dict[str, str]) -> None
     """Who reads the store cannot visit; and the list of the session's jobs lives as long as it does."""
     url = database(parts)
     async with RedisSessions.open(url=url) as sessions, open_redis(url) as redis:
-        token, _ = await sessions.create(an_address(), tickets := rate())
+        token, _ = await sessions.create(an_address(), tickets := rate(session=Bucket(1, 60)))
         owner = owner_of(token)
         found = {key async for key in redis.scan_iter(match=f"*{owner}*")}
         assert found == {keys.session(owner), keys.rate(owner, tickets.kind)}
@@ -230,6 +230,16 @@ async def test_address_is_counted_whatever_its_sessions(door: Door) -> None:
     assert refused.session is None
     assert await door.look(refused_token) is None
     assert (await door.sessions.look(token, an_address(), calls)).retry_after_seconds == 0
+
+
+async def test_session_that_is_only_made_has_all_its_calls_before_it(door: Door) -> None:
+    """A rate may count for address and everybody alone."""
+    tickets = rate(session=Bucket(1, 60), everybody=PLENTY)
+    address = an_address()
+    token, made = await door.sessions.create(address, replace(tickets, session=None))
+    assert left(made) == {"address": 999, "everybody": 999}
+    admissions = [await door.sessions.look(token, address, tickets) for _ in range(2)]
+    assert [admission.retry_after_seconds > 0 for admission in admissions] == [False, True]
 
 
 async def test_everybody_together_is_counted_too(door: Door) -> None:

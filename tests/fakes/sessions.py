@@ -80,7 +80,7 @@ class FakeSessions(MayBeAway):
         holders: list[tuple[str, Holder, Bucket]] = [(address, "address", rate.address)]
         if rate.everybody:
             holders.append(("everybody", "everybody", rate.everybody))
-        if owner:
+        if owner and rate.session:
             holders.append((owner, "session", rate.session))
         full_at_ms = {
             (name, rate.kind): bucket.full_at_ms(self._full_at_ms.get((name, rate.kind), 0.0), now_ms)

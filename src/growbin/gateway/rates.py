@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -27,6 +28,7 @@ class Rates:
             address=Bucket(limits.address_tickets_per_minute, 60),
             everybody=Bucket(limits.all_tickets_per_minute, 60),
         )
+        self.sessions = replace(self.tickets, session=None)
         self.reads = Rate("reads", session=reads, address=reads)
         # Not more often than reads, but as many at once as an address may hold: all return after a restart.
         self.streams = Rate(

@@ -96,10 +96,10 @@ async def find_or_make_session(request: web.Request) -> Session:
 
 
 async def _make_session(request: web.Request, *, in_cookie: bool) -> Session:
-    gateway = request.app[GATEWAY]
+    gateway, rates = request.app[GATEWAY], request.app[RATES]
     token, admission = await gateway.sessions.create(
         address_key(request),
-        request.app[RATES].tickets,
+        rates.tickets if in_cookie else rates.sessions,
         at_least_seconds=gateway.limits.upload_wait_seconds + AFTER_TICKET_SECONDS if in_cookie else 0,
     )
     live = heed(request, admission).session

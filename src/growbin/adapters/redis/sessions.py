@@ -21,9 +21,9 @@ TOKEN_BYTES = 32
 # One script, so that counting a call costs no round trip of its own. A session's value is the second of its
 # end, and whether it is kept: "1767225600 kept". An earlier version wrote "1": its 30 days begin now.
 #
-# KEYS  1 session  2 its jobs' list  3... the buckets; the session's own is the last, and counts if it lives
+# KEYS  1 session  2 its jobs' list  3... the buckets; `of_session` of them, the last, count only if it lives
 # ARGV  1 as JSON {operation, new_seconds, kept_seconds, longest_seconds, at_least_seconds, tolerance_ms,
-#       buckets: [{calls, ms}]}
+#       buckets: [{calls, ms}], of_session}
 # A bucket's value is the moment, in milliseconds, at which it is full again (growbin/rates.py).
 SCRIPT = """
 local p = cjson.decode(ARGV[1])
@@ -46,7 +46,7 @@ elseif type(text) == 'string' then
   end
 end
 
-local counted = session and #p.buckets or #p.buckets - 1
+local counted = session and #p.buckets or #p.buckets - p.of_session
 local full_at, full_in, is_refused = {}, {}, false
 for i = 1, counted do
   local bucket = p.buckets[i]
@@ -121,6 +121,7 @@ class RedisSessions:
             "at_least_seconds": at_least_seconds,
             "tolerance_ms": TOLERANCE_MS,
             "buckets": [{"calls": it.calls, "ms": it.seconds * 1000} for _, _, it in buckets],
+            "of_session": int(rate is not None and rate.session is not None),
         }
         expires_in, is_kept, full_in_ms = await ask(
             self._script(
@@ -138,7 +139,9 @@ def _buckets(owner: str, address: str, rate: Rate) -> list[tuple[str, Holder, Bu
     found: list[tuple[str, Holder, Bucket]] = [(keys.rate(address, rate.kind), "address", rate.address)]
     if rate.everybody:
         found.append((keys.rate("everybody", rate.kind), "everybody", rate.everybody))
-    return [*found, (keys.rate(owner, rate.kind), "session", rate.session)]
+    if rate.session:
+        found.append((keys.rate(owner, rate.kind), "session", rate.session))
+    return found
 
 
 def _owner(token: str) -> str:
