@@ -18,6 +18,7 @@ from growbin.job import Job, Stage, Upload, job_of
 from growbin.messages import failure
 from growbin.ports import SessionJobs
 from growbin.rates import Holder
+from tests.contract.round_trips import counting
 from tests.fakes import Clock, FakeProgressLog, FakeSessionJobs
 
 FAR_MS = 2**46  # a deadline that no test lives to see
@@ -108,6 +109,23 @@ async def test_states_are_what_each_job_says_for_itself(desk: Desk) -> None:
         "deleted",
     ]
     assert await desk.jobs.states([]) == []
+
+
+async def test_list_of_fifty_jobs_is_one_round_trip(parts: dict[str, str]) -> None:
+    """However far each of them has come."""
+    async with (
+        counting(database(parts)) as (url, sent),
+        RedisProgressLog.open(url=url, image_base_url="https://cdn.test") as log,
+    ):
+        jobs = [await opened(Desk(RedisSessionJobs(log), log), an_owner()) for _ in range(50)]
+        for job in jobs[:20]:
+            await log.queue_job(job)
+        for job in jobs[:10]:
+            await log.finish(job, None, failure("internal", "ko"))
+        before = len(sent)
+        states = await RedisSessionJobs(log).states([job.job_id for job in jobs])
+        assert len(sent) - before == 1
+        assert [state is not None and state.entry.ends for state in states] == [True] * 10 + [False] * 40
 
 
 async def test_job_that_is_due_is_expired_by_who_looks_at_the_list(desk: Desk) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -17,6 +16,7 @@ from growbin.adapters.redis.connection import open_redis
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.ports import Sessions
 from growbin.rates import Admission, Bucket, LiveSession, Rate
+from tests.contract.round_trips import counting
 from tests.fakes import Clock, FakeSessions
 
 HOUR, DAY = 3600, 24 * 3600
@@ -292,43 +292,6 @@ async def test_bucket_lives_no_longer_than_it_takes_to_fill(parts: dict[str, str
 
 
 # --- round trips ---------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def counting(url: str) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A way to the server, and what was sent on it between two answers: one item is one round trip."""
-    host, _, port = url.removeprefix("redis://").partition("@")[2].partition("/")[0].partition(":")
-    sent: list[bytes] = []
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(host, int(port))
-        is_asking = False
-
-        async def answers() -> None:
-            nonlocal is_asking
-            while data := await there.read(65536):
-                is_asking = False
-                writer.write(data)
-
-        task = asyncio.create_task(answers())
-        try:
-            while data := await reader.read(65536):
-                if is_asking:
-                    sent[-1] += data
-                else:
-                    sent.append(data)
-                is_asking = True
-                back.write(data)
-        finally:
-            task.cancel()
-            back.close()
-            writer.close()
-
-    server = await asyncio.start_server(relay, "127.0.0.1", 0)
-    try:
-        yield url.replace(f"{host}:{port}", f"127.0.0.1:{server.sockets[0].getsockname()[1]}"), sent
-    finally:
-        server.close()
 
 
 async def test_counting_a_call_costs_no_round_trip_of_its_own(parts: dict[str, str]) -> None:
