@@ -31,7 +31,7 @@ async def find_advice(request: web.Request) -> web.Response:
     """`GET /api/v1/waste/advice?name=` or `?category=&material=&condition=`"""
     gateway = request.app[GATEWAY]
     heed(request, request.app[RATES].public_reads.count(address_of(request)))
-    del request[LEVELS]  # any cache may keep the answer
+    request.pop(LEVELS)  # any cache may keep the answer
     query = request.query
     _check_parameters({name: len(query.getall(name)) for name in query})
     locale = _locale(query.get("locale", "ko"))

@@ -32,7 +32,7 @@ from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.rates import LEVELS, RATES, Rates, rate_headers
-from growbin.gateway.sessions import SessionAnswer, create_session
+from growbin.gateway.sessions import SESSION, SessionAnswer, create_session
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
@@ -233,7 +233,8 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     headers["Referrer-Policy"] = "no-referrer"
     headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
     headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
-    headers.update(rate_headers(request.get(LEVELS, ())))
+    headers.update(rate_headers(request.pop(LEVELS, ())))
+    request.pop(SESSION, None)  # as the levels: a stream keeps its request for long
     if request.app[GATEWAY].secure_cookies:
         headers["Strict-Transport-Security"] = "max-age=31536000"
     headers.popall(hdrs.SERVER, None)  # nobody needs to know what we run on

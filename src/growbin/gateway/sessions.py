@@ -35,6 +35,9 @@ class Session:
         return cls(live.owner, token, in_cookie, live.expires_in, live.is_kept)
 
 
+SESSION = web.RequestKey("session", Session)  # as it was found
+
+
 class SessionAnswer(BaseModel):
     token: str
     expires_in: int
@@ -48,8 +51,10 @@ async def create_session(request: web.Request) -> web.Response:
 
 
 async def find_session(request: web.Request) -> Session | None:
-    """The caller's live session, if any; its call is counted. A Bearer token goes before the cookie. Raises
-    Rejected (session_unknown for a Bearer token that opens nothing, too_many_requests)."""
+    """The caller's live session, if any; its call is counted, once. A Bearer token goes before the cookie.
+    Raises Rejected (session_unknown for a Bearer token that opens nothing, too_many_requests)."""
+    if SESSION in request:
+        return request[SESSION]
     scheme, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     in_cookie = scheme.lower() != "bearer"
     token = _cookie(request) if in_cookie else bearer.strip()
@@ -65,7 +70,8 @@ async def find_session(request: web.Request) -> Session | None:
         if not in_cookie:
             raise _session_unknown()
         return None
-    return Session.of(live, token, in_cookie=in_cookie)
+    request[SESSION] = Session.of(live, token, in_cookie=in_cookie)
+    return request[SESSION]
 
 
 def _session_unknown() -> Rejected:
