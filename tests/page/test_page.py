@@ -296,15 +296,15 @@ async def test_session_with_too_many_photos_waits_without_a_word(
         running_system(parts, MAX_UNFINISHED_PER_SESSION="1") as system,
         visiting(system.base_url) as visit,
     ):
-        words: list[str] = []
-        await visit.page.expose_function("tellWords", words.append)
         await visit.page.evaluate(
-            """new MutationObserver(() => document.querySelectorAll(".job .state").forEach(
-                 (state) => tellWords(state.textContent))
+            """window.words = [];
+               new MutationObserver(() => document.querySelectorAll(".job .state").forEach(
+                 (state) => window.words.push(state.textContent))
                ).observe(document.body, {childList: true, subtree: true, characterData: true})"""
         )
         await visit.choose(COFFEE, COFFEE, COFFEE)
         await expect(visit.page.locator(".job[data-stage=done]")).to_have_count(3)
+        words = await visit.page.evaluate("window.words")
         assert words
         assert "서비스의 응답을 기다리고 있어요." not in words
         visit.errors[:] = [error for error in visit.errors if "429" not in error]
