@@ -30,10 +30,12 @@ from tests.fakes import (
     FakePhotoCache,
     FakeProgressFeed,
     FakeProgressLog,
+    FakeSessionJobs,
     FakeSessions,
     FakeUploadStore,
 )
 from tests.fakes.agenda import AGAIN
+from tests.load_profile import ONE_ADDRESS
 
 JPEG = b"\xff\xd8\xff\xe0" + b"photo" * 20
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"photo" * 20
@@ -50,11 +52,13 @@ LIMITS = GatewayLimits(
     require_declared_length=False,
     upload_wait_seconds=600,
     backlog_limit=100,
+    job_deadline_seconds=300,
     max_streams_per_session=4,
     max_streams_per_address=50,
     max_streams=100,
     stream_heartbeat_seconds=15,
     stream_write_timeout_seconds=20,
+    **{name.lower(): int(value) for name, value in ONE_ADDRESS.items()},
 )
 
 
@@ -113,6 +117,7 @@ class Node:
             records=self.records,
             sessions=self.sessions,
             progress=self.progress,
+            session_jobs=FakeSessionJobs(self.progress),
             uploads=self.uploads,
             queue=self.queue,
             eraser=self.eraser,

@@ -14,7 +14,7 @@ from growbin.gateway.context import GATEWAY
 
 READING = ("GET", "HEAD", "OPTIONS")
 METHODS = "GET, POST, DELETE"
-EXPOSED = "ETag, Location, Preference-Applied, Retry-After, X-Request-ID"
+EXPOSED = "ETag, Location, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, X-Request-ID"
 OWN_SITES = ("same-origin", "none")
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -35,7 +35,10 @@ STATUS = {
     "not_failed": 409,  # a redrive's: its operator reads the detail
     "not_found": 404,
     "photo_too_large": 413,
+    "session_unknown": 401,
+    "too_many_requests": 429,
     "too_many_streams": 429,
+    "too_many_unfinished": 429,
     "unsupported_encoding": 415,
     "unsupported_photo": 415,
     "upload_expired": 410,
@@ -85,9 +88,10 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     except Rejected as error:
         told = CODE_TOLD.get(error.code, error.code)
-        return _answer(
-            request, STATUS[error.code], told, error.detail, _retry_after(error.retry_after_seconds)
-        )
+        status, headers = STATUS[error.code], _retry_after(error.retry_after_seconds)
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return _answer(request, status, told, error.detail, headers)
     except Unavailable as error:
         log.warning("part_unavailable", part=error.part, reason=error.reason)
         retry_after = _retry_after(error.retry_after_seconds or DEFAULT_RETRY_AFTER_SECONDS)

@@ -9,7 +9,6 @@ from typing import Literal
 from aiohttp import web
 
 from growbin.errors import Rejected
-from growbin.gateway.addresses import counted_address
 from growbin.gateway.context import GatewayLimits
 from growbin.telemetry import metrics
 
@@ -43,7 +42,6 @@ class StreamSlots:
     def take(self, owner: str, address: str) -> Slot:
         """One slot, held by the block that enters it. Raises Rejected: too_many_streams to who has many,
         every_stream_taken to everybody."""
-        address = counted_address(address)
         if self._by_owner[owner] >= self._limits.max_streams_per_session:
             raise _too_many_streams("session")
         if self._by_address[address] >= self._limits.max_streams_per_address:

@@ -11,13 +11,12 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from growbin.errors import Rejected
-from growbin.gateway.addresses import address_hash
 from growbin.gateway.answers import Links, json_answer, links_of
 from growbin.gateway.bodies import read_body
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.languages import preferred_locale
 from growbin.gateway.problems import bad_request, photo_too_large, unsupported_photo
-from growbin.gateway.sessions import address_of, find_or_make_session, keep_session
+from growbin.gateway.sessions import address_key, find_or_make_session, keep_session
 from growbin.job import ContentType, Locale, Upload
 
 log = structlog.get_logger()
@@ -84,7 +83,7 @@ async def analyze(request: web.Request) -> web.Response:
             declared_length=wanted.content_length,
             question=wanted.question or None,
             locale=wanted.locale or preferred_locale(request.headers.get(hdrs.ACCEPT_LANGUAGE, "")),
-            address_hash=address_hash(address_of(request)),
+            address_hash=address_key(request),
             created_at_ms=0,  # the record's times are stamped where it is stored, by one clock
             ticket_expires_at_ms=0,
         ),

@@ -14,6 +14,7 @@ from growbin.adapters.redis.agenda import RedisAgenda
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.outages import RedisOutages
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
+from growbin.adapters.redis.session_jobs import RedisSessionJobs
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.capabilities import capabilities_of
 from growbin.config import Settings
@@ -63,8 +64,13 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             rules=rules,
             things=ThingFinder(rules),
             records=records,
-            sessions=await enter(RedisSessions.open(url=settings.redis_sessions_url)),
+            sessions=await enter(
+                RedisSessions.open(
+                    url=settings.redis_sessions_url, new_session_seconds=settings.new_session_seconds
+                )
+            ),
             progress=progress,
+            session_jobs=RedisSessionJobs(progress),
             uploads=uploads,
             queue=queue,
             eraser=eraser,
@@ -138,6 +144,7 @@ def open_records(settings: Settings) -> AbstractAsyncContextManager[RedisJobReco
         sessions_url=settings.redis_sessions_url,
         ticket_seconds=settings.ticket_seconds,
         deadline_seconds=settings.job_deadline_seconds,
+        unused_ticket_seconds=settings.unused_ticket_seconds,
     )
 
 
@@ -157,6 +164,14 @@ def limits_of(settings: Settings) -> GatewayLimits:
         require_declared_length=settings.require_declared_length,
         upload_wait_seconds=settings.upload_wait_seconds,
         backlog_limit=settings.backlog_limit,
+        job_deadline_seconds=settings.job_deadline_seconds,
+        session_tickets_per_minute=settings.session_tickets_per_minute,
+        address_tickets_per_minute=settings.address_tickets_per_minute,
+        all_tickets_per_minute=settings.all_tickets_per_minute,
+        reads_per_second=settings.reads_per_second,
+        changes_per_minute=settings.changes_per_minute,
+        max_unfinished_per_session=settings.max_unfinished_per_session,
+        max_unfinished_per_address=settings.max_unfinished_per_address,
         max_streams_per_session=settings.max_streams_per_session,
         max_streams_per_address=settings.max_streams_per_address,
         max_streams=settings.max_streams,

@@ -92,6 +92,7 @@ def open_progress(settings: Settings) -> AbstractAsyncContextManager[RedisProgre
         lease_seconds=settings.lease_seconds,
         max_starts=settings.max_starts,
         max_paid_calls=settings.max_paid_calls,
+        unused_ticket_seconds=settings.unused_ticket_seconds,
         erased_after_seconds=(0, settings.erase_again_seconds, settings.ticket_seconds),
     )
 
