@@ -71,6 +71,8 @@ WELL: dict[str, str] = {
     'growbin_streams_closed_total{end="ended"}': growing(10),
     'growbin_streams_closed_total{end="slow"}': growing(1),
     "growbin_streams_reset_total": steady(3),
+    "growbin_backlog_unknown": steady(0),
+    'growbin_connections_cut_total{reason="process_full"}': growing(1),
     "growbin_open_streams": steady(4000),
     "growbin_progress_unreadable_total": steady(2),
 }
@@ -282,6 +284,21 @@ CASES: tuple[Case, ...] = (
         {"growbin_streams_reset_total": growing(20)},
         "1m",
         "1m15s",
+    ),
+    Case(
+        "a management that is silent",
+        "GrowbinBacklogUnknown",
+        {"growbin_backlog_unknown": steady(1)},
+        "4m45s",
+        "5m",
+    ),
+    Case(
+        "a gateway without room for more connections",
+        "GrowbinConnectionsRefused",
+        {'growbin_connections_cut_total{reason="process_full"}': growing(1000)},
+        "5m",
+        "5m15s",
+        {"reason": "process_full"},
     ),
     Case(
         "many streams",

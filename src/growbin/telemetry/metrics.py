@@ -40,6 +40,7 @@ UPLOAD_OUTCOMES = (
     "backlog_full",
     "not_found",
     "photo_too_large",
+    "too_many_unfinished",
     "unavailable",
     "unsupported_photo",
     "upload_expired",
@@ -64,6 +65,24 @@ streams_closed = Counter(
 )
 present(streams_closed, ("ended", "drained", "slow", "gone", "broken"))
 streams_reset = Counter("growbin_streams_reset_total", "Streams whose client had to forget what it knew")
+open_connections = Gauge("growbin_open_connections", "Connections to the gateway's API open now")
+connections_cut = Counter(
+    "growbin_connections_cut_total",
+    "Connections refused or cut before or after a call, by reason: address_full, process_full, silent, "
+    "head_too_slow, head_too_large, bad_request, bad_expectation, bad_version, answer_unread",
+    ("reason",),
+)
+present(
+    connections_cut,
+    (
+        *("address_full", "process_full", "silent", "head_too_slow", "head_too_large"),
+        *("bad_request", "bad_expectation", "bad_version", "answer_unread"),
+    ),
+)
+backlog_unknown = Gauge(
+    "growbin_backlog_unknown",
+    "1 while the broker's management does not tell how many jobs wait, so that nothing limits them",
+)
 feedback = Counter(
     "growbin_feedback_total",
     "What people said of answers (right, corrected, wrong), by how sure the answer was",
