@@ -91,8 +91,6 @@ class SpanRecorder:
                 context=set_span_in_context(NonRecordingSpan(_context(parent))) if parent else None,
                 kind=KINDS[kind],
                 links=[Link(_context(link))] if link else None,
-                record_exception=False,
-                set_status_on_exception=False,
             )
         finally:
             self._ids.given = None
