@@ -7,13 +7,14 @@ import re
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from growbin.gateway import openapi
+from growbin.gateway import asyncapi, openapi
 from growbin.gateway.advice import LONGEST_NAME, find_advice
 from growbin.gateway.answers import CancelAsked, JobList, JobView, RuleAdvice, Submitted
 from growbin.gateway.context import GATEWAY, Gateway
@@ -311,17 +312,23 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
     app.router.add_get("/", send_index)
     app.router.add_get("/index.html", send_index)
 
-    description = json.dumps(openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes)).encode()
     docs = openapi.page(CALLS)
 
-    async def send_description(_request: web.Request) -> web.Response:
-        return web.Response(body=description, content_type="application/json", charset="utf-8")
+    def serve_description(document: dict[str, Any]) -> Handler:
+        body = json.dumps(document).encode()
+
+        async def send_description(_request: web.Request) -> web.StreamResponse:
+            return web.Response(body=body, content_type="application/json", charset="utf-8")
+
+        return send_description
 
     async def send_docs(_request: web.Request) -> web.Response:
         policy = {"Content-Security-Policy": openapi.PAGE_POLICY}
         return web.Response(text=docs, content_type="text/html", headers=policy)
 
-    app.router.add_get("/openapi.json", send_description)
+    calls = openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes)
+    app.router.add_get("/openapi.json", serve_description(calls))
+    app.router.add_get("/asyncapi.json", serve_description(asyncapi.describe()))
     app.router.add_get("/docs", send_docs)
 
 

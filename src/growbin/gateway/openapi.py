@@ -162,7 +162,8 @@ def page(calls: Sequence[Call]) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>growbin API</title>'
         f"<style>{STYLE}</style><h1>growbin API</h1>"
-        f'<p>As a machine reads it: <a href="/openapi.json">openapi.json</a></p>{sections}</html>'
+        '<p>As a machine reads it: <a href="/openapi.json">openapi.json</a>, and what is streamed: '
+        f'<a href="/asyncapi.json">asyncapi.json</a></p>{sections}</html>'
     )
 
 
