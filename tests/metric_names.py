@@ -61,12 +61,15 @@ def alert_queries() -> list[tuple[str, str]]:
 
 
 def scaler_queries() -> list[tuple[str, str]]:
-    return [
-        (document["metadata"]["name"], metric["pods"]["metric"]["name"])
-        for document in yaml.safe_load_all((PRODUCTION / "scaling.yaml").read_text())
-        for metric in document.get("spec", {}).get("metrics", [])
-        if metric["type"] == "Pods"
-    ]
+    """Of autoscalers, and of KEDA's questions to Prometheus."""
+    queries = []
+    for document in yaml.safe_load_all((PRODUCTION / "scaling.yaml").read_text()):
+        name, spec = document["metadata"]["name"], document.get("spec", {})
+        queries += [(name, it["pods"]["metric"]["name"]) for it in spec.get("metrics", []) if "pods" in it]
+        queries += [
+            (name, it["metadata"]["query"]) for it in spec.get("triggers", []) if "query" in it["metadata"]
+        ]
+    return queries
 
 
 def unknown(owner: str, query: str) -> Iterator[str]:
