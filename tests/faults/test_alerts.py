@@ -69,7 +69,7 @@ class Fault:
     alert: str
     begin: Act
     end: Act
-    besides: frozenset[str] = frozenset()  # what else a person should hear
+    besides: frozenset[str] = frozenset()  # what else may be heard
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -144,6 +144,12 @@ async def fill_redis(cluster: Cluster) -> None:
         await redis.config_set("maxmemory", 1_500_000)
 
 
+async def nearly_fill_redis(cluster: Cluster) -> None:
+    async with database(cluster, PROGRESS) as redis:
+        used = (await redis.info("memory"))["used_memory"]
+        await redis.config_set("maxmemory", int(used / 0.85))
+
+
 async def empty_redis(cluster: Cluster) -> None:
     async with database(cluster, PROGRESS) as redis:
         await redis.config_set("maxmemory", 0)
@@ -154,7 +160,7 @@ async def cdn_down(cluster: Cluster) -> None:
 
 
 async def cdn_slow(cluster: Cluster) -> None:
-    await cluster.cdn_link.slow(6)
+    await cluster.cdn_link.slow(2)
 
 
 async def cdn_passes(cluster: Cluster) -> None:
@@ -174,7 +180,7 @@ FAULTS = (
     Fault("CDN away", "GrowbinCdnPassedBy", cdn_down, cdn_passes),
     Fault("CDN slow", "GrowbinPhotosSlow", cdn_slow, cdn_passes),
     Fault("Redis away", "GrowbinRedisAway", links_down("redis"), links_pass("redis")),
-    Fault("Redis slow", "GrowbinAnswersSlow", links_slow("redis", 0.3), links_pass("redis")),
+    Fault("Redis slow", "GrowbinAnswersSlow", links_slow("redis", 0.12), links_pass("redis")),
     Fault(
         "Redis full",
         "GrowbinRedisAway",
@@ -182,6 +188,7 @@ FAULTS = (
         empty_redis,
         besides=frozenset({"GrowbinRedisNearlyFull"}),
     ),
+    Fault("Redis nearly full", "GrowbinRedisNearlyFull", nearly_fill_redis, empty_redis),
     Fault("broker away", "GrowbinBrokerAway", kill_broker, start_broker),
     Fault("broker slow", "GrowbinAnswersSlow", links_slow("amqp", 0.6), links_pass("amqp")),
     Fault("consumers gone", "GrowbinNobodyConsumes", kill_consumers, start_consumers),
@@ -208,7 +215,7 @@ async def heard(servers: Servers, fault: Fault, quiet_seconds: float) -> None:
             await asyncio.sleep(quiet_seconds)
             fired = await prometheus.ever_fired()
             print(f"{fault.name}: {fault.alert} after {took:.1f} s, silent {left:.1f} s after the end")
-            assert fired == {fault.alert, *fault.besides}
+            assert fired - fault.besides == {fault.alert}
             assert await without_data(prometheus) == []
         assert await label_sets(cluster) == at_first
 
