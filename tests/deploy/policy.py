@@ -27,7 +27,6 @@ EXACT_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?(-[a-z]+)?")
 METADATA_NETWORKS = {"0.0.0.0/0": "169.254.0.0/16", "::/0": "fc00::/7"}
 # Prometheus puts them beside a target's own.
 TARGET_LABELS = {"namespace", "pod"}
-KEEP_ALIVE_SECONDS = 75  # of the gateway, at least
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 PATIENCE_SECONDS = 30  # before a restart: longer than anything that passes by itself
 ROOM_SECONDS = 5
@@ -333,7 +332,11 @@ def streams_pass_unhindered(manifests: Manifests) -> Iterator[str]:
     for ingress in manifests.of_kind("Ingress"):
         said = ingress["metadata"]["annotations"]["alb.ingress.kubernetes.io/load-balancer-attributes"]
         [idle_seconds] = re.findall(r"idle_timeout\.timeout_seconds=(\d+)", said)
-        if not 3 * default_of("stream_heartbeat_seconds") <= int(idle_seconds) < KEEP_ALIVE_SECONDS:
+        heartbeat_seconds, kept_seconds = (
+            default_of("stream_heartbeat_seconds"),
+            default_of("keepalive_seconds"),
+        )
+        if not 3 * heartbeat_seconds <= int(idle_seconds) < kept_seconds:
             yield f"{name_of(ingress)} closes streams, or uses connections that the gateway is closing"
 
 
