@@ -32,7 +32,7 @@ TRAIN_INSTALLED := $(TRAIN_VENV)/.installed-$(VERSION)$(if $(TORCH),-$(TORCH))
 TRAIN_PYTHON := PYTHONPATH=src $(TRAIN_VENV)/bin/python
 
 BROWSER := $(PYTHON) -m tests.browser
-TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/train
+TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/image --ignore=tests/train
 # Half of the time that the tests take, and all that needs a browser or node.
 TEST_BESIDE := tests/faults tests/page tests/stream_conformance/test_clients.py tests/contract
 BESIDE := $(VENV)/test-beside.log
@@ -41,7 +41,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime prometheus buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,8 +102,11 @@ train-check: $(TRAIN_INSTALLED)  ## train for seconds on drawn pictures: the sam
 
 deploy-setup: setup $(DEPLOY_INSTALLED)
 
-deploy-check: deploy-programs deploy-setup $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
+deploy-check: deploy-programs deploy-setup prometheus $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
 	@$(VENV)/bin/python -m pytest tests/deploy $(ARGS)
+
+image-check: setup buildah  ## build the image from the Dockerfile without Docker (as root, some minutes) and do a job in it
+	@$(VENV)/bin/python -m pytest tests/image $(ARGS)
 
 format: setup  ## format the code and apply safe fixes
 	@$(VENV)/bin/ruff check --quiet --fix-only .
@@ -163,6 +166,15 @@ chromium:
 # Some rows give a process a wrong clock.
 faketime:
 	@command -v faketime >/dev/null || $(QUIETLY) debian-packages PACKAGES=faketime
+
+# promtool says what rules and queries make of given series.
+prometheus:
+	@command -v promtool >/dev/null || $(QUIETLY) debian-packages PACKAGES=prometheus
+
+# Neither needs a daemon: one builds what the other makes the base of.
+buildah:
+	@command -v buildah >/dev/null || $(QUIETLY) debian-packages PACKAGES=buildah
+	@command -v mmdebstrap >/dev/null || $(QUIETLY) debian-packages PACKAGES=mmdebstrap
 
 # The streams are also read by npm's clients; what is installed is what the lock file says.
 node: $(CLIENTS)/node_modules/.package-lock.json
