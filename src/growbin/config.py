@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     openai_image_detail: ImageDetail | None = Field(
         None, description="`low`, `high`, `auto`, or `none` to leave it out; unset: low"
     )
+    prices_file: Path | None = Field(
+        None, description="an operator's table of prices, in the shape of data/prices.json; unset: ours"
+    )
     model_timeout_seconds: float = Field(60, gt=0, description="longest model call")
     sure_threshold: float | None = Field(
         None, ge=0, le=1, description="confidence from which an answer is sure; unset: the model's own"

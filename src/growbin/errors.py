@@ -7,6 +7,8 @@ GrowbinError
     └── Throttled the model took no work: nothing was paid, no attempt is burned
 """
 
+from growbin.usage import Usage
+
 # The parts that jobs need and wait for: consumers have a breaker for each, and people hear when it is away.
 PARTS = ("model", "s3")
 
@@ -26,11 +28,13 @@ class Rejected(GrowbinError):
 
 
 class JobFailed(GrowbinError):
-    """The job ends `failed` with `code`; trying again would give the same."""
+    """The job ends `failed` with `code`; trying again would give the same. `usage`: what the model's answer
+    has used, where there was one."""
 
     def __init__(self, code: str, reason: str = "") -> None:
         super().__init__(f"{code}: {reason}" if reason else code)
         self.code = code
+        self.usage: Usage | None = None
 
 
 class Unavailable(GrowbinError):

@@ -16,6 +16,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from growbin.taxonomy import Category, Condition, Material
+from growbin.usage import Usage
 
 Locale = Literal["ko", "en"]
 # Why it is not certain what the photo shows. `unknown`: well to be seen, and yet it cannot be told.
@@ -222,12 +223,6 @@ class Analysis(Noun):
     answer: FreeText | None = None  # to the user's question, at most three sentences
     doubt: DoubtReason | None = None
     choices: Annotated[list[Sorting], Field(max_length=MOST_CHOICES)] = []  # what it most likely is instead
-
-
-class Usage(Noun):
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float | None = None
 
 
 class ModelAnswer(Noun):

@@ -56,11 +56,11 @@ from growbin.job import (
     ModelAnswer,
     Stage,
     Upload,
-    Usage,
 )
 from growbin.ports import Ack, Agenda, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
 from growbin.rules.things import ThingFinder
+from growbin.usage import Usage
 from tests.fakes import Clock, FakeJobQueue, FakeOutages, FakePhotoCache, FakeUploadStore
 from tests.unit.gateway_node import JPEG, LIMITS
 

@@ -27,11 +27,11 @@ from growbin.job import (
     Result,
     Stage,
     Timings,
-    Usage,
 )
 from growbin.messages import failure, stage_message
 from growbin.ports import Backlog, Started
 from growbin.telemetry import metrics
+from growbin.usage import Usage
 from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
 

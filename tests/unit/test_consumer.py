@@ -20,9 +20,10 @@ from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.errors import PARTS, JobFailed, Throttled, Unavailable
-from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job, Locale, LogEntry, ModelAnswer, Usage
+from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job, Locale, LogEntry, ModelAnswer
 from growbin.ports import Ack, DeadLetter, HandBack, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
+from growbin.usage import Usage
 from tests.fakes import Clock, FakeOutages, FakeProgressLog, FakeUploadStore
 
 PHOTO = FetchedPhoto(b"photo", "cdn", "miss")
@@ -191,6 +192,22 @@ async def test_result_says_how_sure_the_model_that_answered_is(
         assert result["ask_back"]["reason"] == reason
         assert result["ask_back"]["text"]
         assert [choice["category"] for choice in result["ask_back"]["choices"]] == ["food"]
+
+
+@pytest.mark.parametrize("is_useful", [True, False])
+async def test_each_paid_call_is_one_line_in_the_books(bench: Bench, is_useful: bool) -> None:
+    """With its tokens and dollars, whether the answer is of use or not."""
+    bill = Usage(input_tokens=1000, cached_tokens=600, output_tokens=20, cost_usd=0.002)
+    if is_useful:
+        bench.outside.answer = ANSWER.model_copy(update={"usage": bill})
+    else:
+        useless = JobFailed("model_answer_invalid")
+        useless.usage = bill
+        bench.outside.model_errors = [useless]
+    with capture_logs() as lines:
+        await handle_job(job(), bench.consumer)
+    [line] = [line for line in lines if line["event"] == "model_call_paid"]
+    assert Usage.model_validate(line) == bill
 
 
 async def test_second_delivery_after_the_end_calls_no_model(bench: Bench) -> None:

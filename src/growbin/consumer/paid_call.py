@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import secrets
 
+import structlog
+
 from growbin.consumer.attempt import Attempt
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto, ModelAnswer
 from growbin.telemetry import metrics
+from growbin.usage import Usage
+
+log = structlog.get_logger()
 
 
 async def ask_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer:
@@ -28,7 +33,13 @@ async def _call_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer | None
             raise JobFailed("temporarily_unavailable", "paid calls used up")
         try:
             with metrics.model_call_seconds.time():
-                return await consumer.analyst.ask(photo, job.question, job.locale)
+                answer = await consumer.analyst.ask(photo, job.question, job.locale)
+            _write_down(answer.usage, answer.model)
+            return answer
+        except JobFailed as failed:
+            if failed.usage:
+                _write_down(failed.usage)
+            raise
         except Throttled as error:  # nothing was paid
             refusal = error
             await attempt.patiently(
@@ -42,3 +53,8 @@ async def _call_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer | None
     if not await consumer.breakers.wait_if_away("model"):
         raise JobFailed("model_refused", refusal.reason)  # the probe was not refused: it is this photo
     return None
+
+
+def _write_down(usage: Usage, model: str | None = None) -> None:
+    """The books: one line for each answer that was paid for, so that their sum is the provider's bill."""
+    log.info("model_call_paid", model=model, **usage.model_dump())

@@ -55,8 +55,16 @@ part_away = Gauge("growbin_part_away", "1 while this consumer's breaker of the p
 model_call_seconds = Histogram("growbin_model_call_seconds", "Length of a model call", buckets=LONG)
 model_tokens = Counter(
     "growbin_model_tokens_total",
-    "Tokens of answered model calls: input, output, and those of the output that were reasoning",
+    "Tokens of answered model calls: input (of it cached, and the picture's where it is told), output (of it"
+    " reasoning)",
     ("kind",),
 )
-for _kind in ("input", "output", "reasoning"):
+for _kind in ("input", "cached", "picture", "output", "reasoning"):
     model_tokens.labels(kind=_kind)
+model_cost_dollars = Counter(
+    "growbin_model_cost_dollars_total", "What answered model calls cost by the table of prices"
+)
+model_answers_unpriced = Counter(
+    "growbin_model_answers_unpriced_total",
+    "Answers whose price is not known: no row in the table, or no tokens told",
+)

@@ -23,6 +23,7 @@ from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.consumer.pacing import Throttle
 from growbin.probes import build_probes
+from growbin.usage import BadPrices, load_prices
 from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, rulebook, serving
 
 log = structlog.get_logger()
@@ -117,10 +118,15 @@ def open_analyst(settings: Settings) -> AbstractAsyncContextManager[OpenAIAnalys
         capabilities_of(settings.openai_model).effort(settings.openai_model, settings.openai_reasoning_effort)
     except EffortRefused as error:
         raise CannotStart(f"{error}.") from None
+    try:
+        prices = load_prices(settings.prices_file)
+    except BadPrices as error:
+        raise CannotStart(f"PRICES_FILE cannot be used: {error}") from None
     return OpenAIAnalyst.open(
         api_key=key,
         base_url=settings.openai_base_url,
         model=settings.openai_model,
         wishes=settings.call_wishes,
+        prices=prices,
         timeout_seconds=settings.model_timeout_seconds,
     )
