@@ -28,12 +28,14 @@ class Rejected(GrowbinError):
 
 
 class JobFailed(GrowbinError):
-    """The job ends `failed` with `code`; trying again would give the same. `usage`: what the model's answer
-    has used, where there was one."""
+    """The job ends `failed` with `code`; trying again would give the same, at least until `opens_at_ms`. Of a
+    call of the model: whether it was paid, and what is known of its `usage`."""
 
-    def __init__(self, code: str, reason: str = "") -> None:
+    def __init__(self, code: str, reason: str = "", *, opens_at_ms: int | None = None) -> None:
         super().__init__(f"{code}: {reason}" if reason else code)
         self.code = code
+        self.opens_at_ms = opens_at_ms
+        self.was_paid = True
         self.usage: Usage | None = None
 
 

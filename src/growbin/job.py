@@ -328,6 +328,7 @@ class Failure(Noun):
     code: str
     detail: str
     retryable: bool
+    opens_at: OnlyIfKnown = None  # from when a spent budget has room again
 
 
 # --- progress ----------------------------------------------------------------------------------

@@ -94,6 +94,7 @@ class Bench:
         self.consumer = Consumer(
             leases=self.progress,
             progress=self.progress,
+            calls=self.progress,
             uploads=self.uploads,
             photos=self.outside,
             cleaner=self.outside,
@@ -259,7 +260,7 @@ async def test_answer_paid_for_is_never_paid_again(bench: Bench) -> None:
     event = job()
     start = await bench.progress.begin(event, alone=False, call_id=uuid4().hex)
     assert isinstance(start, Started)
-    await bench.progress.keep_answer(event, ANSWER)
+    await bench.progress.keep_answer(event, ANSWER, "c1")
     await bench.progress.release(event, start.attempt)
     assert await handle_job(event, bench.consumer) == Ack()
     assert bench.outside.model_calls == 0

@@ -248,6 +248,7 @@ def consumer_of(analyst: OpenAIAnalyst, progress: FakeProgressLog) -> Consumer:
     return Consumer(
         leases=progress,
         progress=progress,
+        calls=progress,
         uploads=FakeUploadStore(),
         photos=Photos(),
         cleaner=Photos(),

@@ -119,8 +119,11 @@ class Attempt:
             metrics.photo_fetch_seconds.labels(source=end.photo.source).observe(end.timings_ms.fetch / 1000)
         log.info("job_ended", outcome=outcome, attempt=self.number)
 
-    async def fail(self, code: str) -> None:
-        await self.finish(failure(code, self.job.locale))
+    async def fail(self, code: str, opens_at_ms: int | None = None) -> None:
+        end = failure(code, self.job.locale)
+        if opens_at_ms is not None:
+            end = end.model_copy(update={"opens_at": rfc3339(opens_at_ms)})
+        await self.finish(end)
 
     async def fetch(self) -> FetchedPhoto:
         """The photo as it was uploaded."""

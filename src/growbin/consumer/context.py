@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from growbin.certainty import Thresholds
 from growbin.consumer.breakers import Breakers
 from growbin.consumer.pacing import SoloGate, Throttle
-from growbin.ports import Analyst, AttemptProgress, Leases, PhotoCleaner, PhotoSource, UploadStore
+from growbin.ports import Analyst, AttemptProgress, Leases, PaidCalls, PhotoCleaner, PhotoSource, UploadStore
 from growbin.rules.rulebook import Rulebook
 
 
@@ -18,6 +18,7 @@ class Consumer:
 
     leases: Leases
     progress: AttemptProgress
+    calls: PaidCalls
     uploads: UploadStore
     photos: PhotoSource
     cleaner: PhotoCleaner

@@ -64,6 +64,17 @@ for _kind in ("input", "cached", "picture", "output", "reasoning"):
 model_cost_dollars = Counter(
     "growbin_model_cost_dollars_total", "What answered model calls cost by the table of prices"
 )
+budget_used_ratio = Gauge(
+    "growbin_budget_used_ratio",
+    "How much of everybody's fullest budget was used when this consumer last reserved a call",
+)
+budget_refusals = Counter(
+    "growbin_budget_refusals_total",
+    "Calls of the model not made because a budget was spent: everybody's, a session's, an address'",
+    ("scope",),
+)
+for _scope in ("everybody", "session", "address"):
+    budget_refusals.labels(scope=_scope)
 model_answers_unpriced = Counter(
     "growbin_model_answers_unpriced_total",
     "Answers whose price is not known: no row in the table, or no tokens told",

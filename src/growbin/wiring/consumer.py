@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 import structlog
 
 from growbin.adapters.model.analyst import OpenAIAnalyst
+from growbin.adapters.model.request import CallShape
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.adapters.photos.photo_source import CdnPhotoSource
 from growbin.adapters.photos.upload_store import S3UploadStore
 from growbin.adapters.redis.outages import RedisOutages
-from growbin.capabilities import EffortRefused, capabilities_of, thresholds_of
+from growbin.budgets import Budget, has_dollars, micros
+from growbin.capabilities import EffortRefused, ImageDetail, capabilities_of, thresholds_of
 from growbin.certainty import Thresholds
 from growbin.config import Settings
 from growbin.consumer.breakers import Breakers
@@ -23,10 +26,14 @@ from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.consumer.pacing import Throttle
 from growbin.probes import build_probes
-from growbin.usage import BadPrices, load_prices
+from growbin.usage import BadPrices, PriceList, Usage, load_prices
 from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, rulebook, serving
 
 log = structlog.get_logger()
+
+# More than prompt, question and picture come to with any model whose way of counting is published.
+MOST_INPUT_TOKENS: dict[ImageDetail, int] = {"low": 8_000, "high": 40_000, "auto": 40_000, "none": 40_000}
+RESERVED_LONGER_SECONDS = 10.0  # than a call may take; then its process was dead
 
 PROBE_KEY = "incoming/probe"  # nothing lies there; that S3 says so shows that it is well
 
@@ -35,7 +42,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
     """Jobs until `stop` is set; then running ones finish within their grace. Raises CannotStart."""
     rules = rulebook(settings)  # a mistake in them is told before anything is tried
     async with AsyncExitStack() as stack:
-        progress = await stack.enter_async_context(open_progress(settings))
+        progress = await stack.enter_async_context(open_progress(settings, budget_of(settings)))
         uploads = await stack.enter_async_context(open_uploads(settings))
         photos = await stack.enter_async_context(open_photos(settings, uploads))
         cleaner = await stack.enter_async_context(
@@ -51,6 +58,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
         consumer = Consumer(
             leases=progress,
             progress=progress,
+            calls=progress,
             uploads=uploads,
             photos=photos,
             cleaner=cleaner,
@@ -118,15 +126,44 @@ def open_analyst(settings: Settings) -> AbstractAsyncContextManager[OpenAIAnalys
         capabilities_of(settings.openai_model).effort(settings.openai_model, settings.openai_reasoning_effort)
     except EffortRefused as error:
         raise CannotStart(f"{error}.") from None
-    try:
-        prices = load_prices(settings.prices_file)
-    except BadPrices as error:
-        raise CannotStart(f"PRICES_FILE cannot be used: {error}") from None
     return OpenAIAnalyst.open(
         api_key=key,
         base_url=settings.openai_base_url,
         model=settings.openai_model,
         wishes=settings.call_wishes,
-        prices=prices,
+        prices=prices_of(settings),
         timeout_seconds=settings.model_timeout_seconds,
     )
+
+
+def prices_of(settings: Settings) -> PriceList:
+    """Raises CannotStart."""
+    try:
+        return load_prices(settings.prices_file)
+    except BadPrices as error:
+        raise CannotStart(f"PRICES_FILE cannot be used: {error}") from None
+
+
+def budget_of(settings: Settings) -> Budget | None:
+    """What may be spent; None where nothing is set. Raises CannotStart."""
+    limits = settings.budget_limits
+    if not limits:
+        return None
+    budget = Budget(
+        limits,
+        first_share=settings.budget_first_share,
+        call_seconds=settings.model_timeout_seconds + RESERVED_LONGER_SECONDS,
+    )
+    price = prices_of(settings).of(settings.openai_model)
+    if price is None:
+        if all(limit.unit == "micros" for limit in limits):
+            raise CannotStart(
+                f"the budget is in dollars, and {settings.openai_model} has no price: "
+                "set PRICES_FILE, or give BUDGET calls as well."
+            )
+        if has_dollars(limits):
+            log.warning("price_missing", model=settings.openai_model, budget="counts calls alone")
+        return budget.in_calls_alone()
+    shape = CallShape.of(settings.openai_model, settings.call_wishes)
+    dearest = Usage(input_tokens=MOST_INPUT_TOKENS[shape.detail], output_tokens=shape.most_tokens)
+    return replace(budget, call_micros=micros(price.cost_usd(dearest)))

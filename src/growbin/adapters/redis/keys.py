@@ -12,6 +12,8 @@ job:{id}:answer           progress  RESULT_SECONDS                            th
 session:{sha256}          sessions  SESSION_SECONDS, sliding                  session
 session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs
 part:{name}               progress  PART_SECONDS, renewed while it is away    since when a part is away
+budget:{holder}           progress  BUDGET_SECONDS                            what it has spent
+budget:{everybody}:open   progress  BUDGET_SECONDS                            reserved calls, by their lapse
 agenda                    progress  until its last entry is done               deletions not finished
 readiness                 progress  READINESS_SECONDS                         proof of a write
 canary:{gateway}          progress  seconds; also a channel's name            one write and message a second
@@ -25,12 +27,15 @@ from uuid import UUID
 RECORD_SECONDS = 24 * 3600
 LOG_SECONDS = 3600
 RESULT_SECONDS = 7 * 24 * 3600
+BUDGET_SECONDS = 25 * 3600  # the longest window, and room
 PART_SECONDS = 30  # more than twice as long as a consumer takes from one probe to the next
 READINESS_SECONDS = 60
 
 READINESS = "readiness"
 IDEMPOTENCY = "idempotency:"
 AGENDA = "agenda"
+EVERYBODY = "everybody"
+NO_ADDRESS = "no_address"
 
 
 def record(job_id: UUID) -> str:
@@ -72,6 +77,15 @@ def attempts(job_id: UUID) -> str:
 
 def answer(job_id: UUID) -> str:
     return f"job:{{{job_id}}}:answer"
+
+
+def budget(holder: str) -> str:
+    """`holder`: EVERYBODY, a session's owner, or an address' hash."""
+    return f"budget:{{{holder}}}"
+
+
+def open_reservations() -> str:
+    return f"budget:{{{EVERYBODY}}}:open"
 
 
 def part(name: str) -> str:

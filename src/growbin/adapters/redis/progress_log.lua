@@ -1,7 +1,8 @@
 -- One job's progress, in one atomic script. Each call names an operation and its parameters.
 --
 -- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
---       5 attempts {token, starts, paid, open, counted, feedback}  6 answer  7 agenda, of `erase` alone
+--       5 attempts {token, starts, paid, open, counted, reserved, feedback}  6 answer
+--       7 agenda, of `erase` alone; 7 to 10 where a paid call is counted: see budget.lua, which stands above
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
 --       keys live {log_seconds, result_seconds}
 --
@@ -424,25 +425,63 @@ end
 
 function operations.count_paid_call()
   if is_of_earlier_run() or not holds_token() then
+    return { 'lost' }
+  end
+  if is_over() then
+    return { 'ended' }
+  end
+  local mark = p.call_id .. '1'
+  if redis.call('HGET', ATTEMPTS, 'counted') == mark then
+    return { 'ours' } -- counted before, the reply was lost
+  end
+  if count_of('paid') >= p.max_paid_calls then
+    return { 'exhausted' }
+  end
+  local found = { 'ours' }
+  if p.budget then
+    local earlier = redis.call('HGET', ATTEMPTS, 'reserved')
+    if earlier then
+      close(earlier) -- of a call that nobody is left to settle
+    end
+    found = reserve(p.budget, p.job_id .. ' ' .. p.call_id, now_ms)
+    if found[1] ~= 'ours' then
+      return found
+    end
+    redis.call('HSET', ATTEMPTS, 'reserved', p.job_id .. ' ' .. p.call_id)
+  end
+  add('paid', 1)
+  redis.call('HSET', ATTEMPTS, 'counted', mark)
+  return found
+end
+
+local function settle_if_reserved(was_paid)
+  if p.budget and p.call_id then
+    settle(p.budget, p.job_id .. ' ' .. p.call_id, p.cost_micros, was_paid, now_ms)
+  end
+end
+
+-- The model took no work: the call is as if it had not been. Its money comes back whoever has the job now.
+function operations.uncount_paid_call()
+  settle_if_reserved(false)
+  if is_of_earlier_run() or not holds_token() then
     return 'lost'
   end
-  if is_over() and p.change > 0 then
-    return 'ended'
+  local mark = p.call_id .. '-1'
+  if redis.call('HGET', ATTEMPTS, 'counted') ~= mark then
+    add('paid', -1)
+    redis.call('HSET', ATTEMPTS, 'counted', mark)
   end
-  local mark = p.call_id .. whole(p.change)
-  if redis.call('HGET', ATTEMPTS, 'counted') == mark then
-    return 'ours' -- counted before, the reply was lost
-  end
-  if p.change > 0 and count_of('paid') >= p.max_paid_calls then
-    return 'exhausted'
-  end
-  add('paid', p.change)
-  redis.call('HSET', ATTEMPTS, 'counted', mark)
   return 'ours'
+end
+
+-- The call brought no answer that is kept, and cost `cost_micros`, or who knows what.
+function operations.settle_paid_call()
+  settle_if_reserved(true)
 end
 
 -- The raw answer was paid for, whoever won. Only a deletion refuses it, and a redrive: the new run asks anew.
 function operations.keep_answer()
+  settle_if_reserved(true)
   if is_of_earlier_run() or (result and result.stage == 'deleted') then
     return 'ended'
   end
