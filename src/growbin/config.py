@@ -96,6 +96,13 @@ class Settings(BaseSettings):
     prices_file: Path | None = Field(
         None, description="an operator's table of prices, in the shape of data/prices.json; unset: ours"
     )
+    fallback_model: Literal["embedded"] | None = Field(
+        None,
+        description="`embedded`: answers when a budget is spent or the model is away; unset: nobody does",
+    )
+    fallback_after_seconds: float = Field(
+        30, ge=0, description="so long after upload-complete it answers for a model that is away"
+    )
     budget: str = Field(
         "",
         description="of model calls in all, as in `20000 calls/day, $5/day, 600 calls/minute`; unset: none",

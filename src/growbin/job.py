@@ -22,6 +22,7 @@ Locale = Literal["ko", "en"]
 # Why it is not certain what the photo shows. `unknown`: well to be seen, and yet it cannot be told.
 DoubtReason = Literal["several", "dark", "blurred", "far", "unknown", "not_waste"]
 Certainty = Literal["sure", "probable", "unsure"]
+AnsweredBy = Literal["model", "kept", "fallback"]  # kept: paid for by an earlier job of the same owner
 ContentType = Literal["image/jpeg", "image/png", "image/webp", "image/heic"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
@@ -232,6 +233,7 @@ class ModelAnswer(Noun):
     model: str = "unknown"
     usage: Usage = Usage()
     analyse_ms: int = 0
+    answered_by: AnsweredBy = "model"
 
 
 # What only a municipality's overlay tells; left out where there is none.
@@ -318,6 +320,7 @@ class Result(Noun):
     certainty: Certainty | None = None  # an earlier version wrote none
     ask_back: AskBack | str | None  # an earlier version wrote a text; clients must take both
     model: str
+    answered_by: AnsweredBy = "model"
     usage: Usage
     photo: PhotoReport
     timings_ms: Timings

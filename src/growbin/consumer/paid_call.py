@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 import structlog
 
 from growbin.consumer.attempt import Attempt
-from growbin.errors import JobFailed, Throttled, Unavailable
+from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto, ModelAnswer
 from growbin.ports import BudgetSpent
 from growbin.telemetry import metrics
@@ -17,21 +18,73 @@ log = structlog.get_logger()
 
 
 async def ask_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer:
-    """One paid call, its answer stored before anything else is done with it."""
-    called: tuple[ModelAnswer, str] | None = None
+    """One paid call, its answer stored before anything else is done with it. Where no call may be made, or
+    the model is away for longer than a person should wait, the fallback's answer if there is one."""
+    gives_up_at = attempt.gives_up_waiting_at()
+    patience = asyncio.timeout_at(gives_up_at)
+    try:
+        async with patience:
+            return await _ask_model(attempt, photo, patience)
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        return await _fall_back(attempt, photo, Unavailable("model", "away for too long"))
+    except JobFailed as failed:
+        if failed.code not in ("budget_exhausted", "temporarily_unavailable"):
+            raise
+        return await _fall_back(attempt, photo, failed)
+    except Unavailable as error:
+        if error.part != "model" or gives_up_at is None or asyncio.get_running_loop().time() < gives_up_at:
+            raise
+        return await _fall_back(attempt, photo, error)
+
+
+async def _ask_model(attempt: Attempt, photo: CleanPhoto, patience: asyncio.Timeout) -> ModelAnswer:
+    """`patience` is for waiting: a call that was begun is waited for."""
+    gives_up_at = patience.when()
+
+    async def call() -> tuple[ModelAnswer, str] | None:
+        patience.reschedule(gives_up_at)
+        if gives_up_at is not None:  # else jobs are not begun while the model is away
+            await attempt.consumer.breakers.back("model")
+        try:
+            return await _call_model(attempt, photo, patience)
+        except Unavailable:
+            patience.reschedule(gives_up_at)
+            raise
+
+    called = None
     while called is None:
-        called = await attempt.outlasting(lambda: _call_model(attempt, photo))
+        called = await attempt.outlasting(call)
     answer, call_id = called
     _write_down(answer.usage, answer.model)
     await attempt.patiently(lambda: attempt.consumer.calls.keep_answer(attempt.job, answer, call_id))
     return answer
 
 
-async def _call_model(attempt: Attempt, photo: CleanPhoto) -> tuple[ModelAnswer, str] | None:
+async def _fall_back(attempt: Attempt, photo: CleanPhoto, why: JobFailed | Unavailable) -> ModelAnswer:
+    """Its answer is not kept: it cost nothing, and should the job be driven again the model may answer.
+    Raises `why` where there is no fallback, or it fails as well."""
+    fallback, job = attempt.consumer.fallback, attempt.job
+    if fallback is None:
+        raise why
+    try:
+        answer = await fallback.ask(photo, job.question, job.locale)
+    except GrowbinError as error:
+        log.error("fallback_failed", reason=str(error))
+        raise why from error
+    log.info("fallback_answered", reason=str(why))
+    return answer.model_copy(update={"answered_by": "fallback"})
+
+
+async def _call_model(
+    attempt: Attempt, photo: CleanPhoto, patience: asyncio.Timeout
+) -> tuple[ModelAnswer, str] | None:
     """The call, recorded before it is made, and its id; None when the model asked for patience."""
     consumer, job, number, call_id = attempt.consumer, attempt.job, attempt.number, secrets.token_hex(8)
     calls = consumer.calls
     async with consumer.throttle.turn() as turn:
+        patience.reschedule(None)
         found = await attempt.patiently(lambda: calls.count_paid_call(job, number, call_id))
         if isinstance(found, BudgetSpent):
             metrics.budget_refusals.labels(scope=found.scope).inc()

@@ -35,6 +35,13 @@ for _verdict in ("right", "corrected", "wrong"):
     for _certainty in ("sure", "probable", "unsure"):
         feedback.labels(verdict=_verdict, certainty=_certainty)
 
+answers = Counter(
+    "growbin_answers_total",
+    "Results by who answered: the model, an answer kept for the same owner, or the fallback",
+    ("by",),
+)
+for _by in ("model", "kept", "fallback"):
+    answers.labels(by=_by)
 jobs_ended = Counter(
     "growbin_jobs_ended_total",
     "Jobs that this process ended, by terminal stage, failure code, or not_uploaded",

@@ -16,6 +16,7 @@ from growbin.adapters.photo_cleaner import ChildPhotoCleaner
 from growbin.adapters.photos.photo_source import CdnPhotoSource
 from growbin.adapters.photos.upload_store import S3UploadStore
 from growbin.adapters.redis.outages import RedisOutages
+from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.budgets import Budget, has_dollars, micros
 from growbin.capabilities import EffortRefused, ImageDetail, capabilities_of, thresholds_of
 from growbin.certainty import Thresholds
@@ -26,7 +27,9 @@ from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.consumer.pacing import Throttle
 from growbin.probes import build_probes
+from growbin.rules.rulebook import Rulebook
 from growbin.usage import BadPrices, PriceList, Usage, load_prices
+from growbin.wiring.fallback import open_fallback
 from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, rulebook, serving
 
 log = structlog.get_logger()
@@ -44,34 +47,8 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         progress = await stack.enter_async_context(open_progress(settings, budget_of(settings)))
         uploads = await stack.enter_async_context(open_uploads(settings))
-        photos = await stack.enter_async_context(open_photos(settings, uploads))
-        cleaner = await stack.enter_async_context(
-            ChildPhotoCleaner.open(
-                max_pixels=settings.photo_max_pixels,
-                max_side=settings.photo_model_side,
-                children=settings.photo_children,
-            )
-        )
-        analyst = await stack.enter_async_context(open_analyst(settings))
+        consumer = await opened_consumer(settings, stack, progress, uploads, rules)
         queue = await stack.enter_async_context(open_queue(settings))
-        outages = await stack.enter_async_context(RedisOutages.open(url=settings.redis_progress_url))
-        consumer = Consumer(
-            leases=progress,
-            progress=progress,
-            calls=progress,
-            uploads=uploads,
-            photos=photos,
-            cleaner=cleaner,
-            analyst=analyst,
-            image_base_url=settings.cdn_base_url,
-            cache_seconds=settings.cdn_cache_ttl,
-            rules=rules,
-            thresholds_of=thresholds_by_model(settings),
-            lease_renew_seconds=settings.lease_renew_seconds,
-            max_starts=settings.max_starts,
-            breakers=Breakers({"model": analyst.probe, "s3": lambda: uploads.look(PROBE_KEY)}, outages),
-            throttle=Throttle(settings.consumer_concurrency),
-        )
         consuming = queue.consuming(
             partial(handle_job, consumer=consumer),
             partial(end_dead_job, progress=progress, uploads=uploads),
@@ -98,6 +75,50 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             await stop.wait()
             log.info("consumer_stopping")
             await consumer.close()
+
+
+async def opened_consumer(
+    settings: Settings,
+    stack: AsyncExitStack,
+    progress: RedisProgressLog,
+    uploads: S3UploadStore,
+    rules: Rulebook,
+) -> Consumer:
+    """With what it asks photos and models through; `stack` closes it."""
+    photos = await stack.enter_async_context(open_photos(settings, uploads))
+    cleaner = await stack.enter_async_context(
+        ChildPhotoCleaner.open(
+            max_pixels=settings.photo_max_pixels,
+            max_side=settings.photo_model_side,
+            children=settings.photo_children,
+        )
+    )
+    analyst = await stack.enter_async_context(open_analyst(settings))
+    fallback = await stack.enter_async_context(open_fallback(settings))
+    outages = await stack.enter_async_context(RedisOutages.open(url=settings.redis_progress_url))
+    return Consumer(
+        leases=progress,
+        progress=progress,
+        calls=progress,
+        uploads=uploads,
+        photos=photos,
+        cleaner=cleaner,
+        analyst=analyst,
+        image_base_url=settings.cdn_base_url,
+        cache_seconds=settings.cdn_cache_ttl,
+        rules=rules,
+        thresholds_of=thresholds_by_model(settings),
+        lease_renew_seconds=settings.lease_renew_seconds,
+        max_starts=settings.max_starts,
+        breakers=Breakers(
+            {"model": analyst.probe, "s3": lambda: uploads.look(PROBE_KEY)},
+            outages,
+            covered=frozenset({"model"} if fallback else ()),
+        ),
+        fallback=fallback,
+        fallback_after_seconds=settings.fallback_after_seconds,
+        throttle=Throttle(settings.consumer_concurrency),
+    )
 
 
 def open_photos(settings: Settings, uploads: S3UploadStore) -> AbstractAsyncContextManager[CdnPhotoSource]:
