@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     prices_file: Path | None = Field(
         None, description="an operator's table of prices, in the shape of data/prices.json; unset: ours"
     )
+    share_answers: bool = Field(
+        True, description="a session's same photo and question are paid for once in seven days"
+    )
     fallback_model: Literal["embedded"] | None = Field(
         None,
         description="`embedded`: answers when a budget is spent or the model is away; unset: nobody does",

@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 from uuid import UUID
 
 from growbin.analysis import is_analysis
@@ -95,6 +96,7 @@ class FakeProgressLog(MayBeAway):
         self.listeners: list[Callable[[UUID, LogEntry], None]] = []
         self.session_listeners: list[Callable[[str, UUID], None]] = []
         self._jobs: dict[UUID, Kept] = {}
+        self._claims: dict[tuple[str, str], UUID] = {}
         self._image_base_url = image_base_url
         self._lease_ms = int(lease_seconds * 1000)
         self._max_starts = max_starts
@@ -204,7 +206,9 @@ class FakeProgressLog(MayBeAway):
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
         return self._append(job, attempt, stage)
 
-    async def count_paid_call(self, job: Job, attempt: int, call_id: str) -> Counting:
+    async def count_paid_call(
+        self, job: Job, attempt: int, call_id: str, same: str | None = None, *, is_fresh: bool = False
+    ) -> Counting:
         self._answer()
         kept = self._of(job.job_id)
         if self._is_of_earlier_run(kept, job) or not self._holds_token(kept, attempt):
@@ -216,15 +220,27 @@ class FakeProgressLog(MayBeAway):
             return "counted"
         if attempts.paid >= self._max_paid_calls:
             return "refused"
+        if not is_fresh and (before := self._asked_before(job, same)):
+            return before
         if self.book:
             if attempts.reserved:
                 self.book.settle(job, attempts.reserved, None, was_paid=True)
             if spent := self.book.reserve(job, call_id, self.clock.now_ms()):
                 return spent
             attempts.reserved = call_id
+        if same:
+            self._claims[job.owner, same] = job.job_id
         attempts.paid += 1
         attempts.counted = (call_id, 1)
         return "counted"
+
+    def _asked_before(self, job: Job, same: str | None) -> Literal["awaited"] | ModelAnswer | None:
+        other_id = self._claims.get((job.owner, same or ""))
+        if other_id is None or other_id == job.job_id:
+            return None
+        other = self._of(other_id)
+        asks = other.lease_until_ms > self.clock.now_ms() and not other.end and not other.erased_by
+        return other.answer or ("awaited" if asks else None)
 
     async def uncount_paid_call(self, job: Job, attempt: int, call_id: str) -> None:
         self._answer()
@@ -270,6 +286,7 @@ class FakeProgressLog(MayBeAway):
         if kept.end is None and kept.snapshot is not None:
             self._write(kept, Stage.CANCELLED, kept.snapshot.attempt)
         self._jobs[job_id] = Kept(erased_by=owner)
+        self._claims = {claim: one for claim, one in self._claims.items() if one != job_id}
         self.agenda.add(job_id, self._erased_after_seconds)
 
     def _wipe(self, job_id: UUID) -> None:

@@ -30,6 +30,9 @@ class Consumer:
     lease_renew_seconds: float
     max_starts: int
     breakers: Breakers
+    answers_depend_on: str | None = (
+        None  # beside photo and question: the model and the rules; None: not shared
+    )
     fallback: Analyst | None = None  # answers where the model may not, or for too long does not
     fallback_after_seconds: float = 30  # since the person began to wait
     throttle: Throttle = field(default_factory=Throttle)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import secrets
+from typing import Literal
 
 import structlog
 
+from growbin.analysis import is_analysis
 from growbin.consumer.attempt import Attempt
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 from growbin.job import CleanPhoto, ModelAnswer
-from growbin.ports import BudgetSpent
+from growbin.ports import BudgetSpent, Counting
 from growbin.telemetry import metrics
 from growbin.usage import Usage
 
 log = structlog.get_logger()
+
+AWAITED_PAUSE_SECONDS = 0.3
+
+Called = tuple[ModelAnswer, str | None]  # with the id of the paid call; None: its owner was given it before
 
 
 async def ask_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer:
@@ -41,22 +49,29 @@ async def ask_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer:
 
 async def _ask_model(attempt: Attempt, photo: CleanPhoto, patience: asyncio.Timeout) -> ModelAnswer:
     """`patience` is for waiting: a call that was begun is waited for."""
-    gives_up_at = patience.when()
+    gives_up_at, breakers = patience.when(), attempt.consumer.breakers
 
-    async def call() -> tuple[ModelAnswer, str] | None:
+    async def call() -> Called | None:
         patience.reschedule(gives_up_at)
         if gives_up_at is not None:  # else jobs are not begun while the model is away
-            await attempt.consumer.breakers.back("model")
+            await breakers.back("model")
         try:
-            return await _call_model(attempt, photo, patience)
+            called = await _call_model(attempt, photo, patience)
         except Unavailable:
             patience.reschedule(gives_up_at)
             raise
+        if called == "awaited":
+            patience.reschedule(gives_up_at)
+            await breakers.pause(AWAITED_PAUSE_SECONDS)
+            return None
+        return called
 
     called = None
     while called is None:
         called = await attempt.outlasting(call)
     answer, call_id = called
+    if call_id is None:
+        return answer.model_copy(update={"answered_by": "kept"})
     _write_down(answer.usage, answer.model)
     await attempt.patiently(lambda: attempt.consumer.calls.keep_answer(attempt.job, answer, call_id))
     return answer
@@ -79,18 +94,22 @@ async def _fall_back(attempt: Attempt, photo: CleanPhoto, why: JobFailed | Unava
 
 async def _call_model(
     attempt: Attempt, photo: CleanPhoto, patience: asyncio.Timeout
-) -> tuple[ModelAnswer, str] | None:
-    """The call, recorded before it is made, and its id; None when the model asked for patience."""
+) -> Called | Literal["awaited"] | None:
+    """The call, recorded before it is made; None when the model asked for patience."""
     consumer, job, number, call_id = attempt.consumer, attempt.job, attempt.number, secrets.token_hex(8)
-    calls = consumer.calls
+    calls, same = consumer.calls, _same(attempt, photo)
     async with consumer.throttle.turn() as turn:
         patience.reschedule(None)
-        found = await attempt.patiently(lambda: calls.count_paid_call(job, number, call_id))
-        if isinstance(found, BudgetSpent):
-            metrics.budget_refusals.labels(scope=found.scope).inc()
-            raise JobFailed("budget_exhausted", f"the budget of {found.scope}", opens_at_ms=found.opens_at_ms)
-        if found == "refused":
-            raise JobFailed("temporarily_unavailable", "paid calls used up")
+        found = await attempt.patiently(lambda: calls.count_paid_call(job, number, call_id, same))
+        if isinstance(found, ModelAnswer):
+            if is_analysis(found):
+                return found, None
+            found = await attempt.patiently(
+                lambda: calls.count_paid_call(job, number, call_id, same, is_fresh=True)
+            )
+        if found == "awaited":
+            return "awaited"
+        _go_on_if_counted(found)
         try:
             with metrics.model_call_seconds.time():
                 return await consumer.analyst.ask(photo, job.question, job.locale), call_id
@@ -114,6 +133,24 @@ async def _call_model(
     if not await consumer.breakers.wait_if_away("model"):
         raise JobFailed("model_refused", refusal.reason)  # the probe was not refused: it is this photo
     return None
+
+
+def _same(attempt: Attempt, photo: CleanPhoto) -> str | None:
+    """The digest of all that an answer depends on; None where none is shared."""
+    job, depends_on = attempt.job, attempt.consumer.answers_depend_on
+    if depends_on is None:
+        return None
+    picture = hashlib.sha256(photo.data).hexdigest()
+    told = json.dumps([picture, job.question, job.locale, depends_on])
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _go_on_if_counted(found: Counting) -> None:
+    if isinstance(found, BudgetSpent):
+        metrics.budget_refusals.labels(scope=found.scope).inc()
+        raise JobFailed("budget_exhausted", f"the budget of {found.scope}", opens_at_ms=found.opens_at_ms)
+    if found != "counted":
+        raise JobFailed("temporarily_unavailable", "paid calls used up")
 
 
 async def _settle(attempt: Attempt, call_id: str, usage: Usage | None) -> None:

@@ -94,8 +94,9 @@ class BudgetSpent:
     opens_at_ms: int
 
 
-# refused: the job's calls are used up, or it is another's, or over.
-Counting = Literal["counted", "refused"] | BudgetSpent
+# refused: the job's calls are used up, or it is another's, or over. awaited: another job of the same owner
+# asks the same just now. An answer: that is what it got.
+Counting = Literal["counted", "refused", "awaited"] | BudgetSpent | ModelAnswer
 
 
 # A job's progress, Redis DB 2: the truth about every job. One adapter implements what follows, a port for
@@ -187,9 +188,12 @@ class Leases(Protocol):
 class PaidCalls(Protocol):
     """What is asked around a call of the model by the holder of a lease; `attempt` is its token."""
 
-    async def count_paid_call(self, job: Job, attempt: int, call_id: str) -> Counting:
+    async def count_paid_call(
+        self, job: Job, attempt: int, call_id: str, same: str | None = None, *, is_fresh: bool = False
+    ) -> Counting:
         """Record a paid call before it is made and reserve its budget, or neither. To repeat it with the
-        same `call_id` changes nothing."""
+        same `call_id` changes nothing. `same` is the digest of all that an answer depends on: what another
+        job of the owner has asked under it in the last seven days is not asked again, unless `is_fresh`."""
 
     async def uncount_paid_call(self, job: Job, attempt: int, call_id: str) -> None:
         """Nothing was paid: as if it had not been counted."""

@@ -115,6 +115,11 @@ async def opened_consumer(
             outages,
             covered=frozenset({"model"} if fallback else ()),
         ),
+        answers_depend_on=(
+            f"{settings.openai_model} {settings.call_wishes} {rules.version}"
+            if settings.share_answers
+            else None
+        ),
         fallback=fallback,
         fallback_after_seconds=settings.fallback_after_seconds,
         throttle=Throttle(settings.consumer_concurrency),

@@ -14,6 +14,7 @@ session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  it
 part:{name}               progress  PART_SECONDS, renewed while it is away    since when a part is away
 budget:{holder}           progress  BUDGET_SECONDS                            what it has spent
 budget:{everybody}:open   progress  BUDGET_SECONDS                            reserved calls, by their lapse
+same:{owner}:digest       progress  RESULT_SECONDS                            which job asked this before
 agenda                    progress  until its last entry is done               deletions not finished
 readiness                 progress  READINESS_SECONDS                         proof of a write
 canary:{gateway}          progress  seconds; also a channel's name            one write and message a second
@@ -67,7 +68,8 @@ def job_of_result(name: str) -> str:
     return name[len("job:{") : -len("}:result")]
 
 
-def lease(job_id: UUID) -> str:
+def lease(job_id: UUID | str) -> str:
+    """Also a pattern: `*` for the id."""
     return f"job:{{{job_id}}}:lease"
 
 
@@ -75,7 +77,8 @@ def attempts(job_id: UUID) -> str:
     return f"job:{{{job_id}}}:attempts"
 
 
-def answer(job_id: UUID) -> str:
+def answer(job_id: UUID | str) -> str:
+    """Also a pattern: `*` for the id."""
     return f"job:{{{job_id}}}:answer"
 
 
@@ -86,6 +89,11 @@ def budget(holder: str) -> str:
 
 def open_reservations() -> str:
     return f"budget:{{{EVERYBODY}}}:open"
+
+
+def same(owner: str, digest: str) -> str:
+    """`digest`: of photo and question, and of all else that an answer depends on."""
+    return f"same:{{{owner}}}:{digest}"
 
 
 def part(name: str) -> str:
