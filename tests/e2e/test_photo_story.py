@@ -27,7 +27,7 @@ MATERIALS = {
 }
 RESULT_FIELDS = {
     *("job_id", "image_url", "locale", "waste_type", "items", "answer", "sure"),
-    *("certainty", "ask_back", "model", "usage", "photo", "timings_ms", "analysed_at"),
+    *("certainty", "ask_back", "model", "answered_by", "usage", "photo", "timings_ms", "analysed_at"),
 }
 ITEM_FIELDS = {
     *("name", "category", "material", "confidence", "recyclable", "condition"),
