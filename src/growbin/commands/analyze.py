@@ -126,14 +126,16 @@ def _read(photo: Path) -> tuple[bytes, str]:
 
 
 async def _patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Repeat what fails only for now. Every call may be repeated."""
+    """Repeat what fails only for now, and wait for our turn. Every call may be repeated."""
     gives_up_at = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return await attempt()
         except Unreachable as error:
             delay_seconds = error.retry_after_seconds or 1
-            if time.monotonic() + delay_seconds > gives_up_at:
+            if error.comes_in_turn:
+                gives_up_at = time.monotonic() + PATIENCE_SECONDS
+            elif time.monotonic() + delay_seconds > gives_up_at:
                 raise
         await asyncio.sleep(delay_seconds)
 
@@ -151,12 +153,15 @@ class Refused(Exception):
 
 
 class Unreachable(Exception):
-    """There is no answer for now."""
+    """There is no answer for now. `comes_in_turn`: the service lives, and asks us to call less often."""
 
-    def __init__(self, detail: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, detail: str, *, retry_after_seconds: float | None = None, comes_in_turn: bool = False
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after_seconds = retry_after_seconds
+        self.comes_in_turn = comes_in_turn
 
 
 class Service:
@@ -211,6 +216,8 @@ class Service:
                                 return event
                 delay_seconds = RECONNECT_SECONDS
             except Unreachable as error:
+                if error.comes_in_turn:
+                    heard_at = time.monotonic()
                 if time.monotonic() - heard_at > PATIENCE_SECONDS:
                     raise
                 delay_seconds = error.retry_after_seconds or RECONNECT_SECONDS
@@ -224,11 +231,23 @@ async def _service(server: str) -> AsyncIterator[Service]:
     timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as http:
         try:
-            session = await Service(http, server).call("POST", "/api/v1/sessions")
+            session = await _new_session(Service(http, server))
         except Unreachable as error:
             advice = "Start growbin there (`growbin stack`), or name another address with --server."
             raise Unreachable(f"Nobody answers at {server}: {error.detail}. {advice}") from None
         yield Service(http, server, session["token"])
+
+
+async def _new_session(service: Service) -> JSON:
+    """At once or not at all, unless it is only not our turn yet."""
+    while True:
+        try:
+            session: JSON = await service.call("POST", "/api/v1/sessions")
+            return session
+        except Unreachable as error:
+            if not error.comes_in_turn:
+                raise
+            await asyncio.sleep(error.retry_after_seconds or 1)
 
 
 async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, str, JSON]]:
@@ -262,7 +281,7 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
     if answer.status in (429, 502, 503, 504):
         retry_after = answer.headers.get("Retry-After", "")
         seconds = float(retry_after) if retry_after.isdecimal() else None
-        raise Unreachable(detail, retry_after_seconds=seconds)
+        raise Unreachable(detail, retry_after_seconds=seconds, comes_in_turn=answer.status == 429)
     raise Refused(code, detail)
 
 

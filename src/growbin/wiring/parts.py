@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 GATEWAY_SHUTDOWN_SECONDS = 1.0  # the server waits that long twice: for the handler, then for its task
 
+Accept = Callable[[web.Server], Callable[[], asyncio.Protocol]]
 Serve = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
 
 
@@ -47,8 +49,11 @@ def run_until_stopped(serve: Serve, settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def serving(app: web.Application, host: str, port: int, variable: str) -> AsyncIterator[None]:
-    """Serve `app`; `variable` is named when the port is taken. Raises CannotStart."""
+async def serving(
+    app: web.Application, host: str, port: int, variable: str, accept: Accept = lambda server: server
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve `app`, and yield where; `variable` is named when the port is taken, `accept` says what each
+    connection becomes. Raises CannotStart."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -57,15 +62,19 @@ async def serving(app: web.Application, host: str, port: int, variable: str) -> 
         shutdown_timeout=GATEWAY_SHUTDOWN_SECONDS,
     )
     await runner.setup()
+    assert runner.server is not None
+    listener: asyncio.Server | None = None
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            listener = await asyncio.get_running_loop().create_server(accept(runner.server), host, port)
         except OSError as error:
             raise CannotStart(
                 f"cannot listen on {host}:{port} ({error.strerror}). Stop what uses it, or set {variable}."
             ) from error
-        yield
+        yield listener.sockets[0].getsockname()[:2]
     finally:
+        if listener is not None:
+            listener.close()
         await runner.cleanup()
 
 
@@ -86,6 +95,7 @@ def open_progress(
         lease_seconds=settings.lease_seconds,
         max_starts=settings.max_starts,
         max_paid_calls=settings.max_paid_calls,
+        unused_ticket_seconds=settings.unused_ticket_seconds,
         erased_after_seconds=(0, settings.erase_again_seconds, settings.ticket_seconds),
         budget=budget,
     )
@@ -100,6 +110,22 @@ def open_uploads(
         endpoint_url=settings.s3_endpoint_url,
         total_timeout_seconds=total_timeout_seconds,
     )
+
+
+async def find_upload_origin(settings: Settings) -> str:
+    """Where tickets point, told by one that nobody can use: the bucket's name and the endpoint decide it in
+    more ways than one."""
+    opening = S3UploadStore.open(
+        bucket=settings.s3_bucket_name,
+        region=settings.aws_region,
+        endpoint_url=settings.s3_endpoint_url,
+        access_key_id="nobody",
+        secret_access_key="nobody",  # noqa: S106  # nobody's
+    )
+    async with opening as uploads:
+        ticket = await uploads.ticket("incoming/nothing", None, None, 1)
+    parts = urlsplit(ticket.url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def open_queue(settings: Settings) -> AbstractAsyncContextManager[RabbitJobQueue]:
