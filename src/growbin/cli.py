@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
 
     _add_evaluate(commands.add_parser("evaluate", help="how often a model is right about labelled photos"))
 
+    _add_costs(commands.add_parser("costs", help="what a month of photos costs, and on what that stands"))
+
     model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
     model.add_argument("--host", default="127.0.0.1")
     model.add_argument("--port", type=int, required=True)
@@ -92,6 +96,36 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--concurrency", type=_count, default=2, help="photos at once")
     evaluate.add_argument("--json", action="store_true", help="for machines")
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_costs(costs: argparse.ArgumentParser) -> None:
+    costs.add_argument("--photos", type=_count, metavar="N", help="photos a month; default: 10,000")
+    for name, text in (
+        ("photo-mb", "size of a photo as it comes"),
+        ("clean-mb", "size of a photo after hygiene"),
+        ("views", "how often people look at a photo afterwards"),
+        ("hits", "share of these views that the edge has"),
+        ("repeated", "share of photos that the same session has sent before"),
+        ("call-usd", "price of a call, instead of tokens and the table of prices"),
+        ("pods-cpu", "vCPUs of consumers and gateways"),
+        ("broker-cpu", "vCPUs of the broker"),
+    ):
+        costs.add_argument(f"--{name}", type=_amount, metavar="X", help=text)
+    for name in ("input-tokens", "output-tokens", "redis-nodes"):
+        costs.add_argument(f"--{name}", type=_count, metavar="N")
+    costs.add_argument("--picture", type=Path, metavar="FILE.png", help="the bills as bars")
+    costs.add_argument("--json", action="store_true", help="for machines")
+    costs.set_defaults(run=_costs)
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount from 0 on")
+    return amount
 
 
 def _count(text: str) -> int:
@@ -191,6 +225,25 @@ def _evaluate(given: argparse.Namespace) -> int:
         as_json=given.json,
     )
     return run_evaluate(settings, wishes, partial(print, file=sys.stderr))
+
+
+def _costs(given: argparse.Namespace) -> int:
+    settings = _load_settings(given)
+    from growbin.commands.costs import Month, NoPrice, as_json, as_table, save_picture
+    from growbin.usage import BadPrices, load_prices
+
+    asked = {field.name: getattr(given, field.name) for field in fields(Month)}
+    month = Month(**{name: value for name, value in asked.items() if value is not None})
+    try:
+        price = load_prices(settings.prices_file).of(settings.openai_model)
+        told = as_json(month, price) if given.json else as_table(month, price)
+        if given.picture:
+            save_picture(month, price, given.picture)
+    except (BadPrices, NoPrice, OSError) as error:
+        print(f"growbin costs: {error}", file=sys.stderr)
+        return 1
+    print(told, end="")
+    return 0
 
 
 def _analyze(given: argparse.Namespace) -> int:
