@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import structlog
@@ -22,12 +22,20 @@ from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.consumer.pacing import Throttle
+from growbin.errors import JobFailed, Unavailable
 from growbin.probes import build_probes
-from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, rulebook, serving
+from growbin.wiring.parts import (
+    PROBE_KEY,
+    CannotStart,
+    check_bucket,
+    open_progress,
+    open_queue,
+    open_uploads,
+    rulebook,
+    serving,
+)
 
 log = structlog.get_logger()
-
-PROBE_KEY = "incoming/probe"  # nothing lies there; that S3 says so shows that it is well
 
 
 async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
@@ -36,14 +44,9 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         progress = await stack.enter_async_context(open_progress(settings))
         uploads = await stack.enter_async_context(open_uploads(settings))
+        await check_bucket(settings, uploads)
         photos = await stack.enter_async_context(open_photos(settings, uploads))
-        cleaner = await stack.enter_async_context(
-            ChildPhotoCleaner.open(
-                max_pixels=settings.photo_max_pixels,
-                max_side=settings.photo_model_side,
-                children=settings.photo_children,
-            )
-        )
+        cleaner = await stack.enter_async_context(open_cleaner(settings))
         analyst = await stack.enter_async_context(open_analyst(settings))
         queue = await stack.enter_async_context(open_queue(settings))
         outages = await stack.enter_async_context(RedisOutages.open(url=settings.redis_progress_url))
@@ -99,6 +102,21 @@ def open_photos(settings: Settings, uploads: S3UploadStore) -> AbstractAsyncCont
         read_from_store=uploads.read,
         max_bytes=settings.photo_max_bytes,
     )
+
+
+@asynccontextmanager
+async def open_cleaner(settings: Settings) -> AsyncIterator[ChildPhotoCleaner]:
+    """Raises CannotStart when its children cannot work: every photo would fail."""
+    async with ChildPhotoCleaner.open(
+        max_pixels=settings.photo_max_pixels,
+        max_side=settings.photo_model_side,
+        children=settings.photo_children,
+    ) as cleaner:
+        try:
+            await cleaner.look()
+        except (JobFailed, Unavailable) as error:
+            raise CannotStart(f"no photo can be cleaned here: {error}.") from None
+        yield cleaner
 
 
 def thresholds_by_model(settings: Settings) -> Callable[[str], Thresholds]:

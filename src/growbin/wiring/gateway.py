@@ -25,7 +25,14 @@ from growbin.gateway.notices import Notices
 from growbin.ports import GatewayProgress, JobRecords, UploadStore
 from growbin.probes import build_probes
 from growbin.rules.things import ThingFinder
-from growbin.wiring.parts import open_progress, open_queue, open_uploads, rulebook, serving
+from growbin.wiring.parts import (
+    check_bucket,
+    open_progress,
+    open_queue,
+    open_uploads,
+    rulebook,
+    serving,
+)
 
 log = structlog.get_logger()
 
@@ -42,6 +49,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         hub, feed = await enter(live_progress(settings, progress))
         records = await enter(open_records(settings))
         uploads = await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
+        await check_bucket(settings, uploads)
         eraser = await enter(working_eraser(settings, progress, records, uploads))
         gateway = Gateway(
             limits=limits_of(settings),

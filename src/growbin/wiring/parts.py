@@ -16,12 +16,15 @@ from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.config import Settings
+from growbin.errors import Unavailable
 from growbin.rules.overlay import BadRules, load_rulebook
 from growbin.rules.rulebook import Rulebook
 from growbin.telemetry import logs
 
 log = structlog.get_logger()
 
+PROBE_KEY = "incoming/probe"  # nothing lies there; that S3 says so shows that it is well
+BUCKET_LOOK_SECONDS = 2.0
 GATEWAY_SHUTDOWN_SECONDS = 1.0  # the server waits that long twice: for the handler, then for its task
 
 Serve = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
@@ -96,6 +99,22 @@ def open_uploads(
         endpoint_url=settings.s3_endpoint_url,
         total_timeout_seconds=total_timeout_seconds,
     )
+
+
+async def check_bucket(settings: Settings, uploads: S3UploadStore) -> None:
+    """Raises CannotStart when S3 says that there is no such bucket: no job could ever succeed. An S3 that
+    does not answer now may do so later."""
+    try:
+        await asyncio.wait_for(uploads.look(PROBE_KEY), BUCKET_LOOK_SECONDS)
+    except TimeoutError:
+        return
+    except Unavailable as error:
+        if error.reason != "NoSuchBucket":
+            return
+        where = settings.s3_endpoint_url or f"AWS in {settings.aws_region}"
+        raise CannotStart(
+            f"there is no bucket {settings.s3_bucket_name} at {where}: create it, or correct S3_BUCKET_NAME."
+        ) from None
 
 
 def open_queue(settings: Settings) -> AbstractAsyncContextManager[RabbitJobQueue]:
