@@ -225,7 +225,9 @@ class RedisProgressLog:
         await self._run("release", job.job_id, run=job.run, attempt=attempt, refund=refund or None)
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
-        return await self._append(job, attempt, stage)
+        most = self._limits.max_starts
+        told = f'"max_attempts":{most}' if 1 < attempt <= most else None
+        return await self._append(job, attempt, stage, told)
 
     async def count_paid_call(
         self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
