@@ -62,7 +62,8 @@ async def test_forty_five_photos_survive_a_reload_and_all_end(visit: Visit, mode
     await expect(visit.page.locator("#batch")).to_be_hidden()
     said = await visit.page.locator("#jobs").inner_text()
     assert "429" not in said
-    visit.errors[:] = [error for error in visit.errors if "429" not in error]
+    expected = ("412", "429")  # it was uploaded just before the reload; it was not yet its turn
+    visit.errors[:] = [error for error in visit.errors if not any(code in error for code in expected)]
 
 
 async def test_newest_batch_is_on_top_and_keeps_its_order(visit: Visit) -> None:
@@ -98,7 +99,7 @@ async def test_photo_that_was_not_uploaded_goes_out_after_a_reload(visit: Visit)
     await visit.page.unroute("**/incoming/**")
     await visit.page.reload()
     await expect(visit.page.locator(".job[data-stage=done]")).to_have_count(5)
-    assert len(await visit.page.locator(".job").all()) == 5
+    await expect(visit.page.locator(".job")).to_have_count(5)
     visit.forget_lost_connections()
 
 

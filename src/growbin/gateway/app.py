@@ -13,7 +13,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from growbin.gateway import openapi
+from growbin.gateway import openapi, reference
 from growbin.gateway.advice import find_advice
 from growbin.gateway.answers import CancelAsked, JobList, JobView, RuleAdvice, Submitted
 from growbin.gateway.context import GATEWAY, Gateway
@@ -38,6 +38,7 @@ log = structlog.get_logger()
 LONGEST_BODY_BYTES = 16 * 1024
 PAGE = Path(__file__).parent / "page"
 INDEX = PAGE / "index.html"
+FRAMES = (INDEX, PAGE / "docs" / "docs.html")  # they are filled in before they are sent
 TAKES_QUESTIONS = 'data-questions="yes"'  # in the page: whether to offer the field for a question
 
 CALLS = (
@@ -267,7 +268,7 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
 
         return send_file
 
-    for file in (path for path in sorted(PAGE.rglob("*")) if path.is_file() and path != INDEX):
+    for file in (path for path in sorted(PAGE.rglob("*")) if path.is_file() and path not in FRAMES):
         app.router.add_get("/" + file.relative_to(PAGE).as_posix(), serve(file))
     index = INDEX.read_text(encoding="utf-8")
     if not app[GATEWAY].takes_questions:
@@ -280,14 +281,13 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
     app.router.add_get("/index.html", send_index)
 
     description = json.dumps(openapi.describe(CALLS))
-    docs = openapi.page(CALLS)
+    docs = reference.page(CALLS)
 
     async def send_description(_request: web.Request) -> web.Response:
         return web.Response(text=description, content_type="application/json")
 
     async def send_docs(_request: web.Request) -> web.Response:
-        policy = {"Content-Security-Policy": openapi.PAGE_POLICY}
-        return web.Response(text=docs, content_type="text/html", headers=policy)
+        return web.Response(text=docs, content_type="text/html", headers=headers)
 
     app.router.add_get("/openapi.json", send_description)
     app.router.add_get("/docs", send_docs)

@@ -4,7 +4,10 @@ const KEPT = "growbin-language";
 const LANGUAGES = ["ko", "en"];
 const load = async (language) => (await import(`./words-${language}.js`)).WORDS;
 let current = kept() ?? (navigator.language.toLowerCase().startsWith("ko") ? "ko" : "en");
-let words = await load(current);
+const loading = load(current);
+// With its words only the page counts as loaded: who waits for that finds it ready.
+document.head.append(Object.assign(document.createElement("script"), { type: "module", src: `/words-${current}.js` }));
+let words = await loading;
 
 export function language() {
   return current;
