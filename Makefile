@@ -94,7 +94,8 @@ check: setup  ## format, lint, types, shape and unit tests: seconds, before each
 
 train: $(TRAIN_INSTALLED)  ## make the embedded model's file from DATA=a folder of photos (an hour or two; TORCH=cpu)
 	@test -n "$(DATA)" || { echo "make train DATA=folder: a folder of collections of labelled photos, see docs/embedded-model.md" >&2; exit 1; }
-	@$(TRAIN_PYTHON) -m growbin.embedded_model.train $(DATA) $(ARGS)
+	@# On an accelerator PyTorch gives the same numbers each time only with this.
+	@CUBLAS_WORKSPACE_CONFIG=:4096:8 $(TRAIN_PYTHON) -m growbin.embedded_model.train $(DATA) $(ARGS)
 
 train-check: $(TRAIN_INSTALLED)  ## train for seconds on drawn pictures: the same file twice, and after a stop
 	@$(TRAIN_PYTHON) -m pytest --config-file /dev/null --rootdir . --confcutdir tests/train -W error -p no:cacheprovider tests/train $(ARGS)

@@ -73,6 +73,7 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
         records=records,
         sessions=sessions,
         progress=progress,
+        session_jobs=unused,
         uploads=unused,
         queue=unused,
         eraser=unused,

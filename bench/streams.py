@@ -35,6 +35,7 @@ from growbin.adapters.redis.sessions import RedisSessions
 from growbin.job import Upload, job_of
 from growbin.local.child import draw_port
 from growbin.local.parts.valkey import Valkey
+from growbin.rates import Bucket, Rate
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 CONNECTING_AT_ONCE = 64
@@ -45,6 +46,7 @@ STEADY_EVENTS_PER_SECOND = 300
 STEADY_SECONDS = 10
 SETTLE_SECONDS = 3.0
 QUIET_TIMEOUT_SECONDS = 60
+TICKETS = Rate("tickets", session=Bucket(1, 60), address=Bucket(1, 60))  # each job's address is its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,9 +308,9 @@ async def make_jobs(valkey: Valkey, count: int) -> list[WatchedJob]:
 
         async def make() -> WatchedJob:
             job_id = uuid.uuid4()
-            token = await sessions.create()
-            owner = await sessions.owner(token)
-            assert owner is not None
+            token, admission = await sessions.create(uuid.uuid4().hex, TICKETS)
+            assert admission.session is not None
+            owner = admission.session.owner
             now_ms = int(time.time() * 1000)
             upload = Upload(
                 job_id=job_id,

@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     probe_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")
     probe_port: int = Field(8081, ge=0, le=65535, description="port of /healthz, /readyz and /metrics")
     allowed_origins: str = Field("", description="comma-separated origins that may call from a browser")
-    trusted_proxies: str = Field("", description="comma-separated networks whose X-Forwarded-* is believed")
+    trusted_proxies: str = Field(
+        "", description="comma-separated networks whose X-Forwarded-For, -Host and -Proto are believed"
+    )
     secure_cookies: bool = Field(False, description="mark the session cookie Secure (TLS in front)")
 
     # --- S3 and CDN
@@ -113,6 +115,9 @@ class Settings(BaseSettings):
     )
     photo_model_side: int = Field(1024, ge=64, description="longest side given to the model")
     ticket_seconds: int = Field(300, gt=0, description="life of an upload URL")
+    unused_ticket_seconds: int = Field(
+        3600, gt=0, description="life of what is kept of a ticket without upload"
+    )
     require_declared_length: bool = Field(
         False, description="refuse tickets without content_length: S3 would take an upload of any length"
     )
@@ -132,6 +137,29 @@ class Settings(BaseSettings):
     max_streams_per_session: int = Field(4, ge=1, description="open streams of one session")
     max_streams_per_address: int = Field(200, ge=1, description="open streams of one client address")
     max_streams: int = Field(12_000, ge=1, description="open streams of one gateway")
+    head_max_bytes: int = Field(
+        16 * 1024, ge=1024, description="longest head of a request, all fields together"
+    )
+    head_timeout_seconds: float = Field(10, gt=0, description="longest time a head may take to arrive")
+    keepalive_seconds: float = Field(75, gt=0, description="an idle connection is closed after this")
+    max_connections_per_address: int = Field(
+        200,
+        ge=1,
+        description="open connections of one client address (IPv6: of one /64); trusted proxies: any",
+    )
+    max_connections: int = Field(16_000, ge=1, description="open connections of one gateway")
+    new_session_seconds: int = Field(
+        3600, gt=0, description="life of a session that has completed no upload; each call slides it"
+    )
+    session_tickets_per_minute: int = Field(30, ge=1, description="tickets of one session")
+    address_tickets_per_minute: int = Field(120, ge=1, description="tickets of one client address")
+    all_tickets_per_minute: int = Field(3000, ge=1, description="tickets of everybody")
+    reads_per_second: int = Field(20, ge=1, description="reads of one session, and of one client address")
+    changes_per_minute: int = Field(
+        60, ge=1, description="deletions and cancellations of one session, and of one client address"
+    )
+    max_unfinished_per_session: int = Field(20, ge=1, description="unfinished jobs of one session")
+    max_unfinished_per_address: int = Field(60, ge=1, description="unfinished jobs of one client address")
     stream_heartbeat_seconds: float = Field(15, gt=0, description="between stream comments")
     stream_write_timeout_seconds: float = Field(20, gt=0, description="a slower reader is cut")
     stream_buffer_events: int = Field(64, ge=1, description="events waiting for one reader")
@@ -203,10 +231,11 @@ class Settings(BaseSettings):
             raise ValueError("LEASE_RENEW_SECONDS must be at most half of LEASE_SECONDS")
         return self
 
-    @property
-    def upload_origin(self) -> str:
-        """Where tickets point."""
-        return self.s3_endpoint_url or f"https://{self.s3_bucket_name}.s3.{self.aws_region}.amazonaws.com"
+    @model_validator(mode="after")
+    def _record_outlives_upload(self) -> Self:
+        if self.unused_ticket_seconds < self.upload_wait_seconds:
+            raise ValueError("UNUSED_TICKET_SECONDS must be at least UPLOAD_WAIT_SECONDS")
+        return self
 
     @property
     def call_wishes(self) -> CallWishes:

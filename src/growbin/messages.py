@@ -38,6 +38,21 @@ def notice(part: str, locale: Locale) -> str:
     return _messages().notices[part][locale]
 
 
+class ProblemWords(Noun, extra="forbid"):
+    title: Line
+    detail: Line
+
+
+def problem_words(code: str, detail: str, locale: Locale) -> ProblemWords:
+    """The `title` and `detail` of an HTTP problem. `detail` is the sentence of this one, in English; the
+    Korean one is the code's, and repeats it where it asks to. A code without its own title gets that of
+    `internal`."""
+    messages = _messages()
+    if locale == "ko" and (words := messages.problems_in_korean.get(code)):
+        return ProblemWords(title=words.title, detail=words.detail.replace("{detail}", detail))
+    return ProblemWords(title=problem_title(code), detail=detail)
+
+
 def problem_title(code: str) -> str:
     """The English `title` of an HTTP problem; a code without its own words gets that of `internal`."""
     titles = _messages().problems
@@ -59,6 +74,7 @@ class Messages(Noun, extra="forbid"):
     notices: dict[str, Text]
     failures: dict[str, FailureWords]
     problems: dict[str, Line]
+    problems_in_korean: dict[str, ProblemWords]
 
     @model_validator(mode="after")
     def _leaves_nobody_speechless(self) -> Self:
@@ -66,6 +82,8 @@ class Messages(Noun, extra="forbid"):
             raise ValueError(f"stages without words: {sorted(wordless)}")
         if wordless_parts := set(PARTS) - set(self.notices):
             raise ValueError(f"parts without words: {sorted(wordless_parts)}")
+        if in_one_language := set(self.problems) ^ set(self.problems_in_korean):
+            raise ValueError(f"problems with words in one language: {sorted(in_one_language)}")
         if "internal" not in self.failures or "internal" not in self.problems:
             raise ValueError("`internal` needs words: it stands in for unknown codes")
         return self

@@ -34,6 +34,7 @@ from growbin.adapters.redis.connection import open_redis
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
 from growbin.adapters.redis.progress_log import RedisProgressLog
+from growbin.adapters.redis.session_jobs import RedisSessionJobs
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.certainty import Thresholds
 from growbin.consumer.breakers import Breakers
@@ -209,6 +210,7 @@ def app_on(
         records=records,
         sessions=sessions,
         progress=progress,
+        session_jobs=RedisSessionJobs(progress),
         uploads=uploads,
         queue=FakeJobQueue(),
         eraser=eraser,

@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from yarl import URL
 
@@ -358,6 +359,44 @@ async def _close_our_connections(parts: dict[str, str]) -> None:
                         async with session.delete(url) as answer:
                             closed += answer.status == 204
                 await asyncio.sleep(0.3)
+
+
+async def test_backlog_of_a_vhost_with_a_slash_is_known(parts: dict[str, str]) -> None:
+    """`amqp://…/%2Fprod` is the vhost `/prod`, for the broker and for its management."""
+    base = URL(parts["RABBITMQ_MANAGEMENT_URL"])
+    vhost = f"/test-{uuid4().hex[:12]}"
+    headers = {"Authorization": aiohttp.encode_basic_auth(base.user or "", base.password or "")}
+    address = URL(f"{str(base.with_user(None)).rstrip('/')}/api/vhosts/{quote(vhost, safe='')}", encoded=True)
+    url = str(URL(parts["RABBITMQ_URL"]).with_path(f"/{quote(vhost, safe='')}", encoded=True))
+    async with aiohttp.ClientSession(headers=headers, raise_for_status=True) as session:
+        await session.put(address, json={})
+        try:
+            async with RabbitJobQueue.open(
+                urls=[url], queue_name="slashed", management_url=parts["RABBITMQ_MANAGEMENT_URL"]
+            ) as queue:
+                await queue.publish(job())
+                async with asyncio.timeout(30):
+                    while not (backlog := await queue.backlog()) or backlog.waiting == 0:
+                        await asyncio.sleep(0.3)
+                assert backlog.waiting == 1
+            assert REGISTRY.get_sample_value("growbin_backlog_unknown") == 0
+        finally:
+            await session.delete(address)
+
+
+async def test_unknown_backlog_is_measured_and_told_once(parts: dict[str, str]) -> None:
+    """Nothing limits what waits while the management does not tell: that is for the operator."""
+    async with RabbitJobQueue.open(
+        urls=[parts["RABBITMQ_URL"]],
+        queue_name=f"test-{uuid4().hex[:12]}",
+        management_url="http://127.0.0.1:1",
+    ) as queue:
+        with capture_logs() as lines:
+            for _ in range(3):
+                assert await queue.backlog() is None
+                queue._backlog_read_at -= 2  # as if it were older
+    assert [line["event"] for line in lines].count("backlog_unknown") == 1
+    assert REGISTRY.get_sample_value("growbin_backlog_unknown") == 1
 
 
 async def test_publish_without_a_broker_is_unavailable_within_two_seconds() -> None:

@@ -178,8 +178,39 @@ async def test_owners_list_keeps_the_latest_hundred(records: JobRecords) -> None
     assert list(await records.recent(owner, 200)) == [listed.job_id for listed in uploads[:0:-1]]
 
 
-async def test_later_writes_keep_the_record_to_its_day(parts: dict[str, str]) -> None:
-    """A record lives 24 hours from its making, whatever is written into it; so does its key."""
+async def test_record_lives_an_hour_and_from_its_upload_on_a_day(parts: dict[str, str]) -> None:
+    """A stranger's ticket goes soon; what was uploaded is kept for 24 hours, whatever is written into it
+    afterwards. So is its key."""
+    jobs_url, sessions_url = urls(parts)
+    async with (
+        RedisJobRecords.open(
+            jobs_url=jobs_url,
+            sessions_url=sessions_url,
+            ticket_seconds=TICKET_SECONDS,
+            deadline_seconds=DEADLINE_SECONDS,
+            unused_ticket_seconds=HOUR,
+        ) as records,
+        open_redis(jobs_url) as redis,
+    ):
+        made = await records.create(upload(), "key")
+        name = keys.record(made.job_id)
+        [key] = [found async for found in redis.scan_iter(match=f"idempotency:{{{made.owner}}}:*")]
+        for kept in (name, key):
+            assert HOUR - 60 < await redis.ttl(kept) <= HOUR
+        await accept(records, made.job_id, "e1")
+        await records.mark_published(made.job_id)
+        for kept in (name, key):
+            assert 24 * HOUR - 60 < await redis.ttl(kept) <= 24 * HOUR
+            await redis.expire(kept, 23 * HOUR)  # an hour later
+        await records.create(upload(made.owner), "key")
+        await accept(records, made.job_id, "e2")
+        await records.mark_published(made.job_id)
+        for kept in (name, key):
+            assert 22 * HOUR < await redis.ttl(kept) <= 23 * HOUR
+
+
+async def test_list_of_jobs_lives_as_long_as_its_session(parts: dict[str, str]) -> None:
+    """A stranger's list goes with the session that never completed an upload."""
     jobs_url, sessions_url = urls(parts)
     async with (
         RedisJobRecords.open(
@@ -188,16 +219,9 @@ async def test_later_writes_keep_the_record_to_its_day(parts: dict[str, str]) ->
             ticket_seconds=TICKET_SECONDS,
             deadline_seconds=DEADLINE_SECONDS,
         ) as records,
-        open_redis(jobs_url) as redis,
+        open_redis(sessions_url) as redis,
     ):
-        made = await records.create(upload(), "key")
-        name = keys.record(made.job_id)
-        [key] = [found async for found in redis.scan_iter(match=f"idempotency:{{{made.owner}}}:*")]
-        for kept in (name, key):
-            assert 24 * HOUR - 60 < await redis.ttl(kept) <= 24 * HOUR
-            await redis.expire(kept, 23 * HOUR)  # an hour later
-        await accept(records, made.job_id, "e1")
-        await records.mark_published(made.job_id)
-        await records.create(upload(made.owner), "key")
-        for kept in (name, key):
-            assert 22 * HOUR < await redis.ttl(kept) <= 23 * HOUR
+        listed = upload()
+        await redis.set(keys.session(listed.owner), "1", ex=HOUR)
+        await records.list_job(listed)
+        assert HOUR - 60 < await redis.ttl(keys.session_jobs(listed.owner)) <= HOUR

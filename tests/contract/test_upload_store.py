@@ -378,3 +378,13 @@ async def test_an_absent_s3_is_unavailable() -> None:
         assert (await store.ticket("incoming/x.jpg", None, None, 300)).url
         with pytest.raises(Unavailable):
             await store.look("incoming/x.jpg")
+
+
+async def test_store_nearby_is_asked_without_a_proxy(
+    parts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell's proxy is for what lies outside: nothing listens where it points."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with opened(parts) as store:
+        assert await store.look(f"incoming/{uuid4()}") is None

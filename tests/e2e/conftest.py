@@ -14,7 +14,7 @@ from tests.processes import tail
 
 @pytest_asyncio.fixture(scope="session")
 async def system(parts: dict[str, str]) -> AsyncIterator[System]:
-    """A gateway and a consumer with the default settings, shared by the run."""
+    """A gateway and a consumer with the default settings but the rates, shared by the run."""
     async with running_system(parts) as running:
         yield running
 

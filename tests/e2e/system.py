@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from tests.load_profile import ONE_ADDRESS
 from tests.loopback import served
 from tests.processes import command, environment, tail
 
@@ -84,7 +85,7 @@ class System:
 
 @contextlib.asynccontextmanager
 async def running_system(parts: Mapping[str, str], **settings: str) -> AsyncIterator[System]:
-    """A gateway and a consumer of their own, on a queue of their own; `settings` come last."""
+    """A gateway and a consumer of their own, on their own queue; `settings` come last, "" is the default."""
     model = CountedModel(parts["OPENAI_BASE_URL"])
     port = free_port()
     probe_ports = {"gateway": free_port(), "consumer": free_port()}
@@ -94,6 +95,7 @@ async def running_system(parts: Mapping[str, str], **settings: str) -> AsyncIter
             "OPENAI_BASE_URL": model_url,
             "QUEUE_NAME": f"e2e.{uuid.uuid4().hex}",
             "PORT": str(port),
+            **ONE_ADDRESS,
             **settings,
         }
         async with asyncio.TaskGroup() as starting:

@@ -79,10 +79,14 @@ async def test_each_key_of_a_finished_job_has_its_promised_life(client: Client, 
 
 
 async def test_session_that_is_used_lives_on_with_its_jobs(client: Client, system: System) -> None:
-    """Each use lets the seven days begin anew, for the session and for the list of its jobs alike."""
+    """Once it has completed an upload each use lets the seven days begin anew, for the session and for the
+    list of its jobs alike."""
     token = await token_of(client)
     bearer = {"Authorization": f"Bearer {token}"}
     made = await client.call("POST", "/api/v1/waste/analyze", headers=bearer)
+    assert await client.put(made.body, drawn("JPEG")) == 200
+    accepted = await client.call("POST", f"/upload-complete/{made.body['job_id']}", headers=bearer)
+    assert accepted.status == 202
     owner = hashlib.sha256(token.encode()).hexdigest()
     names = (f"session:{{{owner}}}", f"session:{{{owner}}}:jobs")
     async with database(system, SESSIONS) as redis:
@@ -91,3 +95,21 @@ async def test_session_that_is_used_lives_on_with_its_jobs(client: Client, syste
         listed = await client.call("GET", "/api/v1/waste/jobs", headers=bearer)
         assert [job["job_id"] for job in listed.body["jobs"]] == [made.body["job_id"]]
         assert [await redis.ttl(name) > WEEK - JUST_NOW for name in names] == [True, True]
+
+
+async def test_ticket_that_nobody_uses_leaves_nothing_for_longer_than_an_hour(
+    client: Client, system: System
+) -> None:
+    """Record, log, session and list alike, and the key that made it: strangers' tickets go soon."""
+    token = await token_of(client)
+    headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "never"}
+    job_id = (await client.call("POST", "/api/v1/waste/analyze", headers=headers)).body["job_id"]
+    owner = hashlib.sha256(token.encode()).hexdigest()
+    found = {
+        **await lives(system, RECORDS, f"*{{{job_id}}}*"),
+        **await lives(system, RECORDS, f"*{{{owner}}}*"),
+        **await lives(system, PROGRESS, f"*{{{job_id}}}*"),
+        **await lives(system, SESSIONS, f"*{{{owner}}}*"),
+    }
+    assert len(found) >= 6
+    assert [name for name, seconds in found.items() if not 0 < seconds <= HOUR] == []

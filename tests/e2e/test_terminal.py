@@ -314,6 +314,16 @@ async def test_stranger_at_the_address_is_named(answer: web.Response, words: str
     assert url in ended.progress
 
 
+async def test_terminal_waits_for_its_turn(parts: dict[str, str], tmp_path: Path) -> None:
+    """A session that may have one unfinished photo, and few tickets, gets the advice for all four."""
+    async with running_system(
+        parts, MAX_UNFINISHED_PER_SESSION="1", SESSION_TICKETS_PER_MINUTE="3"
+    ) as system:
+        ended = await analyze(system.base_url, *many_photos(tmp_path, 4))
+    assert ended.status == 0, ended
+    assert "429" not in ended.progress
+
+
 async def test_absent_service_is_told_in_a_sentence() -> None:
     """Where nobody listens, one sentence says so and what to do."""
     ended = await analyze(f"http://127.0.0.1:{free_port()}", COFFEE_CUP)

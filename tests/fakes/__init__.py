@@ -16,6 +16,7 @@ from tests.fakes.outages import FakeOutages
 from tests.fakes.photo_cache import FakePhotoCache
 from tests.fakes.progress_feed import FakeProgressFeed
 from tests.fakes.progress_log import FakeProgressLog
+from tests.fakes.session_jobs import FakeSessionJobs
 from tests.fakes.sessions import FakeSessions
 from tests.fakes.upload_store import FakeUploadStore
 
@@ -29,6 +30,7 @@ __all__ = [
     "FakePhotoCache",
     "FakeProgressFeed",
     "FakeProgressLog",
+    "FakeSessionJobs",
     "FakeSessions",
     "FakeUploadStore",
     "MayBeAway",

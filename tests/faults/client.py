@@ -27,7 +27,7 @@ from tests.faults.oracle import Event, Ledger, Stream, TrackedJob
 PATIENCE_SECONDS = 120.0
 CALL_SECONDS = 8.0
 PAUSE_SECONDS = (0.1, 0.5)
-FINAL_STATUSES = (400, 403, 404, 409, 410, 413, 415, 422)
+FINAL_STATUSES = (400, 401, 403, 404, 409, 410, 413, 415, 422)
 LOST = (aiohttp.ClientError, TimeoutError, OSError)
 
 

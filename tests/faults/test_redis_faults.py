@@ -352,16 +352,16 @@ async def test_end_lost_with_its_answer_kept_is_written_anew_unpaid(servers: Ser
 
 
 @pytest.mark.long
-async def test_everything_lost_after_the_end_is_404_and_a_repeated_delivery_ends(servers: Servers) -> None:
-    """Whoever asks for an ended job of which nothing is left hears 404; its message, delivered again, ends
-    and is not repeated."""
+async def test_everything_lost_after_the_end_is_told_and_a_repeated_delivery_ends(servers: Servers) -> None:
+    """Whoever asks for an ended job of which nothing is left, not even its session, hears 401; its message,
+    delivered again, ends and is not repeated."""
     async with Cluster.running(servers) as cluster:
         job, body = await ended_job(cluster)
         await flush(cluster, RECORDS, PROGRESS, SESSIONS)
         path = f"/api/v1/waste/jobs/{job.job_id}"
-        assert (await cluster.client.complete(job)).status == 404
+        assert (await cluster.client.complete(job)).status == 401
         for call in (path, f"{path}/events", "/api/v1/waste/events"):
-            assert (await cluster.client.call("GET", call, job.token)).status == 404, call
+            assert (await cluster.client.call("GET", call, job.token)).status == 401, call
         await cluster.messages.publish(body, message_id=job.job_id)
 
         async def has_ended() -> bool:
@@ -372,13 +372,13 @@ async def test_everything_lost_after_the_end_is_404_and_a_repeated_delivery_ends
         await eventually(has_ended, "the repeated delivery has ended")
         assert len(cluster.model.calls_of("ended")) == 2
         wrong = await cluster.violations()
-        expected = ("404 not_found", "was paid 2 times")
+        expected = ("401 session_unknown", "was paid 2 times")
         assert [line for line in wrong if not any(words in line for words in expected)] == []
 
 
 @pytest.mark.long
 async def test_everything_lost_ends_every_stream_and_calls_the_model_no_more(servers: Servers) -> None:
-    """With the sessions gone as well, open streams still end; whoever asks anew hears 404."""
+    """With the sessions gone as well, open streams still end; whoever asks anew hears 401."""
     async with Cluster.running(servers, UPLOAD_WAIT_SECONDS="8", JOB_DEADLINE_SECONDS="30") as cluster:
         jobs, holds = await begin_several(cluster, 2)
         unused = cluster.ledger.track("unused", jobs[0].token)
@@ -395,13 +395,13 @@ async def test_everything_lost_ends_every_stream_and_calls_the_model_no_more(ser
         ends = await asyncio.gather(*map(cluster.client.seen, jobs))
         assert {end.name for end in ends} == {"done"}
         assert all("reset" in events_of(job) for job in jobs)
-        assert (await cluster.client.complete(unused)).status == 404
+        assert (await cluster.client.complete(unused)).status == 401
 
         async def is_told() -> bool:
-            return any(" 404 " in said for said in stream.connections)
+            return any(" 401 " in said for said in stream.connections)
 
-        await eventually(is_told, "the unused ticket's stream ended, and then there was no such job")
+        await eventually(is_told, "the unused ticket's stream ended, and then there was no such session")
         assert [len(cluster.model.calls_of(job.marker)) for job in jobs] == [1, 1]
         # Ownership went with the sessions: that the owner cannot read the end is all that may be wrong.
         wrong = await cluster.violations()
-        assert not [line for line in wrong if "404 not_found" not in line], wrong
+        assert not [line for line in wrong if "401 session_unknown" not in line], wrong

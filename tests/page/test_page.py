@@ -310,6 +310,29 @@ async def test_too_many_streams_fall_back_to_asking(visit: Visit, system: System
     visit.errors[:] = [error for error in visit.errors if "429" not in error]
 
 
+async def test_session_with_too_many_photos_waits_without_a_word(
+    parts: dict[str, str], visiting: Visiting
+) -> None:
+    """A session that may have one unfinished photo gets the advice for three: the page waits as it is told,
+    and no card says that the service does not answer."""
+    async with (
+        running_system(parts, MAX_UNFINISHED_PER_SESSION="1") as system,
+        visiting(system.base_url) as visit,
+    ):
+        await visit.page.evaluate(
+            """window.words = [];
+               new MutationObserver(() => document.querySelectorAll(".job .state").forEach(
+                 (state) => window.words.push(state.textContent))
+               ).observe(document.body, {childList: true, subtree: true, characterData: true})"""
+        )
+        await visit.choose(COFFEE, COFFEE, COFFEE)
+        await expect(visit.page.locator(".job[data-stage=done]")).to_have_count(3)
+        words = await visit.page.evaluate("window.words")
+        assert words
+        assert "서비스의 응답을 기다리고 있어요." not in words
+        visit.errors[:] = [error for error in visit.errors if "429" not in error]
+
+
 # --- the page itself -----------------------------------------------------------------------------
 
 

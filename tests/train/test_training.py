@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import signal
@@ -15,9 +16,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from growbin.embedded_model.classifier import CARD_FILE, MODEL_FILE
-from growbin.embedded_model.train.collections import training_photos
+from growbin.embedded_model.train.collections import CORRECTED_LABELS, training_photos
 from growbin.embedded_model.train.folds import folds, origin_of
 from growbin.labelled_photos import BadPhotos
+from growbin.photo_labels import right_answers
 
 LABELS = {"glass": "green", "metal": "silver", "paper": "white", "trash": "brown", "food": "red"}
 PHOTOS = 10  # of each label and collection
@@ -131,3 +133,11 @@ def test_photos_of_one_object_are_in_one_fold(data: Path) -> None:
     fold = folds(photos, features)
     assert fold[0] == fold[1]
     assert sorted(numpy.bincount(fold)) == [20] * 5
+
+
+def test_corrected_label_is_one_that_means_something() -> None:
+    """By the photo's sha256, each once, with a word of where it is from."""
+    with CORRECTED_LABELS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["sha256"] for row in rows}) == len(rows)
+    assert all(len(row["sha256"]) == 64 and right_answers(row["label"]) and row["file"] for row in rows)

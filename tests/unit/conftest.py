@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from growbin.gateway.addresses import Network
 from tests.fakes import Clock, FakeJobQueue, FakeJobRecords, FakeProgressLog, FakeSessions, FakeUploadStore
-from tests.unit.gateway_node import LIMITS, Client, Node
+from tests.unit.gateway_node import LIMITS, LOOPBACK, Client, Node
 
 Start = Callable[..., Awaitable[Node]]
 
@@ -25,6 +26,7 @@ async def start() -> AsyncIterator[Start]:
         *,
         secure_cookies: bool = False,
         takes_questions: bool = True,
+        trusted_proxies: tuple[Network, ...] = LOOPBACK,
         **limits: Any,
     ) -> Node:
         if beside is None:
@@ -42,6 +44,7 @@ async def start() -> AsyncIterator[Start]:
         node.limits = replace(LIMITS, **limits)
         node.secure_cookies = secure_cookies
         node.takes_questions = takes_questions
+        node.trusted_proxies = trusted_proxies
         await node.start()
         nodes.append(node)
         return node

@@ -11,7 +11,9 @@ from uuid import UUID
 
 from aiohttp import ClientResponse, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.web import Application
 
+from growbin.gateway.addresses import Network
 from growbin.gateway.app import build_app
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.erasure import Eraser
@@ -28,10 +30,12 @@ from tests.fakes import (
     FakePhotoCache,
     FakeProgressFeed,
     FakeProgressLog,
+    FakeSessionJobs,
     FakeSessions,
     FakeUploadStore,
 )
 from tests.fakes.agenda import AGAIN
+from tests.load_profile import ONE_ADDRESS
 
 JPEG = b"\xff\xd8\xff\xe0" + b"photo" * 20
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"photo" * 20
@@ -41,17 +45,20 @@ RULES = load_rulebook(None)
 
 Client = TestClient[Any, Any]
 
+LOOPBACK = (ip_network("127.0.0.0/8"),)
 LIMITS = GatewayLimits(
     photo_max_bytes=10 * 2**20,
     ticket_seconds=300,
     require_declared_length=False,
     upload_wait_seconds=600,
     backlog_limit=100,
+    job_deadline_seconds=300,
     max_streams_per_session=4,
     max_streams_per_address=50,
     max_streams=100,
     stream_heartbeat_seconds=15,
     stream_write_timeout_seconds=20,
+    **{name.lower(): int(value) for name, value in ONE_ADDRESS.items()},
 )
 
 
@@ -70,6 +77,7 @@ class Node:
     secure_cookies: bool = False
     takes_questions: bool = True
     outages: FakeOutages = field(init=False)
+    trusted_proxies: tuple[Network, ...] = LOOPBACK
     hub: Hub = field(init=False)
     eraser: Eraser = field(init=False)
     feed: FakeProgressFeed = field(init=False)
@@ -81,7 +89,7 @@ class Node:
         self.hub = Hub(self.progress, buffer_events=64)
         self.feed = FakeProgressFeed(self.progress, self.hub.on_entry, self.hub.on_session_job)
         self.hub.attach(self.feed)
-        eraser = Eraser(
+        self.eraser = Eraser(
             agenda=self.progress.agenda,
             progress=self.progress,
             records=self.records,
@@ -89,14 +97,19 @@ class Node:
             photo_cache=self.photo_cache,
             pause_seconds=0.01,
         )
-        self.eraser = eraser
-        await self._stack.enter_async_context(eraser.working())
+        await self._stack.enter_async_context(self.eraser.working())
+        self.server = TestServer(self.app())
+        await self.server.start_server(shutdown_timeout=1)  # it cancels handlers, as we do
+        self._stack.push_async_callback(self.hub.close)
+        self._stack.push_async_callback(self.server.close)
+
+    def app(self) -> Application:
         gateway = Gateway(
             limits=self.limits,
             cdn_base_url="https://cdn.test",
             upload_origin="https://bucket.test",
             allowed_origins=frozenset({"https://app.test"}),
-            trusted_proxies=(ip_network("127.0.0.0/8"),),
+            trusted_proxies=self.trusted_proxies,
             secure_cookies=self.secure_cookies,
             takes_questions=self.takes_questions,
             rules=RULES,
@@ -104,17 +117,15 @@ class Node:
             records=self.records,
             sessions=self.sessions,
             progress=self.progress,
+            session_jobs=FakeSessionJobs(self.progress),
             uploads=self.uploads,
             queue=self.queue,
-            eraser=eraser,
+            eraser=self.eraser,
             hub=self.hub,
             news=self.progress,
             notices=Notices(self.outages),
         )
-        self.server = TestServer(build_app(gateway))
-        await self.server.start_server(shutdown_timeout=1)  # it cancels handlers, as we do
-        self._stack.push_async_callback(self.hub.close)
-        self._stack.push_async_callback(self.server.close)
+        return build_app(gateway)
 
     async def stop(self) -> None:
         await self.hub.drain()

@@ -383,3 +383,11 @@ def test_the_schema_is_strict_all_the_way_down() -> None:
     ]
     assert schema["properties"]["choices"] == {"items": {"$ref": "#/$defs/Sorting"}, "type": "array"}
     assert set(schema["$defs"]["Category"]["enum"]) == {str(category) for category in Category}
+
+
+async def test_model_nearby_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell's proxy is for what lies outside: nothing listens where it points."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with model(says(completion())) as one:
+        assert (await one.ask()).text

@@ -15,6 +15,7 @@ from growbin.commands.doctor import (
     judge_clock,
     judge_model,
     judge_photos,
+    judge_proxies,
     judge_shutdown,
     judge_topology,
 )
@@ -131,3 +132,11 @@ async def test_finding_of_many_lines_is_said_in_one() -> None:
     said: list[str] = []
     assert await examine([Check("part", look, "")], said.append, as_json=False) == 1
     assert [" ".join(line.split()) for line in said] == ["fail part first second. Do this"]
+
+
+def test_proxies_are_told_where_there_are_any() -> None:
+    """Which part goes through which; nothing is said of a machine without."""
+    [finding] = judge_proxies({"s3": "proxy.example:3128", "model": None})
+    assert (finding.grade, finding.name) == ("ok", "proxies")
+    assert finding.text == "s3 through proxy.example:3128; everything else straight (model)"
+    assert judge_proxies({"s3": None, "model": None}) == []

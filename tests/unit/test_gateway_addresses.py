@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from growbin.gateway.addresses import address_hash, client_address, is_trusted
+from growbin.gateway.addresses import address_hash, client_address, counted_address, is_trusted
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -42,3 +42,13 @@ def test_hash_hides_the_address_and_tells_addresses_apart() -> None:
     """The hash is short, stable and different for another address."""
     assert address_hash("192.0.2.1") == address_hash("192.0.2.1") != address_hash("192.0.2.2")
     assert "192" not in address_hash("192.0.2.1")[:3] or len(address_hash("192.0.2.1")) == 16
+
+
+def test_household_is_counted_by_its_network() -> None:
+    """IPv6 by /64, IPv4 by address, also where it comes as IPv6; what is no address counts as one."""
+    assert (
+        counted_address("2001:db8:1:2::5") == counted_address("2001:db8:1:2:ffff::1") == "2001:db8:1:2::/64"
+    )
+    assert counted_address("2001:db8:1:3::5") == "2001:db8:1:3::/64"
+    assert counted_address("::ffff:192.0.2.1") == counted_address("192.0.2.1") == "192.0.2.1"
+    assert counted_address("") == counted_address("nonsense") == "unknown"

@@ -51,14 +51,18 @@ async def test_request_id_of_the_caller_is_kept_if_it_is_one(client: Client) -> 
 # --- headers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/nowhere", "/api/v1/waste/jobs"])
+@pytest.mark.parametrize("path", ["/", "/app.js", "/docs", "/openapi.json", "/nowhere", "/api/v1/waste/jobs"])
 async def test_every_answer_is_guarded_by_headers(client: Client, path: str) -> None:
     """No sniffing, no referrer, a strict content policy, no word about the server."""
     response = await client.get(path)
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert response.headers["Referrer-Policy"] == "no-referrer"
     assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
     assert "unsafe" not in response.headers["Content-Security-Policy"]
+    assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "camera=()" in response.headers["Permissions-Policy"]
     assert "Server" not in response.headers
 
 
@@ -98,15 +102,59 @@ async def test_allowed_origin_may_read_with_credentials(client: Client) -> None:
         assert "Access-Control-Allow-Origin" not in other.headers
 
 
-async def test_preflight_lists_what_is_allowed(client: Client) -> None:
-    """Reading and posting, with our headers; deleting is not offered to other origins."""
-    ask = {"Origin": "https://app.test", "Access-Control-Request-Method": "POST"}
+async def test_preflight_allows_every_method_and_harmless_header(client: Client) -> None:
+    """Deleting as well, and what a page's tracing adds; to other origins nothing is offered."""
+    traced = "authorization, baggage, content-type, sentry-trace, traceparent, x-request-id"
+    asked = f"{traced}, wor\u00e4ds, <b>, {'x' * 65}"
+    ask = {
+        "Origin": "https://app.test",
+        "Access-Control-Request-Method": "DELETE",
+        "Access-Control-Request-Headers": asked,
+    }
     response = await client.options(ANALYZE, headers=ask)
     assert response.status == 204
-    assert response.headers["Access-Control-Allow-Methods"] == "GET, POST"
-    assert "Idempotency-Key" in response.headers["Access-Control-Allow-Headers"]
+    methods = set(response.headers["Access-Control-Allow-Methods"].split(", "))
+    assert methods == {call.method for call in CALLS}
+    assert response.headers["Access-Control-Allow-Headers"] == traced
     refused = await client.options(ANALYZE, headers={**ask, "Origin": "https://evil.test"})
     assert "Access-Control-Allow-Methods" not in refused.headers
+    assert "Access-Control-Allow-Headers" not in refused.headers
+
+
+async def test_page_behind_a_proxy_that_changes_the_host_may_write(client: Client) -> None:
+    """The name that the browser used counts, where a trusted proxy tells it; each proxy adds to the right."""
+    for origin, host, forwarded, status in (
+        ("https://bins.test", "10.0.0.7:8080", "bins.test", 201),
+        ("https://bins.test", "10.0.0.7:8080", "BINS.test:443, inner.test", 201),
+        ("https://bins.test:8443", "10.0.0.7:8080", "bins.test:8443", 201),
+        ("https://bins.test", "bins.test", "", 201),
+        ("https://bins.test", "10.0.0.7:8080", "other.test", 403),
+        ("https://inner.test", "10.0.0.7:8080", "bins.test, inner.test", 403),
+        ("https://bins.test:8443", "10.0.0.7:8080", "bins.test", 403),
+    ):
+        headers = {"Origin": origin, "Host": host} | ({"X-Forwarded-Host": forwarded} if forwarded else {})
+        assert (await client.post(ANALYZE, headers=headers)).status == status, headers
+
+
+async def test_forwarded_host_of_a_stranger_counts_for_nothing(start: Start) -> None:
+    """Only who stands in the list of proxies may say by which name we were called."""
+    client = await (await start(trusted_proxies=())).client()
+    headers = {"Origin": "https://evil.test", "X-Forwarded-Host": "evil.test"}
+    await problem(await client.post(ANALYZE, headers=headers), 403, "forbidden_origin")
+
+
+async def test_browser_that_names_no_origin_is_believed_about_the_site(client: Client) -> None:
+    """No page can forge Sec-Fetch-Site; programs do not send it."""
+    for site, status in (
+        ("cross-site", 403),
+        ("same-site", 403),
+        ("same-origin", 201),
+        ("none", 201),
+        (None, 201),
+    ):
+        headers = {"Sec-Fetch-Site": site} if site else {}
+        assert (await client.post(ANALYZE, headers=headers)).status == status
+        assert (await client.get("/api/v1/waste/jobs", headers=headers)).status == 200
 
 
 @pytest.mark.parametrize(("takes_questions", "told"), [(True, "yes"), (False, "no")])

@@ -316,10 +316,10 @@ async def test_jobs_are_listed_newest_first_in_pages(node: Node, client: Client)
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=101", "limit=x", "limit=", "cursor=x", f"cursor={uuid4()}"]
+    "query", ["limit=0", "limit=51", "limit=x", "limit=", "cursor=x", f"cursor={uuid4()}"]
 )
 async def test_unusable_page_is_refused(node: Node, client: Client, query: str) -> None:
-    """A limit is 1 to 100, a cursor comes from a page."""
+    """A limit is 1 to 50, a cursor comes from a page."""
     await node.ticket(client)
     await problem(await client.get(f"/api/v1/waste/jobs?{query}"), 400, "bad_request")
 

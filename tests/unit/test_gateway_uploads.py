@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from growbin.gateway.uploads import preferred_locale
+from growbin.gateway.languages import preferred_locale
 from growbin.job import Stage
 from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node, problem

@@ -1,6 +1,7 @@
 """The words for stages, failures and problems."""
 
 import json
+import re
 from importlib.resources import files
 from typing import Any, get_args
 
@@ -8,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from growbin.job import Locale, Stage
-from growbin.messages import Messages, failure, problem_title, stage_message
+from growbin.messages import Messages, failure, problem_title, problem_words, stage_message
 
 LOCALES: tuple[Locale, ...] = get_args(Locale)
 MESSAGES_TEXT = files("growbin").joinpath("data/messages.json").read_text(encoding="utf-8")
@@ -41,8 +42,16 @@ PROBLEMS = [
     "idempotency_key_reused",
     "forbidden_origin",
     "method_not_allowed",
+    "length_required",
+    "session_unknown",
+    "too_many_requests",
+    "too_many_unfinished",
     "bad_parameter",
     "not_done",
+    "unsupported_encoding",
+    "head_too_large",
+    "head_too_slow",
+    "too_many_connections",
 ]
 
 
@@ -73,6 +82,20 @@ def test_problem_codes_have_distinct_short_titles() -> None:
     titles = [problem_title(code) for code in PROBLEMS]
     assert len({*titles, problem_title("internal")}) == len(PROBLEMS) + 1
     assert all(title[0].isupper() and len(title) <= 60 and not title.endswith(".") for title in titles)
+
+
+def test_problems_speak_korean_to_who_reads_it() -> None:
+    """Each code has a Korean title and sentence of its own; where the sentence alone would say too little,
+    that of the refusal stands in it."""
+    words = {code: problem_words(code, "Do `this`.", "ko") for code in [*PROBLEMS, "internal"]}
+    assert all(
+        re.search("[가-힣]", word.title) and re.search("[가-힣]", word.detail) for word in words.values()
+    )
+    assert len({word.title for word in words.values()}) == len(words)
+    assert words["bad_request"].detail.endswith("Do `this`.")
+    assert "{" not in "".join(word.detail for word in words.values())
+    assert problem_words("not_found", "Do `this`.", "en").detail == "Do `this`."
+    assert problem_words("moon_phase", "Do `this`.", "ko").detail == "Do `this`."
 
 
 def test_messages_data_has_no_key_twice() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import zlib
 from contextlib import AbstractAsyncContextManager
 from uuid import UUID
 
@@ -255,7 +257,36 @@ async def test_stranger_has_no_session_stream(node: Node, start: Start) -> None:
     await problem(await (await node.client()).get("/api/v1/waste/events"), 404, "not_found")
 
 
-@pytest.mark.parametrize("garbage", ["", "x", "AAAA", "!!!!", "e" * 9000])
+def packed(text: str) -> str:
+    return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode()
+
+
+NEST = packed("[" * 30_000)  # fits into a vector's length, and goes deeper than Python's stack
+
+
+async def test_nest_of_lists_as_an_id_is_a_newcomers_stream(node: Node, client: Client) -> None:
+    """It unpacks to little and nests deep: answered like any id that is not ours."""
+    await node.submitted(client)
+    response = await client.get("/api/v1/waste/events", headers={"Last-Event-ID": NEST})
+    assert response.status == 200
+    await node.hub.drain()
+    assert "event: reset" in await response.text()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "",
+        "x",
+        "AAAA",
+        "!!!!",
+        "e" * 9000,
+        NEST,
+        packed("NaN"),
+        packed('["", []]'),
+        packed('["", {"x": "y"}]'),
+    ],
+)
 def test_id_that_is_not_ours_is_no_vector(garbage: str) -> None:
     """Whatever a stranger sends, it is a newcomer's stream."""
     assert Vector.decode(garbage) is None

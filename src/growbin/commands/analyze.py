@@ -120,14 +120,16 @@ async def _analyze(
 
 
 async def _patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Repeat what fails only for now. Every call may be repeated."""
+    """Repeat what fails only for now, and wait for our turn. Every call may be repeated."""
     gives_up_at = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return await attempt()
         except Unreachable as error:
             delay_seconds = error.retry_after_seconds or 1
-            if time.monotonic() + delay_seconds > gives_up_at:
+            if error.comes_in_turn:
+                gives_up_at = time.monotonic() + PATIENCE_SECONDS
+            elif time.monotonic() + delay_seconds > gives_up_at:
                 raise
         await asyncio.sleep(delay_seconds)
 
@@ -149,12 +151,15 @@ class Stranger(Refused):
 
 
 class Unreachable(Exception):
-    """There is no answer for now."""
+    """There is no answer for now. `comes_in_turn`: the service lives, and asks us to call less often."""
 
-    def __init__(self, detail: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self, detail: str, *, retry_after_seconds: float | None = None, comes_in_turn: bool = False
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after_seconds = retry_after_seconds
+        self.comes_in_turn = comes_in_turn
 
 
 class Service:
@@ -212,6 +217,8 @@ class Service:
                                 return event
                 delay_seconds = RECONNECT_SECONDS
             except Unreachable as error:
+                if error.comes_in_turn:
+                    heard_at = time.monotonic()
                 if time.monotonic() - heard_at > PATIENCE_SECONDS:
                     raise
                 delay_seconds = error.retry_after_seconds or RECONNECT_SECONDS
@@ -227,7 +234,7 @@ async def _service(server: str) -> AsyncIterator[Service]:
     timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as http:
         try:
-            session = await Service(http, server).call("POST", "/api/v1/sessions")
+            session = await _new_session(Service(http, server))
             token = session["token"]
         except Stranger as error:
             raise Refused(
@@ -238,6 +245,18 @@ async def _service(server: str) -> AsyncIterator[Service]:
         except Unreachable as error:
             raise Unreachable(f"Nobody answers at {server}: {error.detail}. {ADVICE}") from None
         yield Service(http, server, token)
+
+
+async def _new_session(service: Service) -> JSON:
+    """At once or not at all, unless it is only not our turn yet."""
+    while True:
+        try:
+            session: JSON = await service.call("POST", "/api/v1/sessions")
+            return session
+        except Unreachable as error:
+            if not error.comes_in_turn:
+                raise
+            await asyncio.sleep(error.retry_after_seconds or 1)
 
 
 async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, str, JSON]]:
@@ -275,7 +294,7 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
     if answer.status in (429, 502, 503, 504):
         retry_after = answer.headers.get("Retry-After", "")
         seconds = float(retry_after) if retry_after.isdecimal() else None
-        raise Unreachable(detail, retry_after_seconds=seconds)
+        raise Unreachable(detail, retry_after_seconds=seconds, comes_in_turn=answer.status == 429)
     raise Refused(code, detail) if is_ours else Stranger(code, detail)
 
 

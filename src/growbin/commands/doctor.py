@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Literal
@@ -314,6 +314,18 @@ def judge_shutdown(model: str, shutdown: date | None, today: date) -> list[Findi
     if days <= SHUTDOWN_WARN_DAYS:
         return [Finding("warn", name, text, advice)]
     return [Finding("ok", name, text)]
+
+
+def judge_proxies(before: Mapping[str, str | None]) -> list[Finding]:
+    """The proxy before each part that may have one. Nothing is said where there is none."""
+    ways = [f"{part} through {proxy}" for part, proxy in before.items() if proxy]
+    straight = [part for part, proxy in before.items() if not proxy]
+    if not ways:
+        return []
+    text = (
+        f"{', '.join(ways)}; everything else straight{' (' + ', '.join(straight) + ')' if straight else ''}"
+    )
+    return [Finding("ok", "proxies", text)]
 
 
 def judge_clock(name: str, skew_seconds: float) -> Finding:

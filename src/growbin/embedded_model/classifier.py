@@ -81,13 +81,14 @@ class Card(Noun):
     crop shows is a thing by itself."""
 
     sha256: str
+    kind: tuple[float, ...]
     packaging: tuple[float, ...]
     other: tuple[float, ...]
     second_item: float = 1.0
 
     @property
     def weights(self) -> Weights:
-        return Weights(self.packaging, self.other)
+        return Weights(self.kind, self.packaging, self.other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,6 @@ class Classifier:
         # Photos are served side by side: one thread each does more of them than two for one.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False  # it keeps what the largest batch needed
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def look(self, photo: bytes) -> Look:
@@ -150,7 +150,7 @@ class Classifier:
         photo `together` [1, n, …]."""
         import numpy
 
-        # On one thread a batch is no faster than one by one, and needs more memory.
+        # On one thread a batch is no faster than one by one, and the session would keep the memory it needs.
         seen = [self._session.run(["materials", "names"], {"photo": view[None]}) for view in views]
         materials, names = (numpy.concatenate(values) for values in zip(*seen, strict=True))
         return (materials[None], names[None]) if together else (materials, names)

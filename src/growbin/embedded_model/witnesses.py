@@ -9,9 +9,10 @@ are two candidates:
     packaging       the best of head · names ^ 0.4
     anything else   the best of the names
 
-A logistic regression for each says how probable it is that it is right; the more probable one is the answer.
-Both were fitted to photos of collections that the head had not been trained on, all of them, so that each
-learned when it is the other's turn (train/calibrate.py). Their weights stand with the model's file.
+Three logistic regressions say how probable it is that the photo shows something else than packaging, that
+the packaging is right if it is packaging, and that the other thing is right if it is one. The likelier kind
+is the answer, and its certainty is that of both together. They were fitted to photos of collections that the
+head had not been trained on (train/calibrate.py). Their weights stand with the model's file.
 
 Arrays have a row for each photo. Plastics and clear PET are one answer here: what tells them apart is a name.
 """
@@ -19,7 +20,7 @@ Arrays have a row for each photo. Plastics and clear PET are one answer here: wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ HEAD = (
     PLASTICS,
     Sorting(category=Category.GENERAL, material=None),
 )
+PACKAGING = len(HEAD) + 1  # so many of the answers, the first, are packaging: the head's, and film
 # Of a thing whose name leaves the bin open so much goes to its first bin, the rest to the others.
 FIRST_SHARE = 0.7
 
@@ -53,22 +55,25 @@ NAMES_POWER = 0.4
 HEAD_FLOOR, NAMES_FLOOR, KINDS_FLOOR = 0.02, 0.03, 0.05
 FILM_SHARE = 0.1  # in place of the head, which has not learned film
 
+FAMILIAR_FROM = 0.8  # the logit of 0.7: a head below that is one that does not know
+
 # From here on an answer is sure. About packaging it is sure only if head and names agree, or the head is as
 # certain as it is about what it knows: elsewhere a certain-looking head is often wrong, whatever the
 # regression says (docs/embedded-model.md has the figures).
 SURE_FROM = 0.85
 AGREED_HEAD, AGREED_NAMES = 0.5, 0.2
 FAMILIAR_HEAD = 0.82
-# About anything else it is sure as well when so much of the names is one thing, and the head does not know
-# it: of left-out clothes, food and electronics 99 % were right then; no ceramics were there to learn from.
-NAMED_ALONE = 0.45
+# Where the head is not even half certain of any material, a thing that has so much of the names is the
+# answer, and from the second on it is sure: no ceramics were there to learn from.
+NAMED_ALONE, NAMED_SURELY = 0.35, 0.45
 SUPPORTED_FROM = 0.5  # of its chance
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Of the two regressions; the last of each is the constant."""
+    """Of the three regressions; the last of each is the constant."""
 
+    kind: tuple[float, ...]
     packaging: tuple[float, ...]
     other: tuple[float, ...]
 
@@ -86,13 +91,10 @@ class Evidence:
     thing_answer: Floats
 
     def part(self, chosen: Floats) -> Evidence:
-        return Evidence(
-            self.head[chosen],
-            self.names[chosen],
-            self.no_waste[chosen],
-            self.thing[chosen],
-            self.thing_answer[chosen],
-        )
+        return Evidence(**{name: values[chosen] for name, values in self.arrays().items()})
+
+    def arrays(self) -> dict[str, Floats]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 def evidence(materials: Floats, names: Floats) -> Evidence:
@@ -128,8 +130,9 @@ def things_of(answer: int) -> tuple[ObjectName, ...]:
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """For each photo the best packaging and the best other thing: their numbers in `answers()`, the shares of
-    all answers of their kind [n, answers of it], and the features of their regressions, each [n, k]."""
+    all answers of their kind [n, answers of it], and the features of the regressions, each [n, k]."""
 
+    kind_features: Floats
     packaging: Floats
     packaging_shares: Floats
     packaging_features: Floats
@@ -137,18 +140,18 @@ class Candidates:
     other_shares: Floats
     other_features: Floats
     is_supported: Floats  # [n]: whether the packaging may be sure
-    is_named: Floats  # [n]: whether the other thing is sure by its name alone
+    named_alone: Floats  # [n]: how certain the other thing is by its name alone, 0 if it is not
 
 
 def candidates(seen: Evidence) -> Candidates:
     import numpy
 
-    rows, kinds = numpy.arange(len(seen.head)), _packaging()
-    of_packaging, of_others = seen.names[:, :kinds], seen.names[:, kinds:]
+    rows = numpy.arange(len(seen.head))
+    of_packaging, of_others = seen.names[:, :PACKAGING], seen.names[:, PACKAGING:]
     certain = seen.head.max(1)
     elsewhere = of_others.sum(1)
     balance = numpy.log((elsewhere + KINDS_FLOOR) / (of_packaging.sum(1) + KINDS_FLOOR))
-    familiar = numpy.maximum(0, _logit(certain) - 0.8)  # a head below 0.7 is one that does not know
+    familiar = numpy.maximum(0, _logit(certain) - FAMILIAR_FROM)
     one = numpy.ones(len(rows))
 
     head = numpy.concatenate([seen.head, numpy.full((len(rows), 1), FILM_SHARE)], 1)
@@ -163,9 +166,11 @@ def candidates(seen: Evidence) -> Candidates:
         one,
     )  # fmt: skip
 
-    other = of_others.argmax(1) + kinds
+    other = of_others.argmax(1) + PACKAGING
+    is_named = (seen.thing >= NAMED_ALONE) & (seen.thing_answer == other) & (certain < AGREED_HEAD)
     other_features = (_logit(seen.names[rows, other]), balance, familiar, one)
     return Candidates(
+        kind_features=_kind_features(seen),
         packaging=packaging,
         packaging_shares=shares,
         packaging_features=numpy.stack(packaging_features, 1).astype(float),
@@ -174,8 +179,35 @@ def candidates(seen: Evidence) -> Candidates:
         other_features=numpy.stack(other_features, 1).astype(float),
         is_supported=(agree & (named >= AGREED_NAMES) & (certain >= AGREED_HEAD))
         | (certain >= FAMILIAR_HEAD),
-        is_named=(seen.thing >= NAMED_ALONE) & (seen.thing_answer == other) & (certain < FAMILIAR_HEAD),
+        named_alone=numpy.where(is_named, SURE_FROM * (seen.thing / NAMED_SURELY).clip(max=1), 0),
     )
+
+
+def _kind_features(seen: Evidence) -> Floats:
+    """What tells packaging from anything else: how certain the head is, and of what; how much of the names
+    goes where; and both together, since a head that is certain counts less where the names are as certain of
+    something else."""
+    import numpy
+
+    of_packaging, of_others = seen.names[:, :PACKAGING], seen.names[:, PACKAGING:]
+    certain, elsewhere = _logit(seen.head.max(1)), _logit(of_others.sum(1))
+    second, first = numpy.sort(seen.head, 1)[:, -2:].T
+    features = (
+        certain,
+        numpy.maximum(0, certain - FAMILIAR_FROM),
+        numpy.log((first + 1e-6) / (second + 1e-6)),
+        -(seen.head * numpy.log(seen.head + 1e-9)).sum(1),
+        elsewhere,
+        _logit(of_others.max(1)),
+        _logit(of_packaging.sum(1)),
+        _logit(of_packaging.max(1)),
+        _logit(seen.no_waste),
+        _logit(seen.thing),
+        certain * elsewhere,
+        *seen.head.T,
+        numpy.ones(len(certain)),
+    )
+    return numpy.stack(features, 1).astype(float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +223,11 @@ class Judgement:
 def judged(found: Candidates, weights: Weights) -> Judgement:
     import numpy
 
-    packaging = _chance(found.packaging_features, weights.packaging)
-    other = _chance(found.other_features, weights.other)
-    other = numpy.where(found.is_named, numpy.maximum(other, SURE_FROM), other)
-    is_other = (other > packaging) | found.is_named
+    is_other = _chance(found.kind_features, weights.kind)
+    packaging = (1 - is_other) * _chance(found.packaging_features, weights.packaging)
+    other = is_other * _chance(found.other_features, weights.other)
+    other = numpy.maximum(other, found.named_alone)
+    is_other = (is_other > 0.5) | (found.named_alone > 0)
     supported = numpy.maximum(packaging, SURE_FROM)
     unsupported = numpy.minimum(packaging, SURE_FROM - 0.001)
     bounded = numpy.where(found.is_supported & (packaging >= SUPPORTED_FROM), supported, unsupported)
@@ -217,11 +250,6 @@ def _chance(features: Floats, weights: Sequence[float]) -> Floats:
 
     chance: Floats = 1 / (1 + numpy.exp(-features @ numpy.asarray(weights)))
     return chance
-
-
-def _packaging() -> int:
-    """The first answers, so many, are packaging."""
-    return len(HEAD) + 1
 
 
 def _merged(place: Sorting) -> Sorting:

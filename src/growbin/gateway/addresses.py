@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Network = IPv4Network | IPv6Network
 UNKNOWN = "unknown"
@@ -31,6 +31,19 @@ def client_address(peer: str | None, forwarded_for: Sequence[str], trusted: Sequ
             break
         nearest = hop
     return str(nearest)
+
+
+def counted_address(address: str) -> str:
+    """By what an address is counted: a household has a whole /64 of IPv6."""
+    parsed = _parse(address)
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((parsed, 64), strict=False))
+    return str(parsed or UNKNOWN)
+
+
+def first_forwarded(header: str) -> str:
+    """Each proxy adds to the right of X-Forwarded-Host and -Proto: what the client used stands first."""
+    return header.partition(",")[0].strip().lower()
 
 
 def address_hash(address: str) -> str:

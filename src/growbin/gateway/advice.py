@@ -14,6 +14,8 @@ from aiohttp import hdrs, web
 from growbin.errors import Rejected
 from growbin.gateway.answers import RuleAdvice, json_answer
 from growbin.gateway.context import GATEWAY
+from growbin.gateway.rates import LEVELS, RATES, heed
+from growbin.gateway.sessions import address_of
 from growbin.job import Locale, NamedThing
 from growbin.rules.advice import advise_named, advise_thing
 from growbin.taxonomy import Category, Condition, Material
@@ -28,6 +30,8 @@ Value = TypeVar("Value", bound=StrEnum)
 async def find_advice(request: web.Request) -> web.Response:
     """`GET /api/v1/waste/advice?name=` or `?category=&material=&condition=`"""
     gateway = request.app[GATEWAY]
+    heed(request, request.app[RATES].public_reads.count(address_of(request)))
+    request.pop(LEVELS)  # any cache may keep the answer
     query = request.query
     _check_parameters({name: len(query.getall(name)) for name in query})
     locale = _locale(query.get("locale", "ko"))

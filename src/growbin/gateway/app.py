@@ -14,22 +14,31 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from growbin.gateway import openapi, reference
-from growbin.gateway.advice import find_advice
+from growbin.gateway.advice import LONGEST_NAME, find_advice
 from growbin.gateway.answers import CancelAsked, JobList, JobView, RuleAdvice, Submitted
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.events import stream_job, stream_session
 from growbin.gateway.feedback import Feedback, give_feedback
-from growbin.gateway.jobs import LONGEST_WAIT_SECONDS, cancel_job, delete_job, list_jobs, read_job
+from growbin.gateway.headers import guard_headers
+from growbin.gateway.jobs import (
+    LONGEST_LIST,
+    LONGEST_WAIT_SECONDS,
+    cancel_job,
+    delete_job,
+    list_jobs,
+    read_job,
+)
 from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
+from growbin.gateway.rates import LEVELS, RATES, Rates, rate_headers
 from growbin.gateway.session_watch import LOOKS, SlowLooks
-from growbin.gateway.sessions import SessionAnswer, create_session, end_session
+from growbin.gateway.sessions import SESSION, SessionAnswer, create_session, end_session
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
-from growbin.gateway.uploads import AnalyzeRequest, TicketAnswer, analyze
-from growbin.job import RECENT_JOBS, ProgressEvent
+from growbin.gateway.uploads import LONGEST_IDEMPOTENCY_KEY, AnalyzeRequest, TicketAnswer, analyze
+from growbin.job import ProgressEvent
 from growbin.taxonomy import Category, Condition, Material
 from growbin.telemetry import metrics, traces
 
@@ -48,12 +57,22 @@ CALLS = (
         analyze,
         "A ticket to upload one photo, and the job that will look at it",
         answers={201: TicketAnswer},
-        refusals=(400, 403, 408, 413, 415, 422),
+        refusals=(400, 401, 403, 408, 413, 415, 422),
         body=AnalyzeRequest,
         parameters=(
-            Parameter("Idempotency-Key", "header", "the same key gives the same job, with a fresh ticket"),
+            Parameter(
+                "Idempotency-Key",
+                "header",
+                "the same key gives the same job, with a fresh ticket",
+                {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": LONGEST_IDEMPOTENCY_KEY,
+                },
+            ),
             Parameter("Accept-Language", "header", "language of messages and advice; Korean by default"),
         ),
+        session="optional",
     ),
     Call(
         "POST",
@@ -61,7 +80,7 @@ CALLS = (
         complete_upload,
         "The photo is uploaded: start the job. May be repeated",
         answers={202: Submitted},
-        refusals=(403, 404, 409, 410, 413, 415),
+        refusals=(401, 403, 404, 409, 410, 413, 415),
     ),
     Call(
         "GET",
@@ -69,7 +88,7 @@ CALLS = (
         read_job,
         "The job as it is now, with its result once it is done",
         answers={200: JobView, 304: None},
-        refusals=(404, 429),
+        refusals=(401, 404),
         parameters=(
             Parameter(
                 "Prefer",
@@ -85,7 +104,7 @@ CALLS = (
         stream_job,
         "The job's progress as server-sent events; 204 when its end was seen",
         answers={200: ProgressEvent, 204: None},
-        refusals=(404, 429),
+        refusals=(401, 404),
         parameters=(
             Parameter("Last-Event-ID", "header", "the last id seen: the stream goes on after it"),
             Parameter("last_event_id", "query", "the same, for clients that cannot set a header"),
@@ -98,7 +117,7 @@ CALLS = (
         stream_session,
         "The progress of all the session's unfinished jobs in one stream; new jobs join",
         answers={200: ProgressEvent, 204: None},
-        refusals=(404, 429),
+        refusals=(401, 404),
         parameters=(
             Parameter("Last-Event-ID", "header", "the last id seen: each job goes on after it"),
             Parameter("last_event_id", "query", "the same, for clients that cannot set a header"),
@@ -111,16 +130,22 @@ CALLS = (
         list_jobs,
         "The session's recent jobs, newest first",
         answers={200: JobList},
-        refusals=(400,),
+        refusals=(400, 401),
         parameters=(
             Parameter(
                 "limit",
                 "query",
-                f"1 to {RECENT_JOBS}, default 20",
-                {"type": "integer", "minimum": 1, "maximum": RECENT_JOBS},
+                f"1 to {LONGEST_LIST}, default 20",
+                {"type": "integer", "minimum": 1, "maximum": LONGEST_LIST},
             ),
-            Parameter("cursor", "query", "the next_cursor of the page before"),
+            Parameter(
+                "cursor",
+                "query",
+                "the next_cursor of the page before",
+                {"type": "string", "format": "uuid"},
+            ),
         ),
+        session="optional",
     ),
     Call(
         "POST",
@@ -128,7 +153,7 @@ CALLS = (
         cancel_job,
         "Ask to cancel; the terminal event says who won",
         answers={202: CancelAsked},
-        refusals=(403, 404),
+        refusals=(401, 403, 404),
     ),
     Call(
         "DELETE",
@@ -137,7 +162,7 @@ CALLS = (
         "Cancel the job and promise that its photo, result and progress go: at once, and what lands late "
         "within the next minutes. May be repeated",
         answers={204: None},
-        refusals=(403, 404),
+        refusals=(401, 403, 404),
     ),
     Call(
         "POST",
@@ -145,7 +170,7 @@ CALLS = (
         give_feedback,
         "Whether the answer was right, or what it is instead. Counted once for a job, and kept of nobody",
         answers={204: None},
-        refusals=(400, 403, 404, 408, 409, 413),
+        refusals=(400, 401, 403, 404, 408, 409, 413),
         body=Feedback,
     ),
     Call(
@@ -156,7 +181,12 @@ CALLS = (
         answers={200: RuleAdvice, 304: None},
         refusals=(422,),
         parameters=(
-            Parameter("name", "query", "what it is called, in Korean or English"),
+            Parameter(
+                "name",
+                "query",
+                "what it is called, in Korean or English",
+                {"type": "string", "minLength": 1, "maxLength": LONGEST_NAME, "pattern": r"\S"},
+            ),
             Parameter("category", "query", "instead of a name", {"type": "string", "enum": list(Category)}),
             Parameter("material", "query", "with a category", {"type": "string", "enum": list(Material)}),
             Parameter(
@@ -168,6 +198,7 @@ CALLS = (
             Parameter("locale", "query", "Korean by default", {"type": "string", "enum": ["ko", "en"]}),
             Parameter("If-None-Match", "header", "an earlier ETag; 304 when nothing changed"),
         ),
+        session="none",
     ),
     Call(
         "POST",
@@ -176,14 +207,15 @@ CALLS = (
         "A session for clients that keep no cookies: send the token as Bearer",
         answers={201: SessionAnswer},
         refusals=(403,),
+        session="none",
     ),
     Call(
         "DELETE",
         "/api/v1/sessions/current",
         end_session,
-        "End the session: its token or cookie opens nothing any more. May be repeated",
+        "End the session: its token or cookie opens nothing any more",
         answers={204: None},
-        refusals=(400, 403),
+        refusals=(400, 401, 403),
         parameters=(
             Parameter(
                 "erase",
@@ -192,6 +224,7 @@ CALLS = (
                 {"type": "string", "enum": ["true", "false"], "default": "false"},
             ),
         ),
+        session="optional",
     ),
 )
 
@@ -204,6 +237,7 @@ def build_app(gateway: Gateway) -> web.Application:
     )
     app[GATEWAY] = gateway
     app[SLOTS] = StreamSlots(gateway.limits)
+    app[RATES] = Rates(gateway.limits)
     app[PULSE] = Pulse(gateway.limits.stream_heartbeat_seconds)
     app[LOOKS] = SlowLooks(gateway.hub, gateway.records)
     for call in CALLS:
@@ -240,12 +274,10 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     """On every answer, also on streams and problems. What a handler has set stands."""
     headers = response.headers
     headers["X-Request-ID"] = request.get(REQUEST_ID, "")
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Referrer-Policy"] = "no-referrer"
-    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-    headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
-    if request.app[GATEWAY].secure_cookies:
-        headers["Strict-Transport-Security"] = "max-age=31536000"
+    for name, value in guard_headers(secure=request.app[GATEWAY].secure_cookies).items():
+        headers.setdefault(name, value)
+    headers.update(rate_headers(request.pop(LEVELS, ())))
+    request.pop(SESSION, None)  # as the levels: a stream keeps its request for long
     headers.popall(hdrs.SERVER, None)  # nobody needs to know what we run on
     add_cors_headers(request, response)
 
@@ -280,11 +312,11 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
     app.router.add_get("/", send_index)
     app.router.add_get("/index.html", send_index)
 
-    description = json.dumps(openapi.describe(CALLS))
+    description = json.dumps(openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes)).encode()
     docs = reference.page(CALLS)
 
     async def send_description(_request: web.Request) -> web.Response:
-        return web.Response(text=description, content_type="application/json")
+        return web.Response(body=description, content_type="application/json", charset="utf-8")
 
     async def send_docs(_request: web.Request) -> web.Response:
         return web.Response(text=docs, content_type="text/html", headers=headers)

@@ -18,6 +18,7 @@ from growbin.ports import (
     GatewayProgress,
     JobQueue,
     JobRecords,
+    SessionJobs,
     SessionNews,
     Sessions,
     UploadStore,
@@ -35,6 +36,14 @@ class GatewayLimits:
     require_declared_length: bool
     upload_wait_seconds: int
     backlog_limit: int
+    job_deadline_seconds: int
+    session_tickets_per_minute: int
+    address_tickets_per_minute: int
+    all_tickets_per_minute: int
+    reads_per_second: int
+    changes_per_minute: int
+    max_unfinished_per_session: int
+    max_unfinished_per_address: int
     max_streams_per_session: int
     max_streams_per_address: int
     max_streams: int
@@ -63,6 +72,7 @@ class Gateway:
     records: JobRecords
     sessions: Sessions
     progress: GatewayProgress
+    session_jobs: SessionJobs
     uploads: UploadStore
     queue: JobQueue
     eraser: Eraser

@@ -16,7 +16,7 @@ from growbin.gateway.live_stream import PULSE, LiveStream
 from growbin.gateway.owned_job import find_job, job_id_of, stage_of
 from growbin.gateway.problems import not_found
 from growbin.gateway.session_watch import LOOKS, SessionWatch
-from growbin.gateway.sessions import Session, address_of, find_session, tokens_of
+from growbin.gateway.sessions import Session, address_of, find_session, offers_session
 from growbin.gateway.stream_slots import SLOTS
 from growbin.gateway.watch import ReaderTooSlow, Watch
 from growbin.job import JobState, Stage
@@ -35,7 +35,7 @@ async def stream_job(request: web.Request) -> web.StreamResponse:
     """`GET /api/v1/waste/jobs/{job_id}/events`; 204 when the client has seen the terminal event."""
     hub = request.app[GATEWAY].hub
     job_id = job_id_of(request.match_info["job_id"])
-    if not tokens_of(request):
+    if not offers_session(request):
         raise not_found()
     watch = await hub.begin(job_id, _given_id(request))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import time
@@ -22,6 +21,7 @@ from growbin.job import RECENT_JOBS
 log = structlog.get_logger()
 
 LONGEST_WAIT_SECONDS = 60
+LONGEST_LIST = 50
 
 
 async def read_job(request: web.Request) -> web.Response:
@@ -78,7 +78,7 @@ async def list_jobs(request: web.Request) -> web.Response:
             raise bad_request("`cursor` must be the next_cursor of an earlier page.")
         recent = recent[recent.index(UUID(cursor)) + 1 :]
     page = recent[:limit]
-    states = await asyncio.gather(*(gateway.progress.state(job_id) for job_id in page))
+    states = await gateway.session_jobs.states(page)
     known = [state for state in states if state is not None and not state.is_erased]
     return json_answer(  # a JobList
         {
@@ -90,8 +90,8 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 def _listed(request: web.Request) -> int:
     limit = request.query.get("limit", "20")
-    if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= RECENT_JOBS:
-        raise bad_request(f"`limit` must be a number from 1 to {RECENT_JOBS}.")
+    if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= LONGEST_LIST:
+        raise bad_request(f"`limit` must be a number from 1 to {LONGEST_LIST}.")
     return int(limit)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -38,6 +38,7 @@ class Call:
     body: type[BaseModel] | None = None
     parameters: Sequence[Parameter] = ()
     streams: bool = False
+    session: Literal["none", "optional", "needed"] = "needed"
 
 
 JOB_ID = {
@@ -46,14 +47,16 @@ JOB_ID = {
     "required": True,
     "schema": {"type": "string", "format": "uuid"},
 }
-EVERY_REFUSAL = (500, 503)
+EVERY_REFUSAL = (400, 408, 429, 431, 500, 503)  # of connections, heads and parts
+SESSIONS: list[dict[str, list[str]]] = [{"cookie": []}, {"bearer": []}]
+PHOTO_MAX_BYTES = 10 * 2**20  # unless set otherwise
 STREAM = (
     "Each event's `data` is one JSON text of the named schema. An event `notice` has no id: a part that the "
     "job needs is away, told once for each outage. Ignore events that you do not know."
 )
 
 
-def describe(calls: Sequence[Call]) -> dict[str, Any]:
+def describe(calls: Sequence[Call], photo_max_bytes: int = PHOTO_MAX_BYTES) -> dict[str, Any]:
     """The OpenAPI document of `calls`."""
     answered = {model for call in calls for model in call.answers.values() if model}
     taken = {call.body for call in calls if call.body}
@@ -62,6 +65,10 @@ def describe(calls: Sequence[Call]) -> dict[str, Any]:
         + [(model, "validation") for model in _by_name(taken)],
         ref_template="#/components/schemas/{model}",
     )
+    wishes = schemas["$defs"].get("AnalyzeRequest", {"properties": {}})["properties"]
+    for shape in wishes.get("content_length", {}).get("anyOf", ()):
+        if shape["type"] == "integer":
+            shape["maximum"] = photo_max_bytes
     paths: dict[str, dict[str, Any]] = {}
     for call in calls:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
@@ -80,7 +87,7 @@ def describe(calls: Sequence[Call]) -> dict[str, Any]:
                 "bearer": {"type": "http", "scheme": "bearer"},
             },
         },
-        "security": [{"cookie": []}, {"bearer": []}],
+        "security": SESSIONS,
     }
 
 
@@ -102,11 +109,13 @@ def _operation(call: Call) -> dict[str, Any]:
         "parameters": parameters,
         "responses": responses,
     }
+    if call.session != "needed":
+        operation["security"] = [{}, *SESSIONS] if call.session == "optional" else []
     if call.body:
         is_needed = any(field.is_required() for field in call.body.model_fields.values())
         content = {"application/json": _schema(call.body)}
         operation["requestBody"] = {"required": is_needed, "content": content}
-    return {name: value for name, value in operation.items() if value}
+    return {name: value for name, value in operation.items() if value or name == "security"}
 
 
 # Python renamed these two: RFC 9110's words, whatever the interpreter.

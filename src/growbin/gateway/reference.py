@@ -19,7 +19,14 @@ CLIENTS = (
     ("Python, without a package", ("client.py",)),
 )
 # Beside those in the table of codes: refused before or after a call is looked at.
-OTHER_PROBLEMS = {"method_not_allowed": 405, "internal": 500, "unavailable": 503}
+OTHER_PROBLEMS = {
+    "method_not_allowed": 405,
+    "head_too_slow": 408,
+    "too_many_connections": 429,
+    "head_too_large": 431,
+    "internal": 500,
+    "unavailable": 503,
+}
 ONLY_OPERATORS = {"not_failed"}
 
 

@@ -62,7 +62,7 @@ class Vector:
             newest, jobs = json.loads(packed)
             last_ids = {UUID(job_id): str(last_id) for job_id, last_id in list(jobs.items())[:RECENT_JOBS]}
             return cls(UUID(newest) if newest else None, last_ids)
-        except (ValueError, TypeError, AttributeError, zlib.error):
+        except (ValueError, TypeError, AttributeError, RecursionError, zlib.error):
             return None
 
 

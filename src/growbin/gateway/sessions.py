@@ -1,21 +1,32 @@
-"""Who asks: a session from its cookie or Bearer token, and the address it comes from."""
+"""Who asks: a session from its cookie or Bearer token, and the address it comes from. Whoever looks up a
+session counts the call against its rate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel
 
-from growbin.errors import Unavailable
-from growbin.gateway.addresses import client_address, is_trusted
+from growbin.errors import Rejected
+from growbin.gateway.addresses import (
+    address_hash,
+    client_address,
+    counted_address,
+    first_forwarded,
+    is_trusted,
+)
 from growbin.gateway.context import GATEWAY
 from growbin.gateway.problems import bad_request
+from growbin.gateway.rates import RATES, heed
 from growbin.job import RECENT_JOBS, SESSION_SECONDS
+from growbin.rates import LiveSession
 
-COOKIE = "growbin_session"
-COOKIES_READ = ("__Host-growbin_session", COOKIE)  # the first is a newer version's
+# Behind TLS the first, which no neighbouring host can set. The second is an earlier version's: for one
+# release it is read and written beside it, and it is the only one without TLS.
+HOST_COOKIE, COOKIE = COOKIES_READ = ("__Host-growbin_session", "growbin_session")
 LONGEST_TOKEN = 256
+AFTER_TICKET_SECONDS = 15 * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +34,15 @@ class Session:
     owner: str  # SHA-256 of the token, hex
     token: str
     in_cookie: bool
+    expires_in: int
+    is_kept: bool  # it has completed an upload
+
+    @classmethod
+    def of(cls, live: LiveSession, token: str, *, in_cookie: bool) -> Session:
+        return cls(live.owner, token, in_cookie, live.expires_in, live.is_kept)
+
+
+SESSION = web.RequestKey("session", Session)  # as it was found
 
 
 class SessionAnswer(BaseModel):
@@ -32,14 +52,14 @@ class SessionAnswer(BaseModel):
 
 async def create_session(request: web.Request) -> web.Response:
     """A session for a client that keeps no cookies."""
-    token = await request.app[GATEWAY].sessions.create()
-    answer = SessionAnswer(token=token, expires_in=SESSION_SECONDS)
+    session = await _make_session(request, in_cookie=False)
+    answer = SessionAnswer(token=session.token, expires_in=session.expires_in)
     return web.Response(status=201, text=answer.model_dump_json(), content_type="application/json")
 
 
 async def end_session(request: web.Request) -> web.Response:
-    """`DELETE /api/v1/sessions/current`: 204, also when it has ended before. With `erase=true` its jobs are
-    deleted first; otherwise they live out their days, and nobody can reach them."""
+    """`DELETE /api/v1/sessions/current`: 204, also for a cookie whose session has ended before. With
+    `erase=true` its jobs are deleted first; otherwise they live out their days, and nobody can reach them."""
     gateway = request.app[GATEWAY]
     erase = request.query.get("erase", "false")
     if erase not in ("true", "false"):
@@ -58,60 +78,116 @@ async def end_session(request: web.Request) -> web.Response:
 
 
 async def find_session(request: web.Request) -> Session | None:
-    """The caller's live session, if any."""
-    for token, in_cookie in tokens_of(request):
-        owner = await request.app[GATEWAY].sessions.owner(token)
-        if owner is not None:
-            return Session(owner, token, in_cookie)
-    return None
+    """The caller's live session, if any; its call is counted, once. A Bearer token goes before the cookie.
+    Raises Rejected (session_unknown for a Bearer token that opens nothing, too_many_requests)."""
+    if SESSION in request:
+        return request[SESSION]
+    token, in_cookie = _offered(request)
+    live = None
+    if token:
+        gateway, rates = request.app[GATEWAY], request.app[RATES]
+        rate = rates.of(request)
+        is_ticket = rate is rates.tickets
+        seconds = gateway.limits.upload_wait_seconds + AFTER_TICKET_SECONDS if is_ticket else 0
+        admission = await gateway.sessions.look(token, address_key(request), rate, at_least_seconds=seconds)
+        live = heed(request, admission).session
+    if live is None:
+        if not in_cookie:
+            raise _session_unknown()
+        return None
+    request[SESSION] = Session.of(live, token, in_cookie=in_cookie)
+    return request[SESSION]
 
 
-def tokens_of(request: web.Request) -> list[tuple[str, bool]]:
-    """What may be a session's token, and whether it was in a cookie: a Bearer token goes before."""
+def offers_session(request: web.Request) -> bool:
+    """False where there is nothing to look up. Raises Rejected (session_unknown for a Bearer token that can
+    be none)."""
+    token, in_cookie = _offered(request)
+    if not token and not in_cookie:
+        raise _session_unknown()
+    return bool(token)
+
+
+def _offered(request: web.Request) -> tuple[str, bool]:
+    """What may open a session, "" where nothing can, and whether it is a cookie's."""
     scheme, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    offered = [(bearer.strip(), False)] if scheme.lower() == "bearer" else []
-    offered += [(request.cookies.get(name, ""), True) for name in COOKIES_READ]
-    return [
-        (token, in_cookie)
-        for token, in_cookie in offered
-        if token and token.isascii() and len(token) <= LONGEST_TOKEN
-    ]
+    in_cookie = scheme.lower() != "bearer"
+    token = _cookie(request) if in_cookie else bearer.strip()
+    return token if token.isascii() and len(token) <= LONGEST_TOKEN else "", in_cookie
+
+
+def _session_unknown() -> Rejected:
+    detail = (
+        "This Bearer token opens no session: it is unknown or has expired. POST /api/v1/sessions gives one."
+    )
+    return Rejected("session_unknown", detail)
+
+
+def _cookie(request: web.Request) -> str:
+    """The session's token. Where a browser sends several cookies of one name, all but one were set by a
+    neighbouring host, and nothing tells which: then none counts."""
+    for name in COOKIES_READ:
+        pairs = (
+            pair.strip().partition("=")
+            for line in request.headers.getall(hdrs.COOKIE, ())
+            for pair in line.split(";")
+        )
+        values = {value for found, _, value in pairs if found == name}
+        if values:
+            return values.pop() if len(values) == 1 else ""
+    return ""
 
 
 async def find_or_make_session(request: web.Request) -> Session:
     """The caller's session, or a new one for its cookie: tokens are only ever made here, never taken over."""
-    session = await find_session(request)
-    if session is not None:
-        return session
-    sessions = request.app[GATEWAY].sessions
-    token = await sessions.create()
-    owner = await sessions.owner(token)
-    if owner is None:
-        raise Unavailable("redis", "a new session was gone at once")
-    return Session(owner, token, in_cookie=True)
+    return await find_session(request) or await _make_session(request, in_cookie=True)
+
+
+async def _make_session(request: web.Request, *, in_cookie: bool) -> Session:
+    gateway, rates = request.app[GATEWAY], request.app[RATES]
+    token, admission = await gateway.sessions.create(
+        address_key(request),
+        rates.tickets if in_cookie else rates.sessions,
+        at_least_seconds=gateway.limits.upload_wait_seconds + AFTER_TICKET_SECONDS if in_cookie else 0,
+    )
+    live = heed(request, admission).session
+    assert live is not None  # only a refusal makes none
+    return Session.of(live, token, in_cookie=in_cookie)
+
+
+def kept(session: Session) -> Session:
+    """As it is once it has completed an upload: its days slide."""
+    return replace(session, is_kept=True, expires_in=SESSION_SECONDS)
 
 
 def keep_session(request: web.Request, response: web.Response, session: Session) -> None:
-    """Set the cookie, anew each time: its seven days slide with the session's."""
+    """Set the cookie, anew each time: its life slides with the session's."""
     if session.in_cookie:
-        response.set_cookie(
-            COOKIE,
-            session.token,
-            max_age=SESSION_SECONDS,
-            path="/",
-            httponly=True,
-            samesite="Lax",
-            secure=_came_over_tls(request),
-        )
+        is_secure = _came_over_tls(request)
+        for name in COOKIES_READ if is_secure else (COOKIE,):
+            response.set_cookie(
+                name,
+                session.token,
+                max_age=session.expires_in,
+                path="/",
+                httponly=True,
+                samesite="Lax",
+                secure=is_secure,
+            )
 
 
 def address_of(request: web.Request) -> str:
-    """The client's address, past the proxies we trust."""
+    """The client's address, past the proxies we trust; the /64 of an IPv6 one."""
     forwarded = request.headers.getall("X-Forwarded-For", [])
-    return client_address(request.remote, forwarded, request.app[GATEWAY].trusted_proxies)
+    return counted_address(client_address(request.remote, forwarded, request.app[GATEWAY].trusted_proxies))
+
+
+def address_key(request: web.Request) -> str:
+    """What is stored of it."""
+    return address_hash(address_of(request))
 
 
 def _came_over_tls(request: web.Request) -> bool:
     gateway = request.app[GATEWAY]
-    forwarded = request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+    forwarded = first_forwarded(request.headers.get("X-Forwarded-Proto", "")) == "https"
     return gateway.secure_cookies or (forwarded and is_trusted(request.remote, gateway.trusted_proxies))

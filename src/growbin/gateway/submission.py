@@ -12,12 +12,15 @@ from growbin.gateway.answers import Submitted, json_answer, links_of
 from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.owned_job import KnownJob, find_job, job_id_of
 from growbin.gateway.problems import not_found, photo_too_large, unsupported_photo
+from growbin.gateway.sessions import keep_session, kept
 from growbin.job import ContentType, JobState, Stage, StoredUpload, Upload, job_of
 from growbin.photo_file.by_type import sniff
 from growbin.ports import Backlog
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()
+
+UNFINISHED_RETRY_SECONDS = 3
 
 
 async def complete_upload(request: web.Request) -> web.Response:
@@ -26,7 +29,8 @@ async def complete_upload(request: web.Request) -> web.Response:
     job_id = job_id_of(request.match_info["job_id"])
     try:
         async with gateway.submissions.setdefault(job_id, asyncio.Lock()):
-            stage = await submit_job(gateway, await find_job(request))
+            known = await find_job(request)
+            stage = await submit_job(gateway, known)
     except Rejected as error:
         metrics.uploads.labels(outcome=error.code).inc()
         raise
@@ -37,6 +41,7 @@ async def complete_upload(request: web.Request) -> web.Response:
     links = links_of(job_id)
     answer = json_answer(Submitted(job_id=job_id, stage=stage, links=links), status=202)
     answer.headers.update({hdrs.LOCATION: links.self, hdrs.RETRY_AFTER: "1"})
+    keep_session(request, answer, kept(known.session))
     return answer
 
 
@@ -48,8 +53,8 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
     each try stamps the record anew, afterwards nothing is published again, and should two messages have
     been sent nevertheless, the consumer knows them by their job id.
 
-    Raises Rejected (upload_missing, upload_expired, photo_too_large, unsupported_photo, backlog_full)
-    and Unavailable; the job may then be submitted again.
+    Raises Rejected (upload_missing, upload_expired, photo_too_large, unsupported_photo, backlog_full,
+    too_many_unfinished) and Unavailable; the job may then be submitted again.
     """
     upload = known.upload
     if known.stage is Stage.EXPIRED and upload and upload.accepted_at_ms is None:
@@ -64,12 +69,16 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
         raise _upload_missing(gateway, upload, known.state)
     content_type = await _inspect(gateway, upload, stored)
     backlog = await _admit(gateway)
+    await _count(gateway, upload)
 
     accepted = await gateway.records.accept(upload.job_id, stored.etag, stored.length, content_type)
     if accepted is None:
         raise not_found()  # its 24 hours ran out in between
     job = job_of(accepted)
     if not accepted.published:  # else another gateway was faster, just now
+        # First its session, which is to live as long as the answer: nobody could read it otherwise.
+        if not known.session.is_kept and not await gateway.sessions.keep(job.owner):
+            raise not_found()  # the session has ended in between
         await gateway.progress.accept_job(job)
         await gateway.queue.publish(job)
         await gateway.records.mark_published(job.job_id)
@@ -113,3 +122,17 @@ async def _admit(gateway: Gateway) -> Backlog | None:
         detail = "Too many photos are waiting. The upload is kept: call again later."
         raise Rejected("backlog_full", detail, retry_after_seconds=10)
     return backlog
+
+
+async def _count(gateway: Gateway, upload: Upload) -> None:
+    """Among the unfinished jobs of its session and address, which are to leave room for others."""
+    limits = gateway.limits
+    full = await gateway.session_jobs.admit(
+        upload,
+        session_most=limits.max_unfinished_per_session,
+        address_most=limits.max_unfinished_per_address,
+        deadline_seconds=limits.job_deadline_seconds,
+    )
+    if full is not None:
+        detail = f"This {full} has too many photos under way. The upload is kept: call again when one ends."
+        raise Rejected("too_many_unfinished", detail, retry_after_seconds=UNFINISHED_RETRY_SECONDS)

@@ -11,12 +11,12 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from growbin.errors import Rejected
-from growbin.gateway.addresses import address_hash
 from growbin.gateway.answers import Links, json_answer, links_of
 from growbin.gateway.bodies import read_body
 from growbin.gateway.context import GATEWAY, Gateway
+from growbin.gateway.languages import preferred_locale
 from growbin.gateway.problems import bad_request, photo_too_large, unsupported_photo
-from growbin.gateway.sessions import address_of, find_or_make_session, keep_session
+from growbin.gateway.sessions import address_key, find_or_make_session, keep_session
 from growbin.job import ContentType, Locale, Upload
 
 log = structlog.get_logger()
@@ -36,7 +36,13 @@ class AnalyzeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    content_type: str | None = Field(None, description="image/jpeg, image/png, image/webp or image/heic")
+    content_type: str | None = Field(
+        None,
+        description="image/jpeg, image/png, image/webp or image/heic, by any of their names",
+        json_schema_extra={
+            "enum": [name for names in TYPES.items() for name in (names[0], *names[1])] + [None]
+        },
+    )
     content_length: Annotated[int, Field(gt=0)] | None = None
     question: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] | None = None
     locale: Locale | None = Field(None, description="default: from Accept-Language, else ko")
@@ -77,7 +83,7 @@ async def analyze(request: web.Request) -> web.Response:
             declared_length=wanted.content_length,
             question=wanted.question or None,
             locale=wanted.locale or preferred_locale(request.headers.get(hdrs.ACCEPT_LANGUAGE, "")),
-            address_hash=address_hash(address_of(request)),
+            address_hash=address_key(request),
             created_at_ms=0,  # the record's times are stamped where it is stored, by one clock
             ticket_expires_at_ms=0,
         ),
@@ -125,17 +131,3 @@ def _idempotency_key(request: web.Request) -> str | None:
     if key is not None and not (0 < len(key) <= LONGEST_IDEMPOTENCY_KEY and key.isprintable()):
         raise bad_request(f"Idempotency-Key must have 1 to {LONGEST_IDEMPOTENCY_KEY} printable characters.")
     return key
-
-
-def preferred_locale(accept_language: str) -> Locale:
-    """The better liked of our languages in an Accept-Language header; Korean when neither is named."""
-    liked: dict[str, float] = {}
-    for choice in accept_language.split(","):
-        tag, _, quality = choice.partition(";")
-        language = tag.strip().lower().partition("-")[0]
-        try:
-            weight = float(quality.strip().removeprefix("q=") or 1)
-        except ValueError:
-            continue
-        liked[language] = max(weight, liked.get(language, 0))
-    return "en" if liked.get("en", 0) > liked.get("ko", 0) else "ko"

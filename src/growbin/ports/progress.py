@@ -19,6 +19,7 @@ from growbin.job import (
     Upload,
 )
 from growbin.ports.queue import Backlog
+from growbin.rates import Admission, Holder, Rate
 
 
 class JobRecords(Protocol):
@@ -34,7 +35,8 @@ class JobRecords(Protocol):
     async def get(self, job_id: UUID) -> Upload | None: ...
 
     async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
-        """Stamp ETag, accepted_at and deadline, unless a publish was confirmed: then unchanged."""
+        """Stamp ETag, accepted_at and deadline, unless a publish was confirmed: then unchanged. From now on
+        the record is kept for its day."""
 
     async def mark_published(self, job_id: UUID) -> None: ...
 
@@ -49,11 +51,17 @@ class JobRecords(Protocol):
 class Sessions(Protocol):
     """Redis DB 3."""
 
-    async def create(self) -> str:
-        """A new token; only its SHA-256 is stored."""
+    # A call costs one round trip: it is counted, and its session's life slides, as the session is looked up.
+    # `address` is the hash of the caller's; the session then lives for `at_least_seconds`.
 
-    async def owner(self, token: str) -> str | None:
-        """The owner hash of a live session (its 7 days slide), else None."""
+    async def create(self, address: str, rate: Rate, *, at_least_seconds: int = 0) -> tuple[str, Admission]:
+        """A new token, unless the rate refuses it; only its SHA-256 is stored."""
+
+    async def look(self, token: str, address: str, rate: Rate, *, at_least_seconds: int = 0) -> Admission:
+        """The session of a token. Where there is none, the call is counted for its address alone."""
+
+    async def keep(self, owner: str) -> bool:
+        """It has completed an upload: from now on 7 days slide. False when it lives no more."""
 
     async def end(self, owner: str) -> None:
         """Its token opens nothing any more, and its jobs are listed nowhere."""
@@ -156,6 +164,19 @@ class Agenda(Protocol):
         """Remove what was written of the job after its deletion, but not the tombstone."""
 
     async def done(self, erasure: Erasure) -> None: ...
+
+
+class SessionJobs(Protocol):
+    """What the gateway asks of many jobs at once."""
+
+    async def states(self, job_ids: Sequence[UUID]) -> Sequence[JobState | None]:
+        """Each job now, in one read for all of them; those that are due are expired first."""
+
+    async def admit(
+        self, upload: Upload, *, session_most: int, address_most: int, deadline_seconds: int
+    ) -> Holder | None:
+        """Count the job as unfinished until it ends, or its deadline has passed. Returns who has too many
+        already, and counts nothing then; to repeat it changes nothing."""
 
 
 class Leases(Protocol):

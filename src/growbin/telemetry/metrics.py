@@ -26,6 +26,17 @@ streams_closed = Counter(
     "Progress streams by how they ended: ended, drained, slow, gone, broken",
     ("end",),
 )
+open_connections = Gauge("growbin_open_connections", "Connections to the gateway's API open now")
+connections_cut = Counter(
+    "growbin_connections_cut_total",
+    "Connections refused or cut before or after a call, by reason: address_full, process_full, silent, "
+    "head_too_slow, head_too_large, bad_request, bad_expectation, bad_version, answer_unread",
+    ("reason",),
+)
+backlog_unknown = Gauge(
+    "growbin_backlog_unknown",
+    "1 while the broker's management does not tell how many jobs wait, so that nothing limits them",
+)
 feedback = Counter(
     "growbin_feedback_total",
     "What people said of answers (right, corrected, wrong), by how sure the answer was",

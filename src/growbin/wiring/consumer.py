@@ -27,10 +27,9 @@ from growbin.probes import build_probes
 from growbin.wiring.parts import (
     PROBE_KEY,
     CannotStart,
-    check_bucket,
+    open_bucket,
     open_progress,
     open_queue,
-    open_uploads,
     rulebook,
     serving,
 )
@@ -43,8 +42,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
     rules = rulebook(settings)  # a mistake in them is told before anything is tried
     async with AsyncExitStack() as stack:
         progress = await stack.enter_async_context(open_progress(settings))
-        uploads = await stack.enter_async_context(open_uploads(settings))
-        await check_bucket(settings, uploads)
+        uploads = await stack.enter_async_context(open_bucket(settings))
         photos = await stack.enter_async_context(open_photos(settings, uploads))
         cleaner = await stack.enter_async_context(open_cleaner(settings))
         analyst = await stack.enter_async_context(open_analyst(settings))

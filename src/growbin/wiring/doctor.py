@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from growbin.adapters.model.analyst import OPENAI_URL
 from growbin.adapters.model.checkup import read_shutdown_date, use_model
 from growbin.adapters.photos.checkup import use_photos
 from growbin.adapters.rabbitmq.checkup import compare_topology, read_alarms, use_broker
@@ -21,7 +22,8 @@ from growbin.capabilities import EffortRefused
 from growbin.commands import doctor
 from growbin.config import Settings
 from growbin.errors import PARTS, Unavailable
-from growbin.wiring.parts import open_uploads
+from growbin.nearby import proxy_before
+from growbin.wiring.parts import find_upload_origin, open_uploads
 
 log = structlog.get_logger()
 
@@ -60,22 +62,12 @@ def _checks(settings: Settings) -> list[doctor.Check]:
             secret = settings.cdn_reader_secret.get_secret_value()
             return doctor.judge_photos(await use_photos(uploads, cdn_base_url=cdn, reader_secret=secret))
 
-    async def model() -> list[doctor.Finding]:
-        name, base_url = settings.openai_model, settings.openai_base_url
-        key = settings.openai_api_key.get_secret_value()
-        try:
-            facts = await use_model(
-                api_key=key,
-                base_url=base_url,
-                model=name,
-                wishes=settings.call_wishes,
-                timeout_seconds=min(settings.model_timeout_seconds, DOCTOR_MODEL_SECONDS),
-            )
-            answers = doctor.judge_model(facts)
-        except EffortRefused as error:
-            answers = doctor.judge_effort(str(error))
-        lives_until = await read_shutdown_date(api_key=key, base_url=base_url, model=name)
-        return answers + doctor.judge_shutdown(name, lives_until, datetime.now(UTC).date())
+    async def proxies() -> list[doctor.Finding]:
+        addresses = {
+            "s3": await find_upload_origin(settings),
+            "model": settings.openai_base_url or OPENAI_URL,
+        }
+        return doctor.judge_proxies({part: proxy_before(url) for part, url in addresses.items()})
 
     checks = []
     for url in settings.rabbitmq_urls:
@@ -88,9 +80,28 @@ def _checks(settings: Settings) -> list[doctor.Check]:
         name = "redis" if len(roles) == len(ROLES) else f"redis {'+'.join(roles)}"
         checks.append(doctor.Check(name, partial(redis, name, url), doctor.REDIS_AWAY))
     checks.append(doctor.Check("outages", outages, doctor.REDIS_AWAY))
+    checks.append(doctor.Check("proxies", proxies, doctor.STORE_AWAY))
     checks.append(doctor.Check("photos", photos, doctor.STORE_AWAY))
-    checks.append(doctor.Check("model", model, doctor.MODEL_AWAY))
+    checks.append(doctor.Check("model", partial(_judge_model, settings), doctor.MODEL_AWAY))
     return checks
+
+
+async def _judge_model(settings: Settings) -> list[doctor.Finding]:
+    name, base_url = settings.openai_model, settings.openai_base_url
+    key = settings.openai_api_key.get_secret_value()
+    try:
+        facts = await use_model(
+            api_key=key,
+            base_url=base_url,
+            model=name,
+            wishes=settings.call_wishes,
+            timeout_seconds=min(settings.model_timeout_seconds, DOCTOR_MODEL_SECONDS),
+        )
+        answers = doctor.judge_model(facts)
+    except EffortRefused as error:
+        answers = doctor.judge_effort(str(error))
+    lives_until = await read_shutdown_date(api_key=key, base_url=base_url, model=name)
+    return answers + doctor.judge_shutdown(name, lives_until, datetime.now(UTC).date())
 
 
 def _server(url: str) -> str:

@@ -14,22 +14,25 @@ from growbin.adapters.redis.agenda import RedisAgenda
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.outages import RedisOutages
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
+from growbin.adapters.redis.session_jobs import RedisSessionJobs
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.capabilities import capabilities_of
 from growbin.config import Settings
 from growbin.gateway.app import build_app
+from growbin.gateway.connections import ConnectionLimits, Connections
 from growbin.gateway.context import Gateway, GatewayLimits
 from growbin.gateway.erasure import Eraser
+from growbin.gateway.headers import guard_headers
 from growbin.gateway.hub import Hub
 from growbin.gateway.notices import Notices
 from growbin.ports import GatewayProgress, JobRecords, UploadStore
 from growbin.probes import build_probes
 from growbin.rules.things import ThingFinder
 from growbin.wiring.parts import (
-    check_bucket,
+    find_upload_origin,
+    open_bucket,
     open_progress,
     open_queue,
-    open_uploads,
     rulebook,
     serving,
 )
@@ -48,13 +51,12 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         queue = await enter(open_queue(settings))
         hub, feed = await enter(live_progress(settings, progress))
         records = await enter(open_records(settings))
-        uploads = await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
-        await check_bucket(settings, uploads)
+        uploads = await enter(open_bucket(settings, GATEWAY_S3_TIMEOUT_SECONDS))
         eraser = await enter(working_eraser(settings, progress, records, uploads))
         gateway = Gateway(
             limits=limits_of(settings),
             cdn_base_url=settings.cdn_base_url,
-            upload_origin=settings.upload_origin,
+            upload_origin=await find_upload_origin(settings),
             allowed_origins=settings.origins,
             trusted_proxies=tuple(map(ip_network, settings.proxies)),
             secure_cookies=settings.secure_cookies,
@@ -62,8 +64,13 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             rules=rules,
             things=ThingFinder(rules),
             records=records,
-            sessions=await enter(RedisSessions.open(url=settings.redis_sessions_url)),
+            sessions=await enter(
+                RedisSessions.open(
+                    url=settings.redis_sessions_url, new_session_seconds=settings.new_session_seconds
+                )
+            ),
             progress=progress,
+            session_jobs=RedisSessionJobs(progress),
             uploads=uploads,
             queue=queue,
             eraser=eraser,
@@ -85,7 +92,12 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
         )
         await enter(serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT"))
-        await enter(serving(build_app(gateway), settings.host, settings.port, "PORT"))
+        connections = Connections(
+            connection_limits_of(settings),
+            gateway.trusted_proxies,
+            guard_headers(secure=settings.secure_cookies),
+        )
+        await enter(serving(build_app(gateway), settings.host, settings.port, "PORT", connections.bound))
         log.info("gateway_started", address=f"http://{settings.host}:{settings.port}")
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)
@@ -132,6 +144,7 @@ def open_records(settings: Settings) -> AbstractAsyncContextManager[RedisJobReco
         sessions_url=settings.redis_sessions_url,
         ticket_seconds=settings.ticket_seconds,
         deadline_seconds=settings.job_deadline_seconds,
+        unused_ticket_seconds=settings.unused_ticket_seconds,
     )
 
 
@@ -151,9 +164,28 @@ def limits_of(settings: Settings) -> GatewayLimits:
         require_declared_length=settings.require_declared_length,
         upload_wait_seconds=settings.upload_wait_seconds,
         backlog_limit=settings.backlog_limit,
+        job_deadline_seconds=settings.job_deadline_seconds,
+        session_tickets_per_minute=settings.session_tickets_per_minute,
+        address_tickets_per_minute=settings.address_tickets_per_minute,
+        all_tickets_per_minute=settings.all_tickets_per_minute,
+        reads_per_second=settings.reads_per_second,
+        changes_per_minute=settings.changes_per_minute,
+        max_unfinished_per_session=settings.max_unfinished_per_session,
+        max_unfinished_per_address=settings.max_unfinished_per_address,
         max_streams_per_session=settings.max_streams_per_session,
         max_streams_per_address=settings.max_streams_per_address,
         max_streams=settings.max_streams,
         stream_heartbeat_seconds=settings.stream_heartbeat_seconds,
+        stream_write_timeout_seconds=settings.stream_write_timeout_seconds,
+    )
+
+
+def connection_limits_of(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        head_max_bytes=settings.head_max_bytes,
+        head_timeout_seconds=settings.head_timeout_seconds,
+        keepalive_seconds=settings.keepalive_seconds,
+        max_connections_per_address=settings.max_connections_per_address,
+        max_connections=settings.max_connections,
         stream_write_timeout_seconds=settings.stream_write_timeout_seconds,
     )

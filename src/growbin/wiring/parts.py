@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -27,6 +28,7 @@ PROBE_KEY = "incoming/probe"  # nothing lies there; that S3 says so shows that i
 BUCKET_LOOK_SECONDS = 2.0
 GATEWAY_SHUTDOWN_SECONDS = 1.0  # the server waits that long twice: for the handler, then for its task
 
+Accept = Callable[[web.Server], Callable[[], asyncio.Protocol]]
 Serve = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
 
 
@@ -49,8 +51,11 @@ def run_until_stopped(serve: Serve, settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def serving(app: web.Application, host: str, port: int, variable: str) -> AsyncIterator[None]:
-    """Serve `app`; `variable` is named when the port is taken. Raises CannotStart."""
+async def serving(
+    app: web.Application, host: str, port: int, variable: str, accept: Accept = lambda server: server
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve `app`, and yield where; `variable` is named when the port is taken, `accept` says what each
+    connection becomes. Raises CannotStart."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -59,15 +64,19 @@ async def serving(app: web.Application, host: str, port: int, variable: str) -> 
         shutdown_timeout=GATEWAY_SHUTDOWN_SECONDS,
     )
     await runner.setup()
+    assert runner.server is not None
+    listener: asyncio.Server | None = None
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            listener = await asyncio.get_running_loop().create_server(accept(runner.server), host, port)
         except OSError as error:
             raise CannotStart(
                 f"cannot listen on {host}:{port} ({error.strerror}). Stop what uses it, or set {variable}."
             ) from error
-        yield
+        yield listener.sockets[0].getsockname()[:2]
     finally:
+        if listener is not None:
+            listener.close()
         await runner.cleanup()
 
 
@@ -86,6 +95,7 @@ def open_progress(settings: Settings) -> AbstractAsyncContextManager[RedisProgre
         lease_seconds=settings.lease_seconds,
         max_starts=settings.max_starts,
         max_paid_calls=settings.max_paid_calls,
+        unused_ticket_seconds=settings.unused_ticket_seconds,
         erased_after_seconds=(0, settings.erase_again_seconds, settings.ticket_seconds),
     )
 
@@ -101,20 +111,40 @@ def open_uploads(
     )
 
 
-async def check_bucket(settings: Settings, uploads: S3UploadStore) -> None:
-    """Raises CannotStart when S3 says that there is no such bucket: no job could ever succeed. An S3 that
-    does not answer now may do so later."""
-    try:
-        await asyncio.wait_for(uploads.look(PROBE_KEY), BUCKET_LOOK_SECONDS)
-    except TimeoutError:
-        return
-    except Unavailable as error:
-        if error.reason != "NoSuchBucket":
-            return
-        where = settings.s3_endpoint_url or f"AWS in {settings.aws_region}"
-        raise CannotStart(
-            f"there is no bucket {settings.s3_bucket_name} at {where}: create it, or correct S3_BUCKET_NAME."
-        ) from None
+@asynccontextmanager
+async def open_bucket(settings: Settings, total_timeout_seconds: float = 10) -> AsyncIterator[S3UploadStore]:
+    """The uploads, after a look at their bucket. Raises CannotStart when S3 says that there is none: no job
+    could ever succeed. An S3 that does not answer now may do so later."""
+    async with open_uploads(settings, total_timeout_seconds) as uploads:
+        try:
+            await asyncio.wait_for(uploads.look(PROBE_KEY), BUCKET_LOOK_SECONDS)
+        except TimeoutError:
+            pass
+        except Unavailable as error:
+            if error.reason == "NoSuchBucket":
+                raise CannotStart(_no_bucket(settings)) from None
+        yield uploads
+
+
+def _no_bucket(settings: Settings) -> str:
+    where = settings.s3_endpoint_url or f"AWS in {settings.aws_region}"
+    return f"there is no bucket {settings.s3_bucket_name} at {where}: create it, or correct S3_BUCKET_NAME."
+
+
+async def find_upload_origin(settings: Settings) -> str:
+    """Where tickets point, told by one that nobody can use: the bucket's name and the endpoint decide it in
+    more ways than one."""
+    opening = S3UploadStore.open(
+        bucket=settings.s3_bucket_name,
+        region=settings.aws_region,
+        endpoint_url=settings.s3_endpoint_url,
+        access_key_id="nobody",
+        secret_access_key="nobody",  # noqa: S106  # nobody's
+    )
+    async with opening as uploads:
+        ticket = await uploads.ticket("incoming/nothing", None, None, 1)
+    parts = urlsplit(ticket.url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def open_queue(settings: Settings) -> AbstractAsyncContextManager[RabbitJobQueue]:

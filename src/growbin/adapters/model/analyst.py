@@ -73,7 +73,7 @@ class OpenAIAnalyst:
             base_url=base_url or OPENAI_URL,
             max_retries=0,
             timeout=httpx2.Timeout(timeout_seconds, connect=connect_seconds),
-            http_client=BoundedClient(),
+            http_client=BoundedClient(base_url),
         ) as client:
             yield cls(client, model, shape, timeout_seconds)
 

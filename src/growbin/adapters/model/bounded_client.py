@@ -7,15 +7,22 @@ from typing import Any
 import httpx2
 import openai
 
+from growbin.nearby import is_nearby
+
 MOST_BODY_BYTES = 1024 * 1024  # an honest answer has a hundredth of it
 
 
 class BoundedClient(openai.DefaultAsyncHttpxClient):
     """Follows no redirect: that would send the photo once more, to somewhere nobody configured."""
 
-    def __init__(self) -> None:
-        # Compressed, a small body may become a large one, and these are small anyway.
-        super().__init__(follow_redirects=False, headers={"Accept-Encoding": "identity"})
+    def __init__(self, base_url: str | None = None) -> None:
+        """Through the environment's proxy, unless the server is nearby."""
+        super().__init__(
+            follow_redirects=False,
+            # Compressed, a small body may become a large one, and these are small anyway.
+            headers={"Accept-Encoding": "identity"},
+            trust_env=not is_nearby(base_url),
+        )
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """The whole answer, also where a stream of it is asked for. A body longer than MOST_BODY_BYTES is cut

@@ -15,6 +15,7 @@ from growbin.adapters.model.analyst import OPENAI_URL, PROBE_QUESTION, OpenAIAna
 from growbin.capabilities import CallWishes
 from growbin.errors import JobFailed, Throttled, Unavailable
 from growbin.measurements import ModelFacts
+from growbin.nearby import is_nearby
 
 LISTING_SECONDS = 4.0
 
@@ -43,8 +44,9 @@ async def read_shutdown_date(*, api_key: str, base_url: str | None, model: str) 
     """When the model goes, by its provider's list; None where that does not tell. To ask costs nothing."""
     models_url = f"{base_url or OPENAI_URL}/models"
     headers = {"Authorization": f"Bearer {api_key or 'none'}"}
-    # Through the same proxy as the calls of the model.
-    async with aiohttp.ClientSession(headers=headers, trust_env=True) as session:
+    # Through the same proxy as the calls of the model, or none.
+    through_proxy = not is_nearby(base_url)
+    async with aiohttp.ClientSession(headers=headers, trust_env=through_proxy) as session:
         try:
             async with asyncio.timeout(LISTING_SECONDS):
                 entry = await _read_object(session, f"{models_url}/{quote(model, safe='')}")

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from growbin.errors import JobFailed, Unavailable
 from growbin.job import CleanPhoto, StoredUpload
+from growbin.nearby import is_nearby
 from growbin.ports import Ticket
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class S3UploadStore:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             max_pool_connections=64,
+            proxies={} if is_nearby(endpoint_url) else None,  # None: those of the environment
         )
         session = aioboto3.Session(
             aws_access_key_id=access_key_id, aws_secret_access_key=secret_access_key, region_name=region

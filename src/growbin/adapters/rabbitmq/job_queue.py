@@ -14,7 +14,6 @@ import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import PublishError
-from yarl import URL
 
 from growbin.adapters.rabbitmq.broker_link import BrokerLink
 from growbin.adapters.rabbitmq.connection import losses_told
@@ -26,7 +25,7 @@ from growbin.adapters.rabbitmq.job_event import (
     encode_letter,
     read_obituary,
 )
-from growbin.adapters.rabbitmq.management import ask_management
+from growbin.adapters.rabbitmq.management import ask_management, vhost_of
 from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Job
@@ -40,7 +39,7 @@ from growbin.ports import (
     Retry,
     Verdict,
 )
-from growbin.telemetry import traces
+from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
@@ -169,14 +168,16 @@ class RabbitJobQueue:
 
     async def _read_backlog(self, management_url: str) -> Backlog | None:
         # Asked of the broker's management: a passive declare has been seen to report 0 for a full queue.
-        vhost = URL(self._urls[0]).path.lstrip("/") or "/"
-        path = f"queues/{quote(vhost, safe='')}/{self._topology.name}"
+        path = f"queues/{quote(vhost_of(self._urls[0]), safe='')}/{self._topology.name}"
         try:
             queue = await ask_management(management_url, path, MANAGEMENT_TIMEOUT_SECONDS)
             rate = queue.get("message_stats", {}).get("ack_details", {}).get("rate")
+            metrics.backlog_unknown.set(0)
             return Backlog(int(queue.get("messages_ready", 0)), float(rate) if rate else None)
         except (Unavailable, ValueError) as error:
-            log.warning("backlog_unknown", reason=str(error))
+            if self._backlog is not None or self._backlog_read_at < 0:  # once, not with every upload
+                log.warning("backlog_unknown", reason=str(error))
+            metrics.backlog_unknown.set(1)
             return None
 
     # --- consuming

@@ -10,6 +10,11 @@ from yarl import URL
 from growbin.errors import Unavailable
 
 
+def vhost_of(broker_url: str) -> str:
+    """As the AMQP library reads it: `/%2Fprod` is the vhost `/prod`, and no path the vhost `/`."""
+    return URL(broker_url).path[1:].replace("%2F", "/") or "/"
+
+
 async def ask_management(management_url: str, path: str, timeout_seconds: float) -> Any:
     """The JSON under `path`, which is quoted already. Raises Unavailable."""
     base = URL(management_url)

@@ -36,7 +36,8 @@ redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
 return ARGV[1]
 """
 
-# Each try stamps anew until one publish is confirmed; from then on the stamps stand.
+# Each try stamps anew until one publish is confirmed; from then on the stamps stand. What was uploaded is
+# kept for its day, and so is the key that made it.
 ACCEPT = """
 local text = redis.call('GET', KEYS[1])
 local is_json, record = pcall(cjson.decode, text)
@@ -50,7 +51,10 @@ record.length = tonumber(ARGV[2])
 record.content_type = ARGV[3]
 local is_written, text = pcall(cjson.encode, record)
 if not is_written then return '' end
-redis.call('SET', KEYS[1], text, 'KEEPTTL')
+redis.call('SET', KEYS[1], text, 'EX', ARGV[5])
+if type(record.claim) == 'string' and string.sub(record.claim, 1, #ARGV[6]) == ARGV[6] then
+  redis.call('EXPIRE', record.claim, ARGV[5])
+end
 return text
 """
 
@@ -62,13 +66,15 @@ local is_written, text = pcall(cjson.encode, record)
 if is_written then redis.call('SET', KEYS[1], text, 'KEEPTTL') end
 """
 
-# A job keeps its place: to a stream that is open, whatever stands before what it knows is new.
+# A job keeps its place: to a stream that is open, whatever stands before what it knows is new. The list lives
+# as long as its session (KEYS[2]).
 LIST_JOB = """
 if not redis.call('LPOS', KEYS[1], ARGV[1]) then
   redis.call('LPUSH', KEYS[1], ARGV[1])
   redis.call('LTRIM', KEYS[1], 0, ARGV[2] - 1)
 end
-redis.call('EXPIRE', KEYS[1], ARGV[3])
+local left_ms = redis.call('PTTL', KEYS[2])
+redis.call('PEXPIRE', KEYS[1], left_ms > 0 and left_ms or ARGV[3] * 1000)
 """
 
 
@@ -80,11 +86,14 @@ def _request_hash(upload: Upload) -> str:
 class RedisJobRecords:
     """Implements ports.JobRecords; every method may raise Unavailable."""
 
-    def __init__(self, jobs: Redis, sessions: Redis, ticket_seconds: int, deadline_seconds: int) -> None:
+    def __init__(
+        self, jobs: Redis, sessions: Redis, ticket_seconds: int, deadline_seconds: int, unused_seconds: int
+    ) -> None:
         self._jobs = jobs
         self._sessions = sessions
         self._ticket_ms = ticket_seconds * 1000
         self._deadline_ms = deadline_seconds * 1000
+        self._unused_seconds = unused_seconds
         self._create = jobs.register_script(CREATE)
         self._claim = jobs.register_script(CLAIM)
         self._accept = jobs.register_script(ACCEPT)
@@ -94,12 +103,19 @@ class RedisJobRecords:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, *, jobs_url: str, sessions_url: str, ticket_seconds: int, deadline_seconds: int
+        cls,
+        *,
+        jobs_url: str,
+        sessions_url: str,
+        ticket_seconds: int,
+        deadline_seconds: int,
+        unused_ticket_seconds: int = 3600,
     ) -> AsyncIterator[Self]:
+        """`unused_ticket_seconds`: how long a record lives that no upload-complete has accepted."""
         async with AsyncExitStack() as stack:
             jobs = await stack.enter_async_context(open_redis(jobs_url))
             sessions = await stack.enter_async_context(open_redis(sessions_url))
-            yield cls(jobs, sessions, ticket_seconds, deadline_seconds)
+            yield cls(jobs, sessions, ticket_seconds, deadline_seconds, unused_ticket_seconds)
 
     async def create(self, upload: Upload, idempotency_key: str | None) -> Upload:
         if idempotency_key is None:
@@ -112,7 +128,7 @@ class RedisJobRecords:
         # requests come at once; and one whose record has gone may be replaced.
         made = await self._make(upload, name)
         claim = f"{upload.job_id} {_request_hash(upload)}"
-        winner = str(await ask(self._claim(keys=[name], args=[claim, holder, keys.RECORD_SECONDS])))
+        winner = str(await ask(self._claim(keys=[name], args=[claim, holder, self._unused_seconds])))
         if winner == claim:
             return made
         await ask(self._jobs.delete(keys.record(upload.job_id)))
@@ -122,14 +138,14 @@ class RedisJobRecords:
         return earlier
 
     async def _make(self, upload: Upload, *claim: str) -> Upload:
-        """The record keeps the name of its `claim`, so that a deletion finds that as well."""
+        """The record keeps the name of its `claim`, which lives as long, and which a deletion has to find."""
         text = await ask(
             self._create(
                 keys=[keys.record(upload.job_id)],
                 args=[
                     upload.model_dump_json(exclude_none=True),
                     self._ticket_ms,
-                    keys.RECORD_SECONDS,
+                    self._unused_seconds,
                     *claim,
                 ],
             )
@@ -151,7 +167,7 @@ class RedisJobRecords:
     async def list_job(self, upload: Upload) -> None:
         await ask(
             self._list_job(
-                keys=[keys.session_jobs(upload.owner)],
+                keys=[keys.session_jobs(upload.owner), keys.session(upload.owner)],
                 args=[str(upload.job_id), RECENT_JOBS, SESSION_SECONDS],
             )
         )
@@ -161,7 +177,17 @@ class RedisJobRecords:
 
     async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
         text = await ask(
-            self._accept(keys=[keys.record(job_id)], args=[etag, length, content_type, self._deadline_ms])
+            self._accept(
+                keys=[keys.record(job_id)],
+                args=[
+                    etag,
+                    length,
+                    content_type,
+                    self._deadline_ms,
+                    keys.RECORD_SECONDS,
+                    keys.IDEMPOTENCY,
+                ],
+            )
         )
         return read_record(job_id, text)
 

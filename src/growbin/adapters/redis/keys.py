@@ -1,18 +1,21 @@
 """Every Redis key, each with its life. Braces are literal: a job's keys share one slot.
 
 key                       role      life                                      holds
-job:{id}                  jobs      RECORD_SECONDS                            the upload's record
-idempotency:{owner}:key   jobs      RECORD_SECONDS                            the job that a key made
-job:{id}:progress         progress  LOG_SECONDS past the deadline, or the end  snapshot
+job:{id}                  jobs      UNUSED_TICKET_SECONDS, then RECORD_SECONDS  the upload's record
+idempotency:{owner}:key   jobs      as above                                  the job that a key made
+job:{id}:progress         progress  as the record; once uploaded LOG_SECONDS past the deadline, or the end
+                                                                              snapshot
 job:{id}:events           progress  as above; also the channel's name         the event log
-job:{id}:result           progress  RESULT_SECONDS                            any end
+job:{id}:result           progress  RESULT_SECONDS; without upload LOG_SECONDS  any end
 job:{id}:lease            progress  the setting LEASE_SECONDS                 fencing token
 job:{id}:attempts         progress  RESULT_SECONDS                            starts, paid calls, feedback
 job:{id}:answer           progress  RESULT_SECONDS                            the raw model answer
-session:{sha256}          sessions  SESSION_SECONDS, sliding                  session
-session:{sha256}:jobs     sessions  SESSION_SECONDS, sliding                  its recent jobs
+unfinished:{holder}       progress  until the last deadline                   jobs, scored by deadline
 part:{name}               progress  PART_SECONDS, renewed while it is away    since when a part is away
 agenda                    progress  until its last entry is done               deletions not finished
+session:{sha256}          sessions  NEW_SESSION_SECONDS, then SESSION_SECONDS, sliding  session
+session:{sha256}:jobs     sessions  as the session                            its recent jobs
+rate:{holder}:kind        sessions  until it is full                          a bucket: when it is full
 readiness                 progress  READINESS_SECONDS                         proof of a write
 canary:{gateway}          progress  seconds; also a channel's name            one write and message a second
 session:{sha256}:news     progress  channel only                              a job is new, or driven again
@@ -27,6 +30,7 @@ LOG_SECONDS = 3600
 RESULT_SECONDS = 7 * 24 * 3600
 PART_SECONDS = 30  # more than twice as long as a consumer takes from one probe to the next
 READINESS_SECONDS = 60
+LONGEST_SESSION_SECONDS = 30 * 24 * 3600  # however it is used
 
 READINESS = "readiness"
 IDEMPOTENCY = "idempotency:"
@@ -95,6 +99,16 @@ def owner_of_session_news(channel: str) -> str | None:
     if not channel.startswith("session:{"):
         return None
     return channel[len("session:{") : -len("}:news")]
+
+
+def rate(holder: str, kind: str) -> str:
+    """`holder`: a session's owner, an address' hash, or `everybody`."""
+    return f"rate:{{{holder}}}:{kind}"
+
+
+def unfinished(holder: str) -> str:
+    """`holder`: a session's owner, or an address' hash."""
+    return f"unfinished:{{{holder}}}"
 
 
 def canary(gateway: str) -> str:

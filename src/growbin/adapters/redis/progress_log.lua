@@ -155,9 +155,12 @@ local function add(field, change)
   redis.call('HSET', ATTEMPTS, field, whole(count_of(field) + change))
 end
 
+-- Of a ticket that nobody uses nothing outlives its record.
 local function keep_for()
-  redis.call('PEXPIREAT', PROGRESS, whole(snapshot.deadline_ms + LOG_MS))
-  redis.call('PEXPIREAT', EVENTS, whole(snapshot.deadline_ms + LOG_MS))
+  local is_unused = snapshot.stage == 'awaiting_upload' and p.unused_ms
+  local until_ms = is_unused and now_ms + p.unused_ms or snapshot.deadline_ms + LOG_MS
+  redis.call('PEXPIREAT', PROGRESS, whole(until_ms))
+  redis.call('PEXPIREAT', EVENTS, whole(until_ms))
 end
 
 -- A text, or one text for each language of which the job's is taken.
@@ -169,6 +172,7 @@ local written_end = false -- the end that this call has written, for the count o
 
 -- Numbers, stores and announces one event. `tail` is more JSON for the event's data.
 local function write(stage, message, percent, attempt, nonce, tail)
+  local end_seconds = snapshot.stage == 'awaiting_upload' and LOG_MS / 1000 or RESULT_SECONDS
   message = in_locale(message)
   tail = in_locale(tail)
   snapshot.seq = snapshot.seq + 1
@@ -193,7 +197,7 @@ local function write(stage, message, percent, attempt, nonce, tail)
     written_end = stage
     redis.call('SET', RESULT, '{"id":"' .. snapshot.id .. '","stage":"' .. stage .. '","run":' .. whole(snapshot.run)
       .. ',"owner":' .. cjson.encode(snapshot.owner) .. ',"image_url":' .. cjson.encode(snapshot.image_url)
-      .. ',"deadline_ms":' .. whole(snapshot.deadline_ms) .. ',"data":' .. data .. '}', 'EX', RESULT_SECONDS)
+      .. ',"deadline_ms":' .. whole(snapshot.deadline_ms) .. ',"data":' .. data .. '}', 'EX', whole(end_seconds))
     redis.call('PEXPIRE', PROGRESS, LOG_MS)
     redis.call('PEXPIRE', EVENTS, LOG_MS)
     redis.call('DEL', LEASE)
@@ -207,7 +211,7 @@ local function open_history()
   redis.call('DEL', EVENTS)
   snapshot = { job_id = p.job_id, run = p.run or 1, epoch = p.epoch, seq = 0, stage = '', attempt = 1,
     progress = 0, message = '', updated_at = '', id = '',
-    owner = p.owner, image_url = p.image_url, locale = p.locale }
+    owner = p.owner, address = p.address, image_url = p.image_url, locale = p.locale }
   set_deadline(p.deadline_ms)
 end
 
@@ -476,4 +480,5 @@ function operations.read()
 end
 
 local found = operations[ARGV[1]]()
-return { found or false, written_end }
+-- With an end also who had the job among the unfinished ones.
+return { found or false, written_end, snapshot and snapshot.owner or '', snapshot and snapshot.address or '' }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal, Self, cast
@@ -24,7 +24,7 @@ from growbin.adapters.redis.stored_values import (
     read_snapshot,
 )
 from growbin.analysis import is_analysis
-from growbin.errors import Rejected
+from growbin.errors import Rejected, Unavailable
 from growbin.job import (
     STAGE_PROGRESS,
     TERMINAL_STAGES,
@@ -83,6 +83,7 @@ class ProgressLimits:
     lease_seconds: float
     max_starts: int
     max_paid_calls: int
+    unused_ticket_seconds: int
     erased_after_seconds: Sequence[float]
 
 
@@ -106,12 +107,20 @@ class RedisProgressLog:
         lease_seconds: float = 5,
         max_starts: int = 4,
         max_paid_calls: int = 3,
+        unused_ticket_seconds: int = 3600,
         erased_after_seconds: Sequence[float] = (0, 30, 300),
     ) -> AsyncIterator[Self]:
         """`erased_after_seconds`: when each pass of a deletion is due."""
         async with open_redis(url) as redis:
-            limits = ProgressLimits(lease_seconds, max_starts, max_paid_calls, erased_after_seconds)
+            limits = ProgressLimits(
+                lease_seconds, max_starts, max_paid_calls, unused_ticket_seconds, erased_after_seconds
+            )
             yield cls(redis, image_base_url, limits)
+
+    @property
+    def redis(self) -> Redis:
+        """Its connections, for what else is asked of this role."""
+        return self._redis
 
     async def is_writable(self) -> bool:
         """For readiness: a script that writes was accepted. Raises Unavailable."""
@@ -124,10 +133,19 @@ class RedisProgressLog:
         given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
         args = [operation, _json(given), _CONSTANTS]
         all_keys = [*(key(job_id) for key in named), *shared_keys]
-        found, written_end = await ask(self._script(keys=all_keys, args=args))
+        found, written_end, *holders = await ask(self._script(keys=all_keys, args=args))
         if written_end is not None:  # here, where it is written, so that an outage shows while it lasts
             metrics.jobs_ended.labels(outcome=given.get("code", written_end)).inc()
+            await self._uncount(job_id, holders)
         return found
+
+    async def _uncount(self, job_id: UUID, holders: Sequence[str]) -> None:
+        """It is no longer unfinished. Should this get lost, its deadline does the same."""
+        with suppress(Unavailable):
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for holder in filter(None, holders):
+                    pipeline.zrem(keys.unfinished(holder), str(job_id))
+                await ask(pipeline.execute(raise_on_error=False))
 
     def _about(self, job: Job) -> dict[str, object]:
         """What the script needs to write a history from nothing, should it have been lost."""
@@ -135,6 +153,7 @@ class RedisProgressLog:
             "run": job.run,
             "deadline_ms": job.deadline_ms,
             "owner": job.owner,
+            "address": job.address_hash,
             "image_url": f"{self._image_base_url}/{job.public_key}",
             "locale": job.locale,
             "queued_message": stage_message(Stage.QUEUED, job.locale),
@@ -153,6 +172,8 @@ class RedisProgressLog:
             progress=STAGE_PROGRESS[Stage.AWAITING_UPLOAD],
             deadline_ms=deadline_ms,
             owner=upload.owner,
+            address=upload.address_hash,
+            unused_ms=self._limits.unused_ticket_seconds * 1000,
             image_url=upload.image_url,
             locale=upload.locale,
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 import structlog
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import from_json
 
 from growbin.job import (
@@ -17,6 +17,7 @@ from growbin.job import (
     JobState,
     LogEntry,
     ModelAnswer,
+    Moment,
     Owner,
     Stage,
     Upload,
@@ -89,6 +90,33 @@ def read_snapshot(snapshot: str, now_ms: int) -> JobState | None:
         left_seconds,
         known["locale"],
     )
+
+
+class Snapshot(BaseModel):
+    """A snapshot as this version writes it, of a job that has not ended."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: Annotated[str, StringConstraints(pattern=rf"^{ENTRY_ID}$")]
+    job_id: str
+    run: Annotated[int, Field(ge=1, lt=10**9)]
+    seq: Annotated[int, Field(ge=1, lt=10**9)]
+    stage: Literal["awaiting_upload", "queued", "fetching", "analysing", "advising"]
+    progress: Annotated[int, Field(ge=0, le=100)]
+    attempt: Annotated[int, Field(ge=1, lt=10**9)]
+    message: str
+    updated_at: str
+    owner: Owner
+    image_url: str
+    deadline_ms: Moment
+
+
+def is_snapshot(job_id: UUID, text: str) -> bool:
+    """Whether it may be read as it lies there; else the script has to say what can be read of it."""
+    try:
+        return Snapshot.model_validate_json(text).job_id == str(job_id)
+    except ValidationError:
+        return False
 
 
 class EndEvent(BaseModel):

@@ -9,8 +9,10 @@ import json
 import os
 import shutil
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +20,23 @@ import numpy
 import torch
 
 from growbin.embedded_model.classifier import CARD_FILE, MODEL_FILE, Card, of_whole
-from growbin.embedded_model.train.calibrate import HOME, LeftOut, fitted, left_out, measured
+from growbin.embedded_model.train.calibrate import (
+    HOME,
+    Figures,
+    LeftOut,
+    fitted,
+    left_out,
+    measured,
+)
 from growbin.embedded_model.train.collections import (
     MEASURED_FROM_PHOTOS,
+    TAUGHT_FROM_PHOTOS,
     TrainingPhoto,
     counted,
     digest_of,
     training_photos,
 )
-from growbin.embedded_model.train.folds import folds, frozen_folds, origin_of
+from growbin.embedded_model.train.folds import FOLDS, folds, frozen_folds, origin_of
 from growbin.embedded_model.train.graph import trunk_model, whole_model
 from growbin.embedded_model.train.published_weights import (
     WEIGHTS_PACKAGE,
@@ -38,15 +48,16 @@ from growbin.embedded_model.train.report import as_json, draw, table
 from growbin.embedded_model.train.trials import Trials, tried
 from growbin.embedded_model.train.tune import Recipe, features_of, outputs, tuned
 from growbin.embedded_model.train.views import trunk_views
-from growbin.embedded_model.witnesses import HEAD, answers, candidates, judged
+from growbin.embedded_model.witnesses import HEAD, Evidence, answers, evidence
 from growbin.labelled_photos import BadPhotos
 from growbin.photo_labels import matched_name
-from growbin.scores import confusion
+from growbin.scores import Share, confusion
 
 if TYPE_CHECKING:
     from growbin.embedded_model.train.architecture import Array, Weights
 
 FIGURES_FILE = "embedded-model.json"
+HOME_FOLDS = tuple(f"{HOME} {number}" for number in range(FOLDS))
 ROOM = Path(__file__).parents[2] / "data"
 
 
@@ -94,7 +105,11 @@ class _Training:
         out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(os.cpu_count() or 1)
         inputs = self._inputs()
-        sets = {name: self._left_out(inputs, name, mask) for name, mask in _masks(inputs).items()}
+        masks = _masks(inputs)
+        seen = {name: self._seen(inputs, name, mask) for name, mask in masks.items()}
+        sets = {HOME: _home(inputs, seen)} | {
+            name: self._left_out(inputs, masks[name], seen[name]) for name in masks if name not in HOME_FOLDS
+        }
         figures = measured(sets)
         calibration = asdict(fitted(sets))
         trials = self._tried(inputs, calibration)
@@ -102,10 +117,14 @@ class _Training:
         card = _card(model, calibration).model_copy(update={"second_item": trials.card.second_item})
         (out / MODEL_FILE).write_bytes(model)
         _write(out / CARD_FILE, card.model_dump() | {"made": self._made(inputs)})
-        frozen = frozen_folds(inputs.photos, inputs.fold, self._features(inputs))
-        told = {"left_out": as_json(figures), "trials": trials.as_json(), "folds_of_a_frozen_body": frozen}
+        told = {
+            "left_out": as_json(figures),
+            "home": _by_collection(inputs, sets[HOME], figures[HOME]),
+            "trials": trials.as_json(),
+            "folds_of_a_frozen_body": frozen_folds(inputs.photos, inputs.fold, self._features(inputs)),
+        }
         _write(out / FIGURES_FILE, told)
-        draw(figures, confusion(self._confused(inputs, sets[HOME], card)), out)
+        draw(figures, confusion(_confused(inputs, figures[HOME])), out)
         print(table(figures))
         print(f"{MODEL_FILE}: {len(model):,} bytes, sha256 {card.sha256}")
 
@@ -122,8 +141,8 @@ class _Training:
 
     def _tried(self, inputs: _Inputs, calibration: dict[str, Any]) -> Trials:
         """The classifier on the fold that its network was not trained on."""
-        mask = _masks(inputs)[HOME]
-        model = whole_model(self._tuned(inputs, HOME, mask), len(HEAD))
+        mask = _masks(inputs)[HOME_FOLDS[0]]
+        model = whole_model(self._tuned(inputs, HOME_FOLDS[0], mask), len(HEAD))
         photos = [photo for photo, is_out in zip(inputs.photos, mask, strict=True) if is_out]
         return tried(model, _card(model, calibration), photos, self._recipe.seed)
 
@@ -165,33 +184,80 @@ class _Training:
             inputs.digest,
         )
 
-    def _left_out(self, inputs: _Inputs, name: str, mask: Array) -> LeftOut:
+    def _seen(self, inputs: _Inputs, name: str, mask: Array) -> Evidence:
         """What a network says of photos that it was not trained on."""
-        kept, of = self._work / f"without {name}.npz", f"{inputs.digest} {self._recipe} {mask.sum()}"
+        kept = self._work / f"without {name}.npz"
+        of = f"{inputs.digest} {self._recipe} {mask.sum()} {_digest_of_names()}"
         if not kept.exists() or str(numpy.load(kept).get("of")) != of:
-            materials, names = outputs(self._tuned(inputs, name, mask), inputs.plain[mask])
-            numpy.savez(kept, materials=materials, names=names, of=numpy.array(of))
-        said = numpy.load(kept)
-        chosen = numpy.flatnonzero(mask)
-        labels = [inputs.photos[number].photo.label for number in chosen]
-        known = {photo.classes for photo, is_out in zip(inputs.photos, mask, strict=True) if not is_out}
-        is_taught = [inputs.photos[number].classes in known | {()} for number in chosen]
-        return left_out(*of_whole(said["materials"], said["names"]), labels, numpy.array(is_taught))
+            said = of_whole(*outputs(self._tuned(inputs, name, mask), inputs.plain[mask]))
+            arrays: dict[str, Any] = {"of": numpy.array(of), **evidence(*said).arrays()}
+            numpy.savez(kept, **arrays)
+        with numpy.load(kept) as stored:
+            return Evidence(**{part: stored[part] for part in stored if part != "of"})
 
-    def _confused(self, inputs: _Inputs, home: LeftOut, card: Card) -> list[tuple[str, str]]:
-        """(label, answer) of the photos in the fold that was left out."""
-        home_mask = _masks(inputs)[HOME]
-        photos = [photo for photo, is_out in zip(inputs.photos, home_mask, strict=True) if is_out]
-        best = judged(candidates(home.seen), card.weights).best
-        places = [answers()[number] for number in best]
-        return [
-            (
-                photo.photo.label,
-                matched_name(photo.photo.label, place.category, place.material)
-                or str(place.material or place.category),
-            )
-            for photo, place in zip(photos, places, strict=True)
-        ]
+    def _left_out(self, inputs: _Inputs, mask: Array, seen: Evidence) -> LeftOut:
+        photos = _where(inputs, mask)
+        teaching = Counter(photo.classes for photo in _where(inputs, ~mask))
+        # Only names know what no class of the head is.
+        is_taught = [not photo.classes or teaching[photo.classes] >= TAUGHT_FROM_PHOTOS for photo in photos]
+        return left_out(seen, [photo.photo.label for photo in photos], numpy.array(is_taught))
+
+
+def _where(inputs: _Inputs, mask: Array) -> list[TrainingPhoto]:
+    return [inputs.photos[number] for number in numpy.flatnonzero(mask)]
+
+
+def _at_home(inputs: _Inputs) -> list[TrainingPhoto]:
+    """The photos of all folds, one fold after the other."""
+    masks = _masks(inputs)
+    return [photo for name in HOME_FOLDS if name in masks for photo in _where(inputs, masks[name])]
+
+
+def _home(inputs: _Inputs, seen: Mapping[str, Evidence]) -> LeftOut:
+    """All folds as one set; of each, the others teach every kind."""
+    folds = [seen[name].arrays() for name in HOME_FOLDS if name in seen]
+    together = Evidence(**{part: numpy.concatenate([one[part] for one in folds]) for part in folds[0]})
+    labels = [photo.photo.label for photo in _at_home(inputs)]
+    return left_out(together, labels, numpy.ones(len(labels), bool))
+
+
+def _by_collection(inputs: _Inputs, home: LeftOut, figures: Figures) -> dict[str, Any]:
+    """Of the photos at home, how often the head and both are right, for each collection and its folds."""
+    masks = _masks(inputs)
+    homes = [name for name in HOME_FOLDS if name in masks]
+    fold = numpy.repeat(range(len(homes)), [int(masks[name].sum()) for name in homes])
+    collections = numpy.array([photo.collection for photo in _at_home(inputs)])
+    rows = numpy.arange(len(fold))
+    hits = {"head": home.right[rows, home.seen.head.argmax(1)], "both": home.right[rows, figures.best]}
+    found: dict[str, Any] = {}
+    for collection in sorted(set(collections)):
+        chosen = collections == collection
+        found[collection] = {"photos": int(chosen.sum())}
+        for name, right in hits.items():
+            share = Share(int(right[chosen].sum()), int(chosen.sum()))
+            folds = [
+                float(right[chosen & (fold == one)].mean().round(4)) for one in sorted(set(fold[chosen]))
+            ]
+            found[collection][name] = {"share": share.value, "interval": share.interval, "folds": folds}
+    return found
+
+
+def _confused(inputs: _Inputs, home: Figures) -> list[tuple[str, str]]:
+    """(label, answer) of the photos at home."""
+    labels = [photo.photo.label for photo in _at_home(inputs)]
+    places = [answers()[number] for number in home.best]
+    return [
+        (
+            label,
+            matched_name(label, place.category, place.material) or str(place.material or place.category),
+        )
+        for label, place in zip(labels, places, strict=True)
+    ]
+
+
+def _digest_of_names() -> str:
+    """What the object names mean decides what is kept of the outputs."""
+    return hashlib.sha256(files("growbin").joinpath("data", "labels.json").read_bytes()).hexdigest()[:16]
 
 
 def _card(model: bytes, calibration: dict[str, Any]) -> Card:
@@ -199,12 +265,13 @@ def _card(model: bytes, calibration: dict[str, Any]) -> Card:
 
 
 def _masks(inputs: _Inputs) -> dict[str, Array]:
-    """What each run leaves out: a fold of everything, then each origin of enough photos."""
+    """What each run leaves out: each fold of everything, then each origin of enough photos."""
     members: dict[str, list[int]] = defaultdict(list)
     for number, photo in enumerate(inputs.photos):
         members[origin_of(photo)].append(number)
     teaches = inputs.targets.any(1)
-    masks = {HOME: (inputs.fold == 0) & teaches}
+    at_home = {name: (inputs.fold == fold) & teaches for fold, name in enumerate(HOME_FOLDS)}
+    masks = {name: mask for name, mask in at_home.items() if mask.any()}  # few photos may fill fewer folds
     for origin, numbers in sorted(members.items()):
         if len(members) > 1 and len(numbers) >= MEASURED_FROM_PHOTOS:
             masks[origin] = numpy.isin(numpy.arange(len(inputs.photos)), numbers)

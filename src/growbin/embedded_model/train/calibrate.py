@@ -13,13 +13,13 @@ from sklearn.linear_model import LogisticRegression
 
 from growbin.embedded_model.witnesses import (
     CLEAR_PET,
+    PACKAGING,
     PLASTICS,
     SURE_FROM,
     Evidence,
     Weights,
     answers,
     candidates,
-    evidence,
     judged,
 )
 from growbin.photo_labels import right_answers
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 HOME = "home"
 # Each left-out collection counts the same. Home counts more: most of what people send is packaging, and an
 # ordinary photo of it is nearer to some known collection than those that were left out are to the others.
-HOME_WEIGHT = 15
+# This holds most for the kind: what is wrong there is wrong whatever the material.
+HOME_KIND, HOME_RIGHT = 8, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +62,32 @@ class Figures:
     sure_of_taught: Share
     sure_share: Share
     calibration_error: float
-    answers: list[tuple[float, bool]]  # certainty, is right
+    answers: list[tuple[float, bool]]  # certainty, is right; of each photo
+    best: list[int]  # the answer's number
 
 
-def left_out(materials: Array, names: Array, labels: Sequence[str], is_taught: Array) -> LeftOut:
-    """Of the network's outputs for whole photos."""
-    return LeftOut(evidence(materials, names), numpy.stack([_allowed(label) for label in labels]), is_taught)
+def left_out(seen: Evidence, labels: Sequence[str], is_taught: Array) -> LeftOut:
+    """Of the photos with these labels."""
+    return LeftOut(seen, numpy.stack([_allowed(label) for label in labels]), is_taught)
 
 
 def fitted(sets: Mapping[str, LeftOut]) -> Weights:
-    """Of photos whose material nothing had taught, nothing is learned."""
-    packaging, other = [], []
+    """Of photos whose material nothing had taught, nothing is learned. A label that allows packaging and
+    something else says nothing about the kind."""
+    kind, packaging, other = [], [], []
     for name, one in sets.items():
         known = one.part(one.is_taught)
         if not len(known.right):
             continue
         found, rows = candidates(known.seen), numpy.arange(len(known.right))
-        weight = HOME_WEIGHT if name == HOME else 1
-        packaging.append((found.packaging_features, known.right[rows, found.packaging], weight))
-        other.append((found.other_features, known.right[rows, found.other], weight))
-    return Weights(_logistic(packaging), _logistic(other))
+        is_packaging, is_other = known.right[:, :PACKAGING].any(1), known.right[:, PACKAGING:].any(1)
+        hits = known.right[rows, found.packaging], known.right[rows, found.other]
+        of_kind, of_right = (HOME_KIND, HOME_RIGHT) if name == HOME else (1, 1)
+        one_kind = is_packaging != is_other
+        kind.append((found.kind_features[one_kind], is_other[one_kind], of_kind))
+        packaging.append((found.packaging_features[is_packaging], hits[0][is_packaging], of_right))
+        other.append((found.other_features[is_other], hits[1][is_other], of_right))
+    return Weights(_logistic(kind), _logistic(packaging), _logistic(other))
 
 
 def measured(sets: Mapping[str, LeftOut]) -> dict[str, Figures]:
@@ -88,57 +95,47 @@ def measured(sets: Mapping[str, LeftOut]) -> dict[str, Figures]:
     found = {}
     for name, one in sets.items():
         others = {other: photos for other, photos in sets.items() if other != name}
-        if name != HOME:
-            found[name] = _figures([(one, fitted(others))])
-            continue
-        halves = [one.part(numpy.arange(len(one.right)) % 2 == half) for half in (0, 1)]
-        found[name] = _figures([(halves[half], fitted(others | {HOME: halves[1 - half]})) for half in (0, 1)])
+        number = numpy.arange(len(one.right))
+        best, certainty = numpy.zeros(len(number), int), numpy.zeros(len(number))
+        for asked in [number % 2 == 0, number % 2 == 1] if name == HOME else [number >= 0]:
+            rest = {HOME: one.part(~asked)} if name == HOME else {}
+            said = judged(candidates(one.seen.part(asked)), fitted(others | rest))
+            best[asked], certainty[asked] = said.best, said.certainty
+        found[name] = _figures(one, best, certainty)
     return found
 
 
-def _figures(parts: Sequence[tuple[LeftOut, Weights]]) -> Figures:
-    sure: list[float] = []
-    right: list[bool] = []
-    head: list[bool] = []
-    names: list[bool] = []
-    taught: list[bool] = []
-    is_sure: list[bool] = []
-    sure_of_taught: list[bool] = []
-    for one, weights in parts:
-        said = judged(candidates(one.seen), weights)
-        rows = numpy.arange(len(one.right))
-        hits = one.right[rows, said.best]
-        sure.extend(said.certainty)
-        right.extend(hits)
-        head.extend(one.right[rows, one.seen.head.argmax(1)])
-        names.extend(one.right[rows, one.seen.names.argmax(1)])
-        taught.extend(one.is_taught)
-        is_sure.extend(said.certainty >= SURE_FROM)
-        sure_of_taught.extend(hits[one.is_taught & (said.certainty >= SURE_FROM)])
-    pairs = [(float(level), bool(hit)) for level, hit in zip(sure, right, strict=True)]
+def _figures(one: LeftOut, best: Array, certainty: Array) -> Figures:
+    number = numpy.arange(len(one.right))
+    right = one.right[number, best]
+    is_sure = certainty >= SURE_FROM
+    answers = [(float(level), bool(hit)) for level, hit in zip(certainty, right, strict=True)]
     return Figures(
         photos=len(right),
-        names=_share(names),
-        head=_share(head),
+        names=_share(one.right[number, one.seen.names.argmax(1)]),
+        head=_share(one.right[number, one.seen.head.argmax(1)]),
         joint=_share(right),
-        taught=_share([hit for hit, known in zip(right, taught, strict=True) if known]),
-        sure=_share([hit for hit, said in zip(right, is_sure, strict=True) if said]),
-        sure_of_taught=_share(sure_of_taught),
+        taught=_share(right[one.is_taught]),
+        sure=_share(right[is_sure]),
+        sure_of_taught=_share(right[is_sure & one.is_taught]),
         sure_share=_share(is_sure),
-        calibration_error=calibration_error(confidence_bins(pairs)) or 0.0,
-        answers=pairs,
+        calibration_error=calibration_error(confidence_bins(answers)) or 0.0,
+        answers=answers,
+        best=best.tolist(),
     )
 
 
-def _share(hits: Sequence[Any]) -> Share:
-    return Share(int(sum(map(bool, hits))), len(hits))
+def _share(hits: Array) -> Share:
+    return Share(int(hits.sum()), len(hits))
 
 
 def _logistic(sets: Sequence[tuple[Array, Array, int]]) -> tuple[float, ...]:
     """The weights; the features' last column is the constant."""
     features = numpy.concatenate([one for one, _, _ in sets])
     hits = numpy.concatenate([hit for _, hit, _ in sets])
-    weight = numpy.concatenate([numpy.full(len(hit), 1000 * times / len(hit)) for _, hit, times in sets])
+    weight = numpy.concatenate(
+        [numpy.full(len(hit), 1000 * times / max(1, len(hit))) for _, hit, times in sets]
+    )
     if len(set(hits)) == 1:  # nothing to tell apart: always so, or never
         return (*[0.0] * (features.shape[1] - 1), 3.0 if hits[0] else -3.0)
     model = LogisticRegression(C=1.0, fit_intercept=False, max_iter=5000)

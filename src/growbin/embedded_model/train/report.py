@@ -107,7 +107,7 @@ def _draw_confusion(confused: Confusion, path: Path) -> None:
             colour = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
     axes.set(xlabel="answer", ylabel="label")
-    axes.set_title("A fifth of every collection, left out of the training")
+    axes.set_title("Packaging of every collection, each photo seen by a network trained without it")
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)

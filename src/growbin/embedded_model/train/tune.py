@@ -31,7 +31,7 @@ class Recipe:
     """Everything that decides the outcome, beside photos, weights and the version of PyTorch."""
 
     seed: int = 0
-    epochs: int = 12
+    epochs: int = 25
     views: int = 16
     batch: int = 128
     body_rate: float = 5e-4
@@ -226,7 +226,7 @@ class _Run:
             "optimizer": self._optimizer.state_dict(),
             "steps": self._steps,
             "chance": chance.bit_generator.state,
-            "dropped": torch.get_rng_state(),
+            "dropped": _chance_of(self._device).get_rng_state(),
         }
         unfinished = path.with_suffix(".unfinished")
         torch.save(state, unfinished)
@@ -245,8 +245,13 @@ class _Run:
         self._optimizer.load_state_dict(state["optimizer"])
         self._steps = state["steps"]
         chance.bit_generator.state = state["chance"]
-        torch.set_rng_state(state["dropped"].cpu())
+        _chance_of(self._device).set_rng_state(state["dropped"].cpu())
         return int(state["epoch"])
+
+
+def _chance_of(device: str) -> Any:
+    """What draws for dropout there."""
+    return torch.cuda if device == "cuda" else torch.random
 
 
 def _upper(values: Any, tensors: Mapping[str, Any], dropped: float = 0.0) -> Any:

@@ -96,15 +96,17 @@ async function call(method, path, { body, headers = {}, signal } = {}) {
   throw new Problem(response.status, answer.code ?? "internal", answer.detail, retryAfterMs);
 }
 
-/** Repeat what failed only for now: as long as we are offline, else for a minute. */
+/** Repeat what failed only for now: until it is our turn (429), as long as we are offline, else for a minute. */
 async function patiently({ signal, onWait }, attempt) {
   let givesUpAt = Date.now() + PATIENCE_MS;
   for (let delayMs = 500; ; delayMs = Math.min(delayMs * 2, 5000)) {
     try {
       return await attempt();
     } catch (error) {
-      if (!isTemporary(error) || (navigator.onLine && Date.now() > givesUpAt)) throw error;
-      onWait?.();
+      const isOurTurnLater = error.status === 429;
+      if (!isTemporary(error) || (!isOurTurnLater && navigator.onLine && Date.now() > givesUpAt)) throw error;
+      if (isOurTurnLater) givesUpAt = Date.now() + PATIENCE_MS;
+      else onWait?.();
       if (!navigator.onLine) {
         await online(signal);
         givesUpAt = Date.now() + PATIENCE_MS;

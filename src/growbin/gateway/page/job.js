@@ -332,6 +332,7 @@ async function ask(job) {
     job.hear(true);
   } catch (error) {
     if (error.status === 404) job.lose();
+    else if (error.status === 429) await api.pause(error.retryAfterMs);
     else job.hear(false);
   }
   if (!polled.has(job)) return; // it was deleted meanwhile

@@ -1,0 +1,20 @@
+"""What stands on every answer, whoever gives it."""
+
+from __future__ import annotations
+
+from aiohttp import hdrs
+
+
+def guard_headers(*, secure: bool) -> dict[str, str]:
+    """No sniffing, no referrer, no framing, no other window or site that holds on to what we send; nothing
+    kept by caches. `secure`: TLS in front. An answer may have a policy and a caching of its own."""
+    headers = {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+        hdrs.CACHE_CONTROL: "no-store",
+    }
+    return headers | ({"Strict-Transport-Security": "max-age=31536000"} if secure else {})

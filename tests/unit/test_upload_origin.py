@@ -1,0 +1,45 @@
+"""Where the page may upload: what the tickets say, whatever the bucket is called and wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import pytest
+
+from growbin.config import Settings
+from growbin.wiring.parts import find_upload_origin, open_uploads
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin"),
+    [
+        ({"s3_bucket_name": "photos"}, "https://photos.s3.ap-northeast-2.amazonaws.com"),
+        ({"s3_bucket_name": "photos.example"}, "https://s3.ap-northeast-2.amazonaws.com"),
+        ({"s3_bucket_name": "photos", "aws_region": "us-east-1"}, "https://photos.s3.amazonaws.com"),
+        (
+            {"s3_bucket_name": "photos", "aws_region": "cn-north-1"},
+            "https://photos.s3.cn-north-1.amazonaws.com.cn",
+        ),
+        ({"s3_endpoint_url": "http://127.0.0.1:8333"}, "http://127.0.0.1:8333"),
+        ({"s3_endpoint_url": "https://s3.example:9000/"}, "https://s3.example:9000"),
+        ({"s3_bucket_name": "a.b", "s3_endpoint_url": "https://s3.example"}, "https://s3.example"),
+    ],
+)
+async def test_page_may_upload_where_tickets_point(
+    monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, str], origin: str
+) -> None:
+    """Both come from one ticket, so that the page's policy lets through what the ticket asks for."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    chosen = Settings.model_validate(settings)
+    assert await find_upload_origin(chosen) == origin
+    async with open_uploads(chosen) as uploads:
+        ticket = urlsplit((await uploads.ticket("incoming/a", "image/jpeg", 5, 300)).url)
+    assert f"{ticket.scheme}://{ticket.netloc}" == origin
+
+
+async def test_endpoint_of_the_environment_counts_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS's own variable moves tickets, and the page's policy with them; no credentials are needed."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:8333")
+    assert (await find_upload_origin(Settings.model_validate({}))).endswith("127.0.0.1:8333")
