@@ -125,7 +125,10 @@ function show(job, isOpen = false) {
   $("jobs").insertBefore(card.element, next && next[1].element);
   card.buttons.remove.onclick = () => remove(job, card);
   let told = job.id ? job.stage : "";
+  let { id } = job;
   job.onChange = () => {
+    if (job.id !== id) dropTwins(job);
+    ({ id } = job);
     const isNews = job.stage !== told;
     const isAnswer = isNews && job.stage === "done";
     const isAwaited = isAnswer && isWatched(card);
@@ -141,6 +144,16 @@ function show(job, isOpen = false) {
     $("live").textContent = card.spoken;
   }
   $("how").hidden = true;
+}
+
+/** A reload may fall between a ticket and its note here: then the job is listed, and sent once more as well. */
+function dropTwins(job) {
+  for (const [other, card] of cards) {
+    if (!job.id || other === job || other.id !== job.id) continue;
+    other.leave();
+    card.element.remove();
+    cards.delete(other);
+  }
 }
 
 /** For who listens instead of looks: every stage of a single photo, of many only the ends. */
