@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from growbin.gateway.openapi import Call, describe
-from growbin.gateway.problems import CODE_TOLD, STATUS
 from growbin.messages import failure, failure_codes, problem_title
 
 FOLDER = Path(__file__).parent / "page" / "docs"
@@ -18,21 +17,17 @@ CLIENTS = (
     ("TypeScript, without a package", ("client.ts", "run.ts")),
     ("Python, without a package", ("client.py",)),
 )
-# Beside those in the table of codes: refused before or after a call is looked at.
-OTHER_PROBLEMS = {
-    "method_not_allowed": 405,
-    "head_too_slow": 408,
-    "too_many_connections": 429,
-    "head_too_large": 431,
-    "internal": 500,
-    "unavailable": 503,
-}
-ONLY_OPERATORS = {"not_failed"}
 
 
 def page(calls: Sequence[Call]) -> str:
     text = (FOLDER / "docs.html").read_text(encoding="utf-8")
-    parts = {"clients": _clients(), "problems": _problems(), "failures": _failures(), "calls": _calls(calls)}
+    description = describe(calls)
+    parts = {
+        "clients": _clients(),
+        "problems": _problems(description["components"]["responses"]),
+        "failures": _failures(),
+        "calls": _calls(description),
+    }
     for name, part in parts.items():
         text = text.replace("{{" + name + "}}", part)
     return text
@@ -50,13 +45,24 @@ def _clients() -> str:
     return "".join(shown)
 
 
-def _problems() -> str:
-    codes = {code: status for code, status in STATUS.items() if code not in CODE_TOLD.keys() | ONLY_OPERATORS}
-    rows = sorted((codes | OTHER_PROBLEMS).items(), key=lambda row: (row[1], row[0]))
+def _problems(responses: Mapping[str, Any]) -> str:
+    rows = [(response, code) for response in responses.values() for code in _codes(response)]
     return _table(
         ("status", "code", "means"),
-        ([str(status), f"<code>{code}</code>", escape(problem_title(code))] for code, status in rows),
+        (
+            [str(_example(response, code)["status"]), f"<code>{code}</code>", escape(problem_title(code))]
+            for response, code in rows
+        ),
     )
+
+
+def _codes(response: Mapping[str, Any]) -> list[str]:
+    return list(response["content"]["application/problem+json"]["examples"])
+
+
+def _example(response: Mapping[str, Any], code: str) -> Mapping[str, Any]:
+    example: Mapping[str, Any] = response["content"]["application/problem+json"]["examples"][code]["value"]
+    return example
 
 
 def _failures() -> str:
@@ -67,11 +73,10 @@ def _failures() -> str:
     )
 
 
-def _calls(calls: Sequence[Call]) -> str:
-    description = describe(calls)
-    schemas = description["components"]["schemas"]
+def _calls(description: Mapping[str, Any]) -> str:
+    schemas, responses = description["components"]["schemas"], description["components"]["responses"]
     sections = "".join(
-        _call(method.upper(), path, operation)
+        _call(method.upper(), path, operation, responses)
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     )
@@ -84,7 +89,7 @@ def _calls(calls: Sequence[Call]) -> str:
     return f"{sections}<h3>Shapes</h3>{shapes}"
 
 
-def _call(method: str, path: str, operation: Mapping[str, Any]) -> str:
+def _call(method: str, path: str, operation: Mapping[str, Any], responses: Mapping[str, Any]) -> str:
     parts = [f"<p>{escape(operation['summary'])}.</p>"]
     if parameters := operation.get("parameters"):
         rows = (
@@ -94,13 +99,17 @@ def _call(method: str, path: str, operation: Mapping[str, Any]) -> str:
         parts.append(_table(("parameter", "in", ""), rows))
     if body := operation.get("requestBody"):
         parts.append(f"<p>Body: {_shape(body['content']['application/json']['schema'])}</p>")
-    rows = ([status, _answer(answer)] for status, answer in operation["responses"].items())
+    rows = ([status, _answer(answer, responses)] for status, answer in operation["responses"].items())
     parts.append(_table(("status", "answer"), rows))
     name = f"<code>{method} {escape(path)}</code>"
     return f"<details><summary>{name}</summary>{''.join(parts)}</details>"
 
 
-def _answer(answer: Mapping[str, Any]) -> str:
+def _answer(answer: Mapping[str, Any], responses: Mapping[str, Any]) -> str:
+    if refused := answer.get("$ref", "").rpartition("/")[2]:
+        return ", ".join(
+            f'<a href="#problems"><code>{code}</code></a>' for code in _codes(responses[refused])
+        )
     [(media_type, content)] = answer.get("content", {"": {}}).items()
     if media_type == "text/event-stream":
         return 'a stream of <a href="#ProgressEvent">ProgressEvent</a>'
