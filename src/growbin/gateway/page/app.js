@@ -217,10 +217,13 @@ async function showEarlier() {
     for (const job of jobs.filter((job) => !job.hasEnded)) job.resume();
     tellBatch();
   };
-  if (!olderCursor) begin([...photos.values()].filter(({ id }) => !id).map((photo) => Job.kept(photo)));
+  const unsent = [...photos.values()].filter(({ id }) => !id);
+  if (!olderCursor) begin(unsent.map((photo) => Job.kept(photo)));
   try {
     const page = await listJobs(olderCursor);
-    const views = page.jobs.filter((view) => !shown.has(view.job_id));
+    // A ticket that nothing is known of here is that of an unsent photo, which comes back to it.
+    const isOurs = (view) => photos.has(view.job_id) || view.stage !== "awaiting_upload" || !unsent.length;
+    const views = page.jobs.filter((view) => !shown.has(view.job_id) && isOurs(view));
     begin(views.map((view) => (photos.has(view.job_id) ? Job.kept(photos.get(view.job_id), view) : Job.known(view))));
     olderCursor = page.next_cursor;
     $("older").hidden = !olderCursor;
