@@ -125,7 +125,10 @@ function show(job, isOpen = false) {
   $("jobs").insertBefore(card.element, next && next[1].element);
   card.buttons.remove.onclick = () => remove(job, card);
   let told = job.id ? job.stage : "";
+  let { id } = job;
   job.onChange = () => {
+    if (job.id !== id) dropTwins(job);
+    ({ id } = job);
     const isNews = job.stage !== told;
     const isAnswer = isNews && job.stage === "done";
     const isAwaited = isAnswer && isWatched(card);
@@ -141,6 +144,16 @@ function show(job, isOpen = false) {
     $("live").textContent = card.spoken;
   }
   $("how").hidden = true;
+}
+
+/** A reload may fall between a ticket and its note here: then the job is listed, and sent once more as well. */
+function dropTwins(job) {
+  for (const [other, card] of cards) {
+    if (!job.id || other === job || other.id !== job.id) continue;
+    other.leave();
+    card.element.remove();
+    cards.delete(other);
+  }
 }
 
 /** For who listens instead of looks: every stage of a single photo, of many only the ends. */
@@ -204,10 +217,13 @@ async function showEarlier() {
     for (const job of jobs.filter((job) => !job.hasEnded)) job.resume();
     tellBatch();
   };
-  if (!olderCursor) begin([...photos.values()].filter(({ id }) => !id).map((photo) => Job.kept(photo)));
+  const unsent = [...photos.values()].filter(({ id }) => !id);
+  if (!olderCursor) begin(unsent.map((photo) => Job.kept(photo)));
   try {
     const page = await listJobs(olderCursor);
-    const views = page.jobs.filter((view) => !shown.has(view.job_id));
+    // A ticket that nothing is known of here is that of an unsent photo, which comes back to it.
+    const isOurs = (view) => photos.has(view.job_id) || view.stage !== "awaiting_upload" || !unsent.length;
+    const views = page.jobs.filter((view) => !shown.has(view.job_id) && isOurs(view));
     begin(views.map((view) => (photos.has(view.job_id) ? Job.kept(photos.get(view.job_id), view) : Job.known(view))));
     olderCursor = page.next_cursor;
     $("older").hidden = !olderCursor;

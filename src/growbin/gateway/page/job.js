@@ -172,6 +172,12 @@ export class Job {
     return true;
   }
 
+  /** Nobody looks at it any more. */
+  leave() {
+    this.onChange = () => {};
+    unfollow(this);
+  }
+
   /** The stream is gone or back. */
   hear(isConnected) {
     const note = isConnected ? "" : say("reconnecting");
