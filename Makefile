@@ -41,7 +41,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime prometheus buildah debian-packages
+.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -163,13 +163,17 @@ chromium:
 		|| $(QUIETLY) debian-packages PACKAGES="chromium fonts-noto-cjk"
 	@$(BROWSER) >/dev/null
 
+# Its programs read our alerts, and scrape real runs. As the broker's, the packaged service stays off.
+prometheus:
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null \
+		|| if command -v brew >/dev/null; then brew install --quiet prometheus; else \
+			$(QUIETLY) debian-packages PACKAGES=prometheus; \
+			if command -v systemctl >/dev/null; then $(AS_ROOT) systemctl --quiet disable prometheus || true; fi; \
+		fi
+
 # Some rows give a process a wrong clock.
 faketime:
 	@command -v faketime >/dev/null || $(QUIETLY) debian-packages PACKAGES=faketime
-
-# promtool says what rules and queries make of given series.
-prometheus:
-	@command -v promtool >/dev/null || $(QUIETLY) debian-packages PACKAGES=prometheus
 
 # Neither needs a daemon: one builds what the other makes the base of.
 buildah:

@@ -68,7 +68,7 @@ LOCAL = f"""
 CLOUD = f"""
     gateway, consumer > public net: 443/TCP
     gateway, consumer > public net by IPv6: 443/TCP
-    gateway, consumer > monitoring: 4317/TCP 4318/TCP
+    gateway, consumer > monitoring: 4318/TCP
     gateway > rabbitmq: 5672/TCP 15672/TCP
     consumer > rabbitmq: 5672/TCP
     rabbitmq > rabbitmq: {NODE_PORTS}
