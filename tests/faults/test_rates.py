@@ -16,8 +16,9 @@ from typing import Any
 
 import aiohttp
 
+from tests.faults.client import Client
 from tests.faults.cluster import Cluster, Servers
-from tests.faults.steps import begin, eventually, uploaded
+from tests.faults.steps import accepted_in_the_end, begin, eventually, uploaded
 from tests.faults.surgery import PROGRESS, RECORDS, database
 from tests.load_profile import ONE_ADDRESS
 
@@ -251,6 +252,59 @@ async def test_address_at_all_its_caps_leaves_others_their_turn(servers: Servers
         assert reads <= 20 + 20 * seconds + 1
         assert changes <= 60 + seconds + 1
         assert all(status in (201, 200, 202, 204, 404, 429) for seen in counts.values() for status in seen)
+
+
+async def test_photo_of_another_waits_for_what_one_address_may_have_under_way_and_no_more(
+    servers: Servers,
+) -> None:
+    """One address wants 80 photos at once: 60 are taken, and another each time that one ends. Who comes then
+    is done as soon as 60 were, at the throughput that was measured."""
+    async with Cluster.running(
+        servers,
+        gateways=1,
+        consumers=1,
+        MAX_UNFINISHED_PER_SESSION="20",
+        MAX_UNFINISHED_PER_ADDRESS="60",
+        **BEHIND_PROXY,
+    ) as cluster:
+        cluster.model.delay_seconds = lambda _marker: 2.0
+        other = cluster.new_client()
+        other.headers["X-Forwarded-For"] = an_address()
+        alone = await quickly(other, cluster, "alone")
+        tokens = [await cluster.client.session() for _ in range(4)]
+        jobs = [cluster.ledger.track(f"greedy-{number}", tokens[number % 4]) for number in range(80)]
+        for job in jobs:
+            await cluster.client.ticket(job)
+            await cluster.client.put(job)
+        began = time.monotonic()
+        answers = await asyncio.gather(*map(cluster.client.complete, jobs))
+        statuses = Counter(answer.status for answer in answers)
+        assert statuses[429] >= 10
+        waiting = [asyncio.create_task(accepted_in_the_end(cluster, job)) for job in jobs]
+        waited = await quickly(other, cluster, "other")
+        await asyncio.gather(*waiting)
+        ends = [(await cluster.client.follow(job, 120)).name for job in jobs]
+        throughput = len(jobs) / (time.monotonic() - began)
+        print(
+            f"{dict(statuses)}; {throughput:.1f} photos a second; another's took {waited:.1f} s, "
+            f"{alone:.1f} s when it was alone"
+        )
+        assert set(ends) == {"done"}
+        assert waited <= 60 / throughput + 2 * alone
+        await other.close()
+        await cluster.prove()
+
+
+async def quickly(client: Client, cluster: Cluster, marker: str) -> float:
+    """The seconds from one's upload-complete to the advice."""
+    job = cluster.ledger.track(marker, await client.session())
+    await client.ticket(job)
+    await client.put(job)
+    began = time.monotonic()
+    assert (await client.complete(job)).status == 202
+    client.watch(job)
+    assert (await client.seen(job, 120)).name == "done"
+    return time.monotonic() - began
 
 
 async def test_tickets_of_a_thousand_addresses_are_refused_over_the_rate_of_all(servers: Servers) -> None:
