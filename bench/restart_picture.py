@@ -83,7 +83,8 @@ async def record(stack: Stack, address: str) -> list[Image.Image]:
                     os.killpg(stack.pids[name], signal.SIGKILL)
                 typed += "\n$ kill -9 gateway consumer\n\n"
             log = stack.log.read_text().partition("Ctrl-C ends it.")[2]
-            told = "\n".join(line.replace(str(stack.data), "var") for line in log.strip().splitlines())
+            lines = [line for line in log.strip().splitlines() if not line.startswith("model ")]
+            told = "\n".join(line.replace(str(stack.data), "var") for line in lines)
             frames.append(await _frame(phone, terminal, typed + told))
             if not done_at and await phone.locator(".job[data-stage=done]").count():
                 done_at = seconds
@@ -99,7 +100,7 @@ async def _frame(phone: Page, terminal: Page, text: str) -> Image.Image:
     frame = Image.new("RGB", (left.width + right.width, left.height))
     frame.paste(left, (0, 0))
     frame.paste(right, (left.width, 0))
-    return frame
+    return frame.resize((frame.width * 3 // 4, frame.height * 3 // 4), Image.Resampling.LANCZOS)
 
 
 async def frames_of_a_restart() -> list[Image.Image]:
@@ -117,7 +118,7 @@ async def frames_of_a_restart() -> list[Image.Image]:
 
 
 def save(frames: list[Image.Image], target: Path) -> None:
-    small = [frame.quantize(96, dither=Image.Dither.NONE) for frame in frames]
+    small = [frame.quantize(64, dither=Image.Dither.NONE) for frame in frames]
     small[0].save(
         target,
         save_all=True,

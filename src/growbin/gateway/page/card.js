@@ -114,6 +114,7 @@ export class Card {
     const { hasEnded, since } = this.#job;
     this.clock.hidden = hasEnded;
     if (hasEnded) return;
+    if (this.#job.stage === "queued") this.state.textContent = this.#sentence(); // the wait grows shorter
     this.clock.textContent = say("seconds", { seconds: Math.max(0, Math.floor((Date.now() - since) / 1000)) });
     if (this.#isSlow && !this.note.textContent) this.note.textContent = say("slow");
   }
@@ -159,11 +160,12 @@ export class Card {
 
   /** The service's words, with the place in line or the attempt where there is one to tell. */
   #inLine(message) {
-    const { position, wait_seconds: seconds, attempt, max_attempts: most } = this.#job.place;
+    const { position, wait_seconds: wait, attempt, max_attempts: most } = this.#job.place;
     if (this.#job.hasEnded) return message;
     if (attempt > 1) return `${say(most ? "again_of" : "again_nth", { attempt, most })} ${message}`;
     if (!(position > 1)) return message;
-    return `${message} ${say(seconds ? "in_line_about" : "in_line_at", { place: position, seconds })}`;
+    const seconds = wait - Math.floor((Date.now() - (this.#job.acceptedAt ?? Date.now())) / 1000);
+    return `${message} ${say(seconds > 0 ? "in_line_about" : "in_line_at", { place: position, seconds })}`;
   }
 
   async #share() {

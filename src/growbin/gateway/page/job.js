@@ -88,7 +88,7 @@ export class Job {
     const progress = isReset ? view.progress : Math.max(view.progress, this.progress);
     const note = this.#isCancelling && !ENDS.includes(stage) ? this.note : "";
     this.#set({ stage, progress, message, updatedAt, result, failure, note, notice: view.notice?.message ?? "", place: { position, wait_seconds, attempt, max_attempts } });
-    if (stage === "done" && this.isKept) this.#keep();
+    if (stage === "done" && this.isKept && this.file) this.#keep();
   }
 
   async send() {
