@@ -29,7 +29,7 @@ def failure(code: str, locale: Locale) -> Failure:
 
 
 def failure_codes() -> list[str]:
-    """Every code that a job may end `failed` with."""
+    """All that have words of their own."""
     return list(_messages().failures)
 
 

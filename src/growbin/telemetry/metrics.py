@@ -107,6 +107,12 @@ present(redis_limit_bytes, REDIS_ROLES)
 
 # --- the life of jobs, in whichever process it is seen
 
+answers = Counter(
+    "growbin_answers_total",
+    "Results by who answered: the model, an answer kept for the same owner, or the fallback",
+    ("by",),
+)
+present(answers, ("model", "kept", "fallback"))
 jobs_ended = Counter(
     "growbin_jobs_ended_total",
     "Jobs that this process ended, by terminal stage, failure code, or not_uploaded",
@@ -170,7 +176,25 @@ model_refusals = Counter(
 present(model_refusals, ("job", "everybody", "either", "busy", "away"))
 model_tokens = Counter(
     "growbin_model_tokens_total",
-    "Tokens of answered model calls: input, output, and those of the output that were reasoning",
+    "Tokens of answered model calls: input (of it cached, and the picture's where it is told), output (of it"
+    " reasoning)",
     ("kind",),
 )
-present(model_tokens, ("input", "output", "reasoning"))
+present(model_tokens, ("input", "cached", "picture", "output", "reasoning"))
+model_cost_dollars = Counter(
+    "growbin_model_cost_dollars_total", "What answered model calls cost by the table of prices"
+)
+budget_used_ratio = Gauge(
+    "growbin_budget_used_ratio",
+    "How much of everybody's fullest budget was used when this consumer last reserved a call",
+)
+budget_refusals = Counter(
+    "growbin_budget_refusals_total",
+    "Calls of the model not made because a budget was spent: everybody's, a session's, an address'",
+    ("scope",),
+)
+present(budget_refusals, ("everybody", "session", "address"))
+model_answers_unpriced = Counter(
+    "growbin_model_answers_unpriced_total",
+    "Answers whose price is not known: no row in the table, or no tokens told",
+)

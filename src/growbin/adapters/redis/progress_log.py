@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.agenda import passes_of
 from growbin.adapters.redis.connection import ask, open_redis
+from growbin.adapters.redis.paid_calls import PaidCallsScript
 from growbin.adapters.redis.stored_values import (
     parse_entry,
     read_answer,
@@ -24,6 +25,7 @@ from growbin.adapters.redis.stored_values import (
     read_snapshot,
 )
 from growbin.analysis import is_analysis
+from growbin.budgets import Budget
 from growbin.errors import Rejected, Unavailable
 from growbin.job import (
     STAGE_PROGRESS,
@@ -33,7 +35,6 @@ from growbin.job import (
     JobState,
     Locale,
     LogEntry,
-    ModelAnswer,
     Result,
     Stage,
     Upload,
@@ -77,6 +78,9 @@ _CONSTANTS = _json(
         "ends": sorted(TERMINAL_STAGES),
         "log_seconds": keys.LOG_SECONDS,
         "result_seconds": keys.RESULT_SECONDS,
+        "unfinished": keys.UNFINISHED,
+        "waiting": keys.WAITING,
+        "budget_seconds": keys.BUDGET_SECONDS,
     }
 )
 
@@ -90,15 +94,19 @@ class ProgressLimits:
     erased_after_seconds: Sequence[float]
 
 
-class RedisProgressLog:
+class RedisProgressLog(PaidCallsScript):
     """Implements every port of a job's progress; every method may raise Unavailable."""
 
-    def __init__(self, redis: Redis, image_base_url: str, limits: ProgressLimits) -> None:
+    def __init__(
+        self, redis: Redis, image_base_url: str, limits: ProgressLimits, budget: Budget | None
+    ) -> None:
+        super().__init__(limits.max_paid_calls, budget)
         self._redis = redis
         self._image_base_url = image_base_url
         self._limits = limits
-        source = files("growbin.adapters.redis").joinpath("progress_log.lua").read_text("utf-8")
-        self._script = redis.register_script(source)
+        folder = files("growbin.adapters.redis")
+        sources = [folder.joinpath(name).read_text("utf-8") for name in ("budget.lua", "progress_log.lua")]
+        self._script = redis.register_script("".join(sources))
 
     @classmethod
     @asynccontextmanager
@@ -112,13 +120,14 @@ class RedisProgressLog:
         max_paid_calls: int = 3,
         unused_ticket_seconds: int = 3600,
         erased_after_seconds: Sequence[float] = (0, 30, 300),
+        budget: Budget | None = None,
     ) -> AsyncIterator[Self]:
-        """`erased_after_seconds`: when each pass of a deletion is due."""
+        """`erased_after_seconds`: when each pass of a deletion is due. `budget`: of paid calls."""
         async with open_redis(url) as redis:
             limits = ProgressLimits(
                 lease_seconds, max_starts, max_paid_calls, unused_ticket_seconds, erased_after_seconds
             )
-            yield cls(redis, image_base_url, limits)
+            yield cls(redis, image_base_url, limits, budget)
 
     @property
     def redis(self) -> Redis:
@@ -130,13 +139,12 @@ class RedisProgressLog:
         await ask(self._redis.set(keys.READINESS, "1", ex=keys.READINESS_SECONDS))
         return True
 
-    async def _run(self, operation: str, job_id: UUID, **parameters: object) -> Any:
+    async def _run(self, operation: str, job_id: UUID, *shared_keys: str, **parameters: object) -> Any:
         named = (keys.progress, keys.events, keys.result, keys.lease, keys.attempts, keys.answer)
         given = {name: value for name, value in parameters.items() if value is not None}
         given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
         args = [operation, _json(given), _CONSTANTS]
-        shared = (keys.AGENDA, keys.UNFINISHED, keys.WAITING)
-        all_keys = [*(key(job_id) for key in named), *shared]
+        all_keys = [*(key(job_id) for key in named), *shared_keys]
         # A renewal each second would be all that one sees of a slow job.
         with traces.span(f"redis {operation}", "client") if operation != "renew" else nullcontext():
             found, written_end, *holders = await ask(self._script(keys=all_keys, args=args))
@@ -215,6 +223,7 @@ class RedisProgressLog:
         await self._run(
             "erase",
             job_id,
+            keys.AGENDA,
             owner=owner,
             last_run=1,
             passes=passes_of(job_id, self._limits.erased_after_seconds),
@@ -251,24 +260,9 @@ class RedisProgressLog:
         await self._run("release", job.job_id, run=job.run, attempt=attempt, refund=refund or None)
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
-        return await self._append(job, attempt, stage)
-
-    async def count_paid_call(
-        self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
-    ) -> bool:
-        held = await self._run(
-            "count_paid_call",
-            job.job_id,
-            run=job.run,
-            attempt=attempt,
-            call_id=call_id,
-            change=change,
-            max_paid_calls=self._limits.max_paid_calls,
-        )
-        return bool(held == "ours")
-
-    async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
-        await self._run("keep_answer", job.job_id, run=job.run, answer=answer.model_dump_json())
+        most = self._limits.max_starts
+        told = f'"max_attempts":{most}' if 1 < attempt <= most else None
+        return await self._append(job, attempt, stage, told)
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         if isinstance(end, Result):
