@@ -190,7 +190,7 @@ FAULTS = (
     ),
     Fault("Redis nearly full", "GrowbinRedisNearlyFull", nearly_fill_redis, empty_redis),
     Fault("broker away", "GrowbinBrokerAway", kill_broker, start_broker),
-    Fault("broker slow", "GrowbinAnswersSlow", links_slow("amqp", 0.6), links_pass("amqp")),
+    Fault("broker slow", "GrowbinAnswersSlow", links_slow("amqp", 0.5), links_pass("amqp")),
     Fault("consumers gone", "GrowbinNobodyConsumes", kill_consumers, start_consumers),
     Fault("gateways gone", "GrowbinGatewaysGone", kill_gateways, start_gateways),
     Fault("backlog full", "GrowbinBacklogFull", model_takes(5), model_takes(0.05), settings=ONE_AT_ONCE),
