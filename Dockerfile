@@ -3,11 +3,13 @@
 # The embedded model for trials:   --target growbin-model --tag growbin-model:0.1.0
 
 FROM python:3.13.9-slim-bookworm AS build
+# --build-arg REQUIREMENTS=tracing adds what sends traces.
+ARG REQUIREMENTS
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements requirements
 RUN python -m venv --without-pip /opt/growbin \
-    && python -m pip --python /opt/growbin install --only-binary :all: --require-hashes --requirement requirements/run.txt
+    && python -m pip --python /opt/growbin install --only-binary :all: --require-hashes --requirement requirements/${REQUIREMENTS:-run}.txt
 RUN python -m pip install --only-binary :all: --require-hashes --requirement requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY src src

@@ -46,7 +46,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-beside rabbitmq curl chromium node prometheus faketime buildah debian-packages
+.PHONY: help run test faults alerts mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-beside rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,7 +55,7 @@ help:  ## print this list
 run: $(RUNNABLE) rabbitmq curl  ## start everything here and serve http://127.0.0.1:8080
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
-test: setup $(if $(ARGS),chromium node)  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
+test: setup $(if $(ARGS),chromium node prometheus)  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
 	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=2 test-here test-beside; code=$$?; cat $(BESIDE); exit $$code)
 
 # Two runs that mostly wait, each on servers of its own; the second one's output is kept apart until the end.
@@ -63,18 +63,22 @@ test-here:
 	@echo "$(TEST_BESIDE) run beside these: their output follows."
 	@$(TEST) $(TEST_BESIDE:%=--ignore=%)
 
-# The browser is installed meanwhile, and node after it: two apt-gets would get in each other's way.
+# The browser is installed meanwhile, and the others after it: two apt-gets would get in each other's way.
 test-beside:
 	+@$(QUIETLY) --silent chromium
 	+@$(QUIETLY) --silent node
+	+@$(QUIETLY) --silent prometheus
 	@$(TEST) $(TEST_BESIDE) >$(BESIDE) 2>&1
 
-faults: setup faketime  ## kill, freeze and cut everything, one fault at a time, the long ones too
+faults: setup faketime prometheus  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
 		AWAY_SECONDS=$(or $(AWAY_SECONDS),40) $(VENV)/bin/python -m pytest tests/faults $(ARGS)
 	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
 	@$(if $(ARGS),,FUZZ_CASES=10000 $(VENV)/bin/python -m pytest tests/contract/test_altered_values.py)
 	@$(if $(ARGS),,RANDOM_REQUESTS=100000 $(VENV)/bin/python -m pytest --timeout 1200 tests/unit/test_random_requests.py)
+
+alerts: setup prometheus  ## a real Prometheus over each fault: its alert during it, no other, silence after (20 minutes)
+	@$(VENV)/bin/python -m pytest -s tests/faults/test_alerts.py $(ARGS)
 
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
@@ -131,6 +135,7 @@ lock: setup  ## compile requirements/; ARGS=--upgrade takes new versions
 	@$(COMPILE) $(ARGS) --all-extras pyproject.toml requirements/build.in --output-file requirements/dev.txt
 	@$(COMPILE_PART) --extra local pyproject.toml requirements/build.in --output-file requirements/local.txt
 	@$(COMPILE_PART) --extra model pyproject.toml --output-file requirements/model.txt
+	@$(COMPILE_PART) --extra tracing pyproject.toml --output-file requirements/tracing.txt
 	@$(COMPILE_PART) pyproject.toml --output-file requirements/run.txt
 	@$(COMPILE_PART) requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) $(ARGS) requirements/deploy.in --output-file requirements/deploy.txt

@@ -411,7 +411,7 @@ def test_locks_agree_and_the_one_to_run_with_holds_no_tools() -> None:
         return set(re.findall(r"^\S+==\S+", text, re.MULTILINE))
 
     everything = locked("dev")
-    assert all(locked(name) < everything for name in ("build", "local", "model", "run"))
+    assert all(locked(name) < everything for name in ("build", "local", "model", "run", "tracing"))
     names = {package.partition("==")[0] for package in locked("local")}
     assert names.isdisjoint({"mypy", "playwright", "pytest", "ruff", "uv"})
 

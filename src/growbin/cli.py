@@ -68,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
     redrive.set_defaults(run=_redrive)
 
     doctor = commands.add_parser("doctor", help="try every part, and say what to do where one is not well")
+    doctor.add_argument(
+        "--as",
+        dest="role",
+        choices=("gateway", "consumer"),
+        help="only what this process may reach, as in its pod",
+    )
     doctor.add_argument("--json", action="store_true", help="for machines")
     doctor.set_defaults(run=_doctor)
 
@@ -210,7 +216,7 @@ def _serve(given: argparse.Namespace) -> int:
     else:
         from growbin.wiring.consumer import run_consumer as serve
     try:
-        return run_until_stopped(serve, settings)
+        return run_until_stopped(serve, settings, given.command)
     except CannotStart as error:
         print(f"growbin {given.command}: {error}", file=sys.stderr)
         return 1
@@ -246,7 +252,7 @@ def _doctor(given: argparse.Namespace) -> int:
     settings = _load_settings_here(given)
     from growbin.wiring.doctor import run_doctor
 
-    return run_doctor(settings, print, as_json=given.json)
+    return run_doctor(settings, print, given.role, as_json=given.json)
 
 
 def _evaluate(given: argparse.Namespace) -> int:

@@ -193,13 +193,22 @@ class Settings(BaseSettings):
         None, description="folder with a municipality's overlay.json; unset: the national rules"
     )
 
-    # --- logs
+    # --- logs and traces
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level logged")
     log_format: Literal["json", "console"] = Field(
         "json", description="json for machines, console for people"
     )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector of traces, OTLP over HTTP (growbin[tracing]); unset: none"
+    )
 
-    @field_validator("cdn_base_url", "s3_endpoint_url", "openai_base_url", "rabbitmq_management_url")
+    @field_validator(
+        "cdn_base_url",
+        "s3_endpoint_url",
+        "openai_base_url",
+        "rabbitmq_management_url",
+        "otel_exporter_otlp_endpoint",
+    )
     @classmethod
     def _is_http_url(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in ("http", "https"):

@@ -80,6 +80,17 @@ class PhotoFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicCopyFacts:
+    """What a consumer may do: `look` for a raw photo that is not there, `put` a public copy, read it from the
+    CDN (None: it is switched off, or nothing was put), and remove it."""
+
+    look: Transfer
+    put: Transfer
+    cdn_first: Transfer | None = None
+    cdn_second: Transfer | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """One tiny paid call. `is_broken`: only a person can mend it (key, quota, name of the model)."""
 

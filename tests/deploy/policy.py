@@ -7,14 +7,13 @@ import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr, ValidationError
 
 from growbin.adapters.rabbitmq.job_queue import HAND_BACK_SECONDS
 from growbin.config import Settings
-from growbin.telemetry import metrics
 from growbin.wiring.parts import GATEWAY_SHUTDOWN_SECONDS
 from tests.deploy.manifests import ROOT, Document, Manifests, Pod, growbin_containers, name_of
+from tests.metric_names import unknown
 
 Rule = Callable[[Manifests], Iterator[str]]
 
@@ -486,48 +485,37 @@ def pods_spread(manifests: Manifests) -> Iterator[str]:
 
 
 def metrics_are_measured(manifests: Manifests) -> Iterator[str]:
-    """Alerts and autoscalers read metrics, and labels, that growbin really has."""
-    measured = {
-        next(iter(metric.describe())).name: metric._labelnames
-        for metric in vars(metrics).values()
-        if isinstance(metric, MetricWrapperBase)
-    }
-    texts = [
-        (name_of(rules), rule["expr"])
-        for rules in manifests.of_kind("PrometheusRule")
-        for rule in _alerts(rules)
-    ]
-    texts += [
-        (name_of(scaler), metric["pods"]["metric"]["name"])
-        for scaler in manifests.of_kind("HorizontalPodAutoscaler")
-        for metric in scaler["spec"]["metrics"]
-        if metric["type"] == "Pods"
-    ]
-    texts += [
-        (name_of(scaler), trigger["metadata"].get("query", ""))
-        for scaler in manifests.of_kind("ScaledObject")
-        for trigger in scaler["spec"]["triggers"]
-    ]
-    for owner, text in texts:
-        for name, chosen in re.findall(r"(growbin_\w+)(?:\{([^}]*)\})?", text):
-            family = re.sub("_(total|bucket|sum|count)$", "", name)
-            if family not in measured:
-                yield f"{owner} reads {name}, which nothing measures"
-            elif unknown := (set(re.findall(r"(\w+)[=!]", chosen)) - TARGET_LABELS - set(measured[family])):
-                yield f"{owner} chooses by {sorted(unknown)}, and {name} has no such label"
+    """Alerts and autoscalers read metrics, labels and their values that growbin really has."""
+    for rules in manifests.of_kind("PrometheusRule"):
+        for rule in _rules(rules):
+            yield from unknown(name_of(rules), rule["expr"])
+    for scaler in manifests.of_kind("HorizontalPodAutoscaler"):
+        for metric in scaler["spec"]["metrics"]:
+            if metric["type"] == "Pods":
+                yield from unknown(name_of(scaler), metric["pods"]["metric"]["name"])
+    for scaler in manifests.of_kind("ScaledObject"):
+        for trigger in scaler["spec"]["triggers"]:
+            yield from unknown(name_of(scaler), trigger["metadata"].get("query", ""))
 
 
-def _alerts(rules: Document) -> list[Document]:
+def _rules(rules: Document) -> list[Document]:
     return [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
 
 
+RUNBOOK = re.compile(r"\*\*It means\.\*\* .+\*\*First look\.\*\* .+\*\*What to do\.\*\* .+", re.DOTALL)
+
+
 def alerts_are_explained(manifests: Manifests) -> Iterator[str]:
-    """Whoever is called at night finds the alert's line in the operations page."""
-    page = (ROOT / "docs" / "operations.md").read_text()
+    """Whoever is called at night finds the alert's runbook, with its three parts."""
+    page = (ROOT / "docs" / "alerts.md").read_text()
+    runbooks = dict(re.findall(r"^## (\w+)\n(.+?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     for rules in manifests.of_kind("PrometheusRule"):
-        for rule in _alerts(rules):
-            if f"| `{rule['alert']}` |" not in page:
-                yield f"{rule['alert']} has no line in docs/operations.md"
+        for alert in (rule for rule in _rules(rules) if "alert" in rule):
+            name = alert["alert"]
+            if not RUNBOOK.search(runbooks.get(name, "")):
+                yield f"{name} has no runbook in docs/alerts.md"
+            if alert["annotations"].get("runbook") != f"docs/alerts.md#{name.lower()}":
+                yield f"{name} leads to another runbook"
 
 
 RULES: tuple[Rule, ...] = (

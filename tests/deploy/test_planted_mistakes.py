@@ -389,24 +389,38 @@ AGAINST_POLICY = [
     ),
     Mistake(
         "alert on a metric of nobody",
-        PRODUCTION + "monitoring.yaml",
+        PRODUCTION + "alerts.yaml",
         "max(growbin_open_streams)",
         "max(growbin_sse_connections_active)",
         "growbin_sse_connections_active, which nothing measures",
     ),
     Mistake(
         "alert by a label of nobody",
-        PRODUCTION + "monitoring.yaml",
+        PRODUCTION + "alerts.yaml",
         'growbin_uploads_total{outcome="unavailable"}',
         'growbin_uploads_total{code="unavailable"}',
-        "chooses by ['code']",
+        "chooses by code",
+    ),
+    Mistake(
+        "alert on a value that no label has",
+        PRODUCTION + "alerts.yaml",
+        'growbin_uploads_total{outcome="backlog_full"}',
+        'growbin_uploads_total{outcome="full"}',
+        "outcome=full, which growbin_uploads_total never has",
     ),
     Mistake(
         "alert without a word",
-        PRODUCTION + "monitoring.yaml",
+        PRODUCTION + "alerts.yaml",
         "alert: GrowbinDeadLetters",
         "alert: GrowbinSomething",
-        "GrowbinSomething has no line",
+        "GrowbinSomething has no runbook",
+    ),
+    Mistake(
+        "alert with another one's runbook",
+        PRODUCTION + "alerts.yaml",
+        "runbook: docs/alerts.md#growbindeadletters",
+        "runbook: docs/alerts.md#growbinpartaway",
+        "GrowbinDeadLetters leads to another runbook",
     ),
 ]
 
@@ -477,7 +491,7 @@ AGAINST_CUSTOM_SCHEMAS = [
     ),
     Mistake(
         "PromQL that does not parse",
-        PRODUCTION + "monitoring.yaml",
+        PRODUCTION + "alerts.yaml",
         "max(growbin_open_streams) > 10000",
         "max(growbin_open_streams >) 10000",
         "no PromQL: max(growbin_open_streams >) 10000",

@@ -53,9 +53,9 @@ class Report:
         return {finding.name for finding in self.findings.values() if finding.grade == grade}
 
 
-async def examine(settings: Mapping[str, str], **others: str) -> Report:
+async def examine(settings: Mapping[str, str], *words: str, **others: str) -> Report:
     """Run the doctor with these settings."""
-    status, text = await run("doctor", "--json", settings={**settings, **others})
+    status, text = await run("doctor", "--json", *words, settings={**settings, **others})
     told = json.loads(text)
     assert told["ok"] == (status == 0)
     findings = [Finding(**finding) for finding in told["findings"]]
@@ -119,6 +119,40 @@ async def test_parts_that_are_well_are_told_in_a_line_each(system: System) -> No
     for name in ("s3 read", "cdn first read", "cdn second read"):
         for phase in ("connect", "first byte", "total"):
             assert f"{phase} " in report.findings[name].text
+
+
+async def test_doctor_in_a_pod_tries_what_its_process_may_reach(system: System) -> None:
+    """In a gateway's there is no key and no way to the model, in a consumer's no management, and no right to
+    write a raw photo."""
+    broker = system.settings["RABBITMQ_URL"].rpartition("@")[2].rstrip("/")
+    both = {
+        *(f"rabbitmq {broker}", "rabbitmq topology", "outages"),
+        *("redis", "redis persistence", "redis eviction", "redis clock"),
+        *("cdn first read", "cdn second read"),
+    }
+    nobody = f"http://127.0.0.1:{free_port()}/v1"
+    gateway = await examine(system.settings, "--as", "gateway", OPENAI_API_KEY="", OPENAI_BASE_URL=nobody)
+    assert set(gateway.findings) == both | {
+        *("rabbitmq alarms", "s3 write", "s3 clock", "s3 read", "s3 without signature", "cdn without secret"),
+    }
+    consumer = await examine(system.settings, "--as", "consumer", RABBITMQ_MANAGEMENT_URL="")
+    assert set(consumer.findings) == both | {"s3 look", "s3 put", "model"}
+    for report in (gateway, consumer):
+        assert report.names("fail") == set()
+        assert report.status == 0
+    assert consumer.findings["cdn first read"].text.startswith("miss: 200 connect ")
+    assert consumer.findings["cdn second read"].text.startswith("hit: 200 connect ")
+    everything = await examine(system.settings, OPENAI_BASE_URL=nobody)
+    assert everything.names("fail") == {"model"}
+
+
+async def test_consumer_without_rights_on_the_bucket_is_told_so(system: System) -> None:
+    """Reading and showing photos are two rights, each with its line; the CDN is not blamed."""
+    report = await examine(system.settings, "--as", "consumer", AWS_SECRET_ACCESS_KEY="wrong")
+    assert report.names("fail") == {"s3 look", "s3 put"}
+    for name in ("s3 look", "s3 put"):
+        assert "SignatureDoesNotMatch" in report.findings[name].text
+        assert "AWS_SECRET_ACCESS_KEY" in report.findings[name].advice
 
 
 async def test_people_get_one_line_for_each_finding(system: System) -> None:

@@ -9,7 +9,7 @@ from tests.e2e.photos import drawn
 
 
 def without_request_id(answer: Answer) -> dict[str, object]:
-    return {name: value for name, value in answer.body.items() if name != "request_id"}
+    return {name: value for name, value in answer.body.items() if name not in ("request_id", "trace_id")}
 
 
 async def test_foreign_job_looks_exactly_like_an_unknown_one(client: Client, stranger: Client) -> None:

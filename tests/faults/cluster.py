@@ -42,6 +42,7 @@ from growbin.local.parts.valkey import Valkey
 from tests.faults.client import Client
 from tests.faults.inspection import Broker, Inspection, Overheard, Snapshot
 from tests.faults.journal import Journal
+from tests.faults.measured_rabbitmq import MeasuredRabbitMQ
 from tests.faults.model import MODEL_NAME, Model
 from tests.faults.oracle import Ledger, TrackedJob
 from tests.faults.photos import CANARIES, photo_for
@@ -241,7 +242,9 @@ class Servers:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rabbitmq = ForeignRabbitMQ(folder) if "RABBITMQ_URL" in os.environ else RabbitMQ(folder)
+        self.rabbitmq: RabbitMQ = (
+            ForeignRabbitMQ(folder) if "RABBITMQ_URL" in os.environ else MeasuredRabbitMQ(folder)
+        )
         self.valkey = Valkey(folder)
         self.seaweedfs = SeaweedFS(folder)
         self.nginx = Nginx(folder, self.seaweedfs)

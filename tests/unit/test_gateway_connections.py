@@ -50,7 +50,7 @@ class Answer:
         for name, value in guard_headers(secure=False).items():
             assert self.headers[name.lower()] == value
         body: dict[str, Any] = json.loads(self.body)
-        assert set(body) == {"type", "title", "status", "code", "detail", "request_id"}
+        assert set(body) == {"type", "title", "status", "code", "detail", "request_id", "trace_id"}
         assert body["status"] == self.status
         assert body["type"] == f"urn:growbin:problem:{body['code']}"
         assert body["request_id"] == self.headers["x-request-id"]

@@ -8,7 +8,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from growbin import probes
 from growbin.errors import Unavailable
-from growbin.probes import build_probes
+from growbin.probes import build_probes, seldom
 
 
 async def yes() -> bool:
@@ -78,3 +78,25 @@ async def test_metrics_are_in_the_text_format() -> None:
         response = await client.get("/metrics")
         assert response.headers["Content-Type"].startswith("text/plain")
         assert "growbin_open_streams" in await response.text()
+
+
+async def test_check_that_costs_something_is_asked_seldom_and_has_failed_while_it_hangs() -> None:
+    """In between its last answer stands."""
+    asked: list[bool] = []
+
+    async def costly() -> bool:
+        asked.append(True)
+        if len(asked) == 2:
+            await asyncio.sleep(60)
+        return True
+
+    check = seldom(costly, 0.05)
+    assert [await check(), await check()] == [True, True]
+    assert len(asked) == 1
+    await asyncio.sleep(0.06)
+    hanging = asyncio.ensure_future(check())
+    await asyncio.sleep(0)
+    assert not await check()
+    hanging.cancel()
+    await asyncio.sleep(0.06)
+    assert await check()

@@ -10,8 +10,8 @@ import pytest
 import structlog
 from aiohttp import ClientConnectionResetError
 
+from growbin.telemetry import traces
 from growbin.telemetry.logs import REDACTED, configure_logs, redact
-from growbin.telemetry.traces import bind_request, traceparent
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +62,9 @@ def test_secret_field_is_redacted_by_its_name() -> None:
 def test_json_lines_carry_their_context(capsys: pytest.CaptureFixture[str]) -> None:
     """Request and job stand on every line without being passed along; a break stays in its line."""
     configure_logs("info", "json")
-    bind_request("request-1", None)
-    structlog.get_logger().info("job_submitted", length=3, note="a\nb", token="secret")
-    structlog.get_logger().debug("too_quiet")
+    with traces.request("request-1", None, None, "GET /"):
+        structlog.get_logger().info("job_submitted", length=3, note="a\nb", token="secret")
+        structlog.get_logger().debug("too_quiet")
     [line] = lines(capsys)
     assert line["event"] == "job_submitted"
     assert (line["request_id"], line["length"], line["token"]) == ("request-1", 3, REDACTED)
@@ -102,19 +102,6 @@ def test_console_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err
     assert "gateway_started" in said
     assert "secret" not in said
-
-
-def test_trace_of_the_caller_is_continued() -> None:
-    """The same trace id and flags, a span of our own; nonsense begins a new trace."""
-    given = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
-    bind_request("request-1", given)
-    sent = traceparent()
-    assert sent[:36] == given[:36]
-    assert sent[-3:] == "-01"
-    assert sent != given
-    for odd in (None, "", "00-" + "0" * 32 + "-" + "cd" * 8 + "-01", given + "x"):
-        bind_request("request-1", odd)
-        assert "ab" * 16 not in traceparent()
 
 
 def test_connection_cut_under_the_http_client_is_no_bug_in_the_log(

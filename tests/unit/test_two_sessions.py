@@ -27,6 +27,7 @@ async def told(response: ClientResponse) -> tuple[int, dict[str, str], Any]:
     )
     if isinstance(body, dict):
         body.pop("request_id", None)
+        body.pop("trace_id", None)
     headers.pop("Content-Length", None)  # that of the request id
     return response.status, headers, body
 

@@ -15,6 +15,7 @@ import structlog
 
 from growbin.commands.redrive import RedriveParts, drive_again
 from growbin.ports import DeadLetters, Letter
+from growbin.telemetry import traces
 
 log = structlog.get_logger()
 
@@ -80,6 +81,7 @@ async def change_letters(
             "letter_handled",
             action=action,
             job_id=str(letter.job_id),
+            trace_id=traces.root_of(letter.job_id).trace_id if letter.job_id else None,
             reason=letter.reason,
             outcome=refusal or done,
             asked_by=parts.asked_by,

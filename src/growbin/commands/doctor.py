@@ -19,6 +19,7 @@ from growbin.measurements import (
     BrokerFacts,
     ModelFacts,
     PhotoFacts,
+    PublicCopyFacts,
     RedisFacts,
     TopologyFacts,
     Transfer,
@@ -204,7 +205,7 @@ def judge_outages(parts: Sequence[PartAway]) -> list[Finding]:
 
 STORE_AWAY = "Correct S3_ENDPOINT_URL, S3_BUCKET_NAME, AWS_REGION; is the way to S3 open?"
 STORE_REFUSES = {
-    "AccessDenied": "Give the role GetObject, PutObject, DeleteObject and ListBucket on the bucket",
+    "AccessDenied": "Give the role its rights on the bucket: deploy/terraform/roles.tf has each process'",
     "InvalidAccessKeyId": "Correct AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "Correct AWS_SECRET_ACCESS_KEY (and AWS_REGION)",
     "NoSuchBucket": "Create the bucket, or correct S3_BUCKET_NAME",
@@ -233,6 +234,16 @@ def judge_photos(facts: PhotoFacts) -> list[Finding]:
     return found
 
 
+def judge_public_copy(facts: PublicCopyFacts) -> list[Finding]:
+    """What a consumer needs of S3 and CDN."""
+    found = [_judge_store("s3 look", facts.look), _judge_store("s3 put", facts.put)]
+    if facts.cdn_first is not None:
+        found.append(_judge_cdn("cdn first read", facts.cdn_first))
+    if facts.cdn_second is not None:
+        found.append(_judge_cache("cdn second read", facts.cdn_second))
+    return found
+
+
 def _judge_store(name: str, transfer: Transfer) -> Finding:
     if transfer.status == 200 and (transfer.is_whole or name == "s3 write"):
         return Finding("ok", name, transfer.text)
@@ -255,7 +266,7 @@ def _judge_cdn(name: str, transfer: Transfer) -> Finding:
 def _judge_cache(name: str, transfer: Transfer) -> Finding:
     finding = _judge_cdn(name, transfer)
     if finding.grade == "ok" and transfer.cache != "hit":
-        return Finding("warn", name, finding.text, "Not a hit: look at the CDN's cache rules for incoming/")
+        return Finding("warn", name, finding.text, "Not a hit: look at the CDN's cache rules")
     return finding
 
 

@@ -16,6 +16,7 @@ import structlog
 from growbin.errors import Rejected
 from growbin.job import Upload, job_of
 from growbin.ports import EndedJob, JobQueue, JobRecords, RedriveProgress, UploadStore
+from growbin.telemetry import traces
 
 log = structlog.get_logger()
 
@@ -78,6 +79,7 @@ async def redrive(parts: RedriveParts, selection: EndedSelection, say: Say, *, i
             log.warning(
                 "job_redriven",
                 job_id=str(ended.job_id),
+                trace_id=traces.root_of(ended.job_id).trace_id,
                 had_ended=ended.outcome,
                 outcome=refusal or done,
                 asked_by=parts.asked_by,
@@ -92,11 +94,12 @@ async def drive_again(parts: RedriveParts, upload: Upload | None) -> str | None:
     refusal = await _obstacle(parts.uploads, upload)
     if refusal is not None or upload is None:
         return refusal
-    try:
-        new_run = await parts.progress.reopen(job_of(upload), parts.deadline_seconds)
-    except Rejected as error:
-        return f"refused: {error.detail}"
-    await parts.queue.publish(new_run)
+    with traces.about(upload.job_id, "redrive", "internal"):
+        try:
+            new_run = await parts.progress.reopen(job_of(upload), parts.deadline_seconds)
+        except Rejected as error:
+            return f"refused: {error.detail}"
+        await parts.queue.publish(new_run)
     return None
 
 

@@ -36,7 +36,7 @@ from growbin.job import (
 from growbin.messages import failure
 from growbin.ports import RETRY_DELAYS_SECONDS, Ack, Held, Retry, Started, Verdict
 from growbin.rules.advice import Advised
-from growbin.telemetry import metrics
+from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
@@ -75,6 +75,7 @@ class Attempt:
     def lap(self, name: str) -> None:
         now = asyncio.get_running_loop().time()
         self._laps_ms[name] = int((now - self._loop_lap) * 1000)
+        metrics.stage_seconds.labels(stage=name).observe(now - self._loop_lap)
         self._loop_lap = now
 
     def result(
@@ -127,9 +128,7 @@ class Attempt:
         outcome = "done" if isinstance(end, Result) else end.code
         if isinstance(end, Result):
             metrics.answers.labels(by=end.answered_by).inc()
-            metrics.queue_wait_seconds.observe(end.timings_ms.queue / 1000)
-            metrics.photos_fetched.labels(source=end.photo.source, cache=end.photo.cache or "none").inc()
-            metrics.photo_fetch_seconds.labels(source=end.photo.source).observe(end.timings_ms.fetch / 1000)
+            metrics.job_seconds.observe(end.timings_ms.total / 1000)
         log.info("job_ended", outcome=outcome, attempt=self.number)
 
     async def fail(self, code: str, opens_at_ms: int | None = None) -> None:
@@ -146,13 +145,15 @@ class Attempt:
     async def clean(self, data: bytes, target: ContentType) -> CleanPhoto:
         """In its owner's turn."""
         job = self.job
-        return await self.consumer.cleaner.clean(data, target, owner=job.owner, address=job.address_hash)
+        with traces.span("clean photo"):
+            return await self.consumer.cleaner.clean(data, target, owner=job.owner, address=job.address_hash)
 
     async def show(self, photo: CleanPhoto) -> None:
         """Put the clean copy in its public place."""
         self.has_shown = True  # before it is: a put that is cancelled may have arrived
         key, cache_seconds = self.job.public_key, self.consumer.cache_seconds
-        await self.outlasting(lambda: self.consumer.uploads.publish_photo(key, photo, cache_seconds))
+        with traces.span("show photo", "client"):
+            await self.outlasting(lambda: self.consumer.uploads.publish_photo(key, photo, cache_seconds))
 
     async def outlasting(self, step: Callable[[], Awaitable[Answer]]) -> Answer:
         """A step, done again when the part that it failed at was away for everybody and is back: an outage

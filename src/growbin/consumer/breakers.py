@@ -52,7 +52,10 @@ class Breaker:
         if self.is_open:
             return True
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._look(), name=f"probe-{self.part}")
+            # In a context of its own, as below: the probe is no job's, and stands in no job's trace.
+            self._asking = asyncio.create_task(
+                self._look(), name=f"probe-{self.part}", context=contextvars.Context()
+            )
         # Shared: a job that is cancelled or loses patience meanwhile takes the answer from nobody.
         await asyncio.shield(self._asking)
         return self.is_open

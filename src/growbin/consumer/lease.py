@@ -16,6 +16,7 @@ from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.messages import failure
 from growbin.ports import Ack, Beginning, Held, Retry, Started, Verdict
+from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -46,6 +47,9 @@ async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
                 continue
             if not isinstance(start, Started):
                 raise Settled(await not_begun(job, consumer, start))
+            metrics.job_starts.labels(start="first" if start.starts == 1 else "again").inc()
+            if start.starts == 1:  # here, not at the end, so that a wait shows while it lasts
+                metrics.queue_wait_seconds.observe(max(0, start.now_ms - job.accepted_at_ms) / 1000)
             log.info("job_begun", attempt=start.attempt, starts=start.starts)
             async with renewed(job, consumer, start):
                 yield start

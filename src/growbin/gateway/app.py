@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import structlog
 from aiohttp import hdrs, web
@@ -241,6 +242,18 @@ CALLS = (
     ),
 )
 
+PATHS = {call.path for call in CALLS}
+# What is counted apart of each call; all else is `other`.
+STATUSES: dict[tuple[str, str], frozenset[int]] = {
+    **{(call.method, call.path): frozenset({*call.answers, *call.refusals, 429, 500, 503}) for call in CALLS},
+    ("GET", "page"): frozenset({200, 304}),
+    ("any", "none"): frozenset({404, 405}),
+}
+for _label, _statuses in STATUSES.items():
+    metrics.request_seconds.labels(*_label)
+    for _status in (*_statuses, "other"):
+        metrics.requests.labels(*_label, _status)
+
 
 def build_app(gateway: Gateway) -> web.Application:
     """The whole HTTP side. Run it with `handler_cancellation=True`, so that a stream notices when its
@@ -271,16 +284,36 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     offered = request.headers.get("X-Request-ID", "")
     request[REQUEST_ID] = offered if re.fullmatch(r"[\w.-]{8,64}", offered, re.ASCII) else uuid.uuid4().hex
     structlog.contextvars.clear_contextvars()  # the connection's last request
-    traces.bind_request(request[REQUEST_ID], request.headers.get("traceparent"))
+    method, route = request.method, _route_of(request)
+    if (method, route) not in STATUSES:  # a stranger may call it anything
+        method, route = "any", "none"
     begin = time.perf_counter()
-    response = await handler(request)
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource else "none"
+    caller = request.headers.get("traceparent")
+    with traces.request(request[REQUEST_ID], caller, _job_named(request), f"{method} {route}") as span:
+        response = await handler(request)
+        span.set("http.request.method", method)
+        span.set("http.route", route)
+        span.set("http.response.status_code", response.status)
+        log.debug("request_answered", method=method, route=route, status=response.status)
     if isinstance(response, web.Response):
-        seconds = time.perf_counter() - begin
-        metrics.request_seconds.labels(request.method, route, response.status).observe(seconds)
-    log.debug("request_answered", method=request.method, route=route, status=response.status)
+        known = STATUSES[method, route]
+        metrics.request_seconds.labels(method, route).observe(time.perf_counter() - begin)
+        metrics.requests.labels(method, route, response.status if response.status in known else "other").inc()
     return response
+
+
+def _job_named(request: web.Request) -> UUID | None:
+    try:
+        return UUID(request.match_info.get("job_id", ""))
+    except ValueError:
+        return None
+
+
+def _route_of(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    if resource is None:
+        return "none"
+    return resource.canonical if resource.canonical in PATHS else "page"
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

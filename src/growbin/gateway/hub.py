@@ -20,6 +20,7 @@ from growbin.errors import Unavailable
 from growbin.gateway.watch import NOBODYS_ID, Watch
 from growbin.job import ENTRY_ID, EXPIRY_MARGIN_SECONDS, JobState, LogEntry
 from growbin.ports import ProgressFeed, ProgressReader
+from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -194,6 +195,7 @@ class Hub:
             if state.entry.ends and watch.last_id == state.entry.id:
                 watch.end_without_news()
             if history.reset:
+                metrics.streams_reset.inc()
                 entries = [_reset(state), *entries]
             is_complete = watch.finish_reading(entries)
         return state

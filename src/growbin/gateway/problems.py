@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from growbin.errors import Rejected, Unavailable
 from growbin.gateway.languages import problem_locale
 from growbin.messages import problem_words
+from growbin.telemetry import traces
 
 log = structlog.get_logger()
 
@@ -57,6 +58,7 @@ class Problem(BaseModel):
     code: str
     detail: str
     request_id: str
+    trace_id: str = ""
 
 
 def not_found() -> Rejected:
@@ -172,6 +174,7 @@ def _answer(
         code=code,
         detail=words.detail,
         request_id=request[REQUEST_ID],
+        trace_id=traces.trace_id(),
     )
     return shape(
         status=status,

@@ -16,7 +16,7 @@ from growbin.gateway.sessions import keep_session, kept
 from growbin.job import ContentType, JobState, Stage, StoredUpload, Upload, job_of
 from growbin.photo_file.by_type import sniff
 from growbin.ports import Backlog
-from growbin.telemetry import metrics
+from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ async def complete_upload(request: web.Request) -> web.Response:
             known = await find_job(request)
             stage = await submit_job(gateway, known)
     except Rejected as error:
-        metrics.uploads.labels(outcome=error.code).inc()
+        metrics.uploads.labels(outcome=error.code if error.code in metrics.UPLOAD_OUTCOMES else "other").inc()
         raise
     except Unavailable:
         metrics.uploads.labels(outcome="unavailable").inc()
@@ -79,8 +79,9 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
         # First its session, which is to live as long as the answer: nobody could read it otherwise.
         if not known.session.is_kept and not await gateway.sessions.keep(job.owner):
             raise not_found()  # the session has ended in between
-        await gateway.progress.accept_job(job)
-        await gateway.queue.publish(job)
+        with traces.job(job.job_id):
+            await gateway.progress.accept_job(job)
+            await gateway.queue.publish(job)
         await gateway.records.mark_published(job.job_id)
     try:
         await gateway.progress.queue_job(job, backlog)

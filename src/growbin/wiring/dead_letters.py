@@ -15,7 +15,7 @@ from growbin.config import Settings
 from growbin.errors import Unavailable
 from growbin.telemetry import logs
 from growbin.wiring.gateway import open_records
-from growbin.wiring.parts import open_letters, open_progress, open_queue, open_uploads
+from growbin.wiring.parts import open_letters, open_progress, open_queue, open_uploads, recorded_traces
 
 log = structlog.get_logger()
 
@@ -48,7 +48,8 @@ def run_dead_letters(
         raise ValueError(action)
 
     try:
-        return asyncio.run(run())
+        with recorded_traces(settings, "dead-letters"):
+            return asyncio.run(run())
     except Unavailable as error:
         say(f"growbin dead-letters: {error.part} is away ({error.reason}). Only what is listed was done.")
         return 1

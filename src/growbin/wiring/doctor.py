@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from typing import Literal
 from urllib.parse import urlsplit
 
 import structlog
 
 from growbin.adapters.model.analyst import OPENAI_URL
 from growbin.adapters.model.checkup import read_shutdown_date, use_model
-from growbin.adapters.photos.checkup import use_photos
+from growbin.adapters.photos.checkup import use_photos, use_public_copy
 from growbin.adapters.rabbitmq.checkup import compare_topology, read_alarms, use_broker
 from growbin.adapters.redis.checkup import use_redis
 from growbin.adapters.redis.outages import RedisOutages
@@ -30,14 +31,16 @@ log = structlog.get_logger()
 DOCTOR_MODEL_SECONDS = 20.0
 ROLES = ("jobs", "progress", "sessions")
 
+Role = Literal["gateway", "consumer"]
 
-def run_doctor(settings: Settings, say: Callable[[str], None], *, as_json: bool) -> int:
-    """`growbin doctor`; returns the exit status."""
+
+def run_doctor(settings: Settings, say: Callable[[str], None], role: Role | None, *, as_json: bool) -> int:
+    """`growbin doctor`; returns the exit status. With a role, only what that process has keys and ways to."""
     logging.disable()  # what fails is said as a finding
-    return asyncio.run(doctor.examine(_checks(settings), say, as_json=as_json))
+    return asyncio.run(doctor.examine(_checks(settings, role), say, as_json=as_json))
 
 
-def _checks(settings: Settings) -> list[doctor.Check]:
+def _checks(settings: Settings, role: Role | None) -> list[doctor.Check]:
     async def broker(name: str, url: str) -> list[doctor.Finding]:
         return doctor.judge_broker(name, await use_broker(url))
 
@@ -59,13 +62,15 @@ def _checks(settings: Settings) -> list[doctor.Check]:
     async def photos() -> list[doctor.Finding]:
         async with open_uploads(settings) as uploads:
             cdn = settings.cdn_base_url if settings.cdn_enabled else None
+            if role == "consumer":
+                return doctor.judge_public_copy(await use_public_copy(uploads, cdn_base_url=cdn))
             secret = settings.cdn_reader_secret.get_secret_value()
             return doctor.judge_photos(await use_photos(uploads, cdn_base_url=cdn, reader_secret=secret))
 
     async def proxies() -> list[doctor.Finding]:
         addresses = {
             "s3": await find_upload_origin(settings),
-            "model": settings.openai_base_url or OPENAI_URL,
+            **({} if role == "gateway" else {"model": settings.openai_base_url or OPENAI_URL}),
         }
         return doctor.judge_proxies({part: proxy_before(url) for part, url in addresses.items()})
 
@@ -82,7 +87,8 @@ def _checks(settings: Settings) -> list[doctor.Check]:
     checks.append(doctor.Check("outages", outages, doctor.REDIS_AWAY))
     checks.append(doctor.Check("proxies", proxies, doctor.STORE_AWAY))
     checks.append(doctor.Check("photos", photos, doctor.STORE_AWAY))
-    checks.append(doctor.Check("model", partial(_judge_model, settings), doctor.MODEL_AWAY))
+    if role != "gateway":  # it has no key, and no way to it
+        checks.append(doctor.Check("model", partial(_judge_model, settings), doctor.MODEL_AWAY))
     return checks
 
 

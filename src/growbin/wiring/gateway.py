@@ -8,12 +8,16 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from ipaddress import ip_network
 
 import structlog
+from aiohttp import web
 
 from growbin.adapters.photos.photo_cache import CdnPhotoCache
+from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.adapters.redis.agenda import RedisAgenda
+from growbin.adapters.redis.gauges import RedisGauges
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.outages import RedisOutages
 from growbin.adapters.redis.progress_feed import RedisProgressFeed
+from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.session_jobs import RedisSessionJobs
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.capabilities import capabilities_of
@@ -26,9 +30,10 @@ from growbin.gateway.headers import guard_headers
 from growbin.gateway.hub import Hub
 from growbin.gateway.notices import Notices
 from growbin.ports import GatewayProgress, JobRecords, UploadStore
-from growbin.probes import build_probes
+from growbin.probes import build_probes, seldom
 from growbin.rules.things import ThingFinder
 from growbin.wiring.parts import (
+    PROBE_KEY,
     find_upload_origin,
     open_bucket,
     open_progress,
@@ -39,6 +44,7 @@ from growbin.wiring.parts import (
 
 log = structlog.get_logger()
 
+S3_PAUSE_SECONDS = 10.0  # between two looks for the probe's sake: S3 is paid by the request
 GATEWAY_S3_TIMEOUT_SECONDS = 1.8  # a frozen part becomes a 503 within two seconds
 
 
@@ -79,18 +85,8 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             notices=Notices(await enter(RedisOutages.open(url=settings.redis_progress_url))),
         )
 
-        async def serves() -> bool:
-            return not stop.is_set()
-
-        probes = build_probes(
-            alive=feed.is_kept,
-            required={
-                "serving": serves,
-                "redis": progress.is_writable,
-                "live_progress_lately": feed.has_heard_lately,
-            },
-            shown={"rabbitmq": queue.is_connected, "live_progress": feed.is_hearing},
-        )
+        gauges = await enter(open_gauges(settings))
+        probes = _probes_of(progress, queue, uploads, feed, gauges, stop)
         await enter(serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT"))
         connections = Connections(
             connection_limits_of(settings),
@@ -102,6 +98,37 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)
         await hub.drain()
+
+
+def _probes_of(
+    progress: RedisProgressLog,
+    queue: RabbitJobQueue,
+    uploads: UploadStore,
+    feed: RedisProgressFeed,
+    gauges: RedisGauges,
+    stop: asyncio.Event,
+) -> web.Application:
+    async def serves() -> bool:
+        return not stop.is_set()
+
+    async def finds_s3() -> bool:
+        await uploads.look(PROBE_KEY)
+        return True
+
+    return build_probes(
+        alive=feed.is_kept,
+        required={
+            "serving": serves,
+            "redis": progress.is_writable,
+            "live_progress_lately": feed.has_heard_lately,
+        },
+        shown={
+            "rabbitmq": queue.is_connected,
+            "live_progress": feed.is_hearing,
+            "s3": seldom(finds_s3, S3_PAUSE_SECONDS),
+        },
+        measure=gauges.read,
+    )
 
 
 @asynccontextmanager
@@ -145,6 +172,17 @@ def open_records(settings: Settings) -> AbstractAsyncContextManager[RedisJobReco
         ticket_seconds=settings.ticket_seconds,
         deadline_seconds=settings.job_deadline_seconds,
         unused_ticket_seconds=settings.unused_ticket_seconds,
+    )
+
+
+def open_gauges(settings: Settings) -> AbstractAsyncContextManager[RedisGauges]:
+    return RedisGauges.open(
+        urls={
+            "jobs": settings.redis_jobs_url,
+            "progress": settings.redis_progress_url,
+            "sessions": settings.redis_sessions_url,
+        },
+        deadline_seconds=settings.job_deadline_seconds,
     )
 
 

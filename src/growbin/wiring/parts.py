@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +21,8 @@ from growbin.config import Settings
 from growbin.errors import Unavailable
 from growbin.rules.overlay import BadRules, load_rulebook
 from growbin.rules.rulebook import Rulebook
-from growbin.telemetry import logs
+from growbin.telemetry import logs, traces
+from growbin.telemetry.event_loop import measured_lag
 
 log = structlog.get_logger()
 
@@ -37,18 +38,42 @@ class CannotStart(Exception):
     """The process cannot start; the text says what to do."""
 
 
-def run_until_stopped(serve: Serve, settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status."""
+def run_until_stopped(serve: Serve, settings: Settings, name: str) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status. `name` is the process' in traces."""
     logs.configure_logs(settings.log_level, settings.log_format)
 
     async def run() -> None:
         stop = asyncio.Event()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-        await serve(settings, stop)
+        async with measured_lag():
+            await serve(settings, stop)
 
-    asyncio.run(run())
+    with recorded_traces(settings, name):
+        asyncio.run(run())
     return 0
+
+
+@contextmanager
+def recorded_traces(settings: Settings, name: str) -> Iterator[None]:
+    """Send spans to a collector while the block runs, where one is set. Raises CannotStart."""
+    if settings.otel_exporter_otlp_endpoint is None:
+        yield
+        return
+    try:
+        from growbin.telemetry.span_recorder import SpanRecorder
+    except ImportError:
+        raise CannotStart(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, and what it needs is not installed: "
+            "run `pip install 'growbin[tracing]'`, or unset it."
+        ) from None
+    recorder = SpanRecorder.to_collector(settings.otel_exporter_otlp_endpoint, f"growbin-{name}")
+    traces.record_with(recorder)
+    try:
+        yield
+    finally:
+        traces.record_with(None)
+        recorder.close()
 
 
 @asynccontextmanager

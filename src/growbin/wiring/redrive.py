@@ -12,7 +12,7 @@ from growbin.config import Settings
 from growbin.errors import Unavailable
 from growbin.telemetry import logs
 from growbin.wiring.gateway import open_records
-from growbin.wiring.parts import open_progress, open_queue, open_uploads
+from growbin.wiring.parts import open_progress, open_queue, open_uploads, recorded_traces
 
 
 def run_redrive(
@@ -34,7 +34,8 @@ def run_redrive(
             return await redrive(parts, selection, say, is_dry=is_dry)
 
     try:
-        return asyncio.run(run())
+        with recorded_traces(settings, "redrive"):
+            return asyncio.run(run())
     except Unavailable as error:
         say(f"growbin redrive: {error.part} is away ({error.reason}). Only what is listed was done.")
         return 1

@@ -22,6 +22,7 @@ from growbin.adapters.model.request import CallShape, messages
 from growbin.capabilities import CallWishes
 from growbin.errors import JobFailed
 from growbin.job import CleanPhoto, Locale, ModelAnswer
+from growbin.telemetry import traces
 from growbin.usage import PriceList, load_prices
 
 log = structlog.get_logger()
@@ -91,6 +92,18 @@ class OpenAIAnalyst:
         Raises Throttled (nothing was paid), Unavailable (perhaps paid),
         JobFailed(model_refused | model_answer_invalid).
         """
+        with traces.span(f"chat {self._model}", "client") as span:
+            span.set("gen_ai.operation.name", "chat")
+            span.set("gen_ai.provider.name", "openai")
+            span.set("gen_ai.request.model", self._model)
+            span.set("gen_ai.request.max_tokens", self._shape.most_tokens)
+            answer = await self._ask(photo, question, locale)
+            span.set("gen_ai.response.model", answer.model)
+            span.set("gen_ai.usage.input_tokens", answer.usage.input_tokens)
+            span.set("gen_ai.usage.output_tokens", answer.usage.output_tokens)
+            return answer
+
+    async def _ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
         shape = self._shape
         began = time.perf_counter()
         try:

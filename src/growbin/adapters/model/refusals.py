@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from growbin.adapters.model.bounded_client import MOST_BODY_BYTES
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
+from growbin.telemetry import metrics
 
 LONGEST_RETRY_AFTER_SECONDS = 300.0  # a job's life; "come back tomorrow" is worth another look before
 _LONGEST_WORDS = 4_000  # characters of an error that are looked at
@@ -26,13 +27,13 @@ _SHORTEST_QUOTE = 6  # characters; to take out a letter or two would spoil the s
 
 
 class Whom(StrEnum):
-    """Whom a refusal concerns."""
+    """Whom a refusal concerns; as metrics name it."""
 
-    JOB = "this job"
+    JOB = "job"
     EVERYBODY = "everybody"
-    EITHER = "this job or everybody"  # only a probe can tell
-    BUSY = "just now: busy"
-    AWAY = "just now: away"
+    EITHER = "either"  # this job or everybody: only a probe can tell
+    BUSY = "busy"  # just now
+    AWAY = "away"  # just now
 
 
 # What went wrong before there was a status.
@@ -132,8 +133,9 @@ class Refusal:
     retry_after_seconds: float | None = None
 
     def error(self) -> GrowbinError:
-        """As today's consumer knows it."""
+        """As today's consumer knows it; counted."""
         whom, wait = self.row.whom, self.retry_after_seconds
+        metrics.model_refusals.labels(whom=whom).inc()
         if self.row.paid == "perhaps":
             return Unavailable("model", self.reason, retry_after_seconds=wait)
         if whom is Whom.JOB:

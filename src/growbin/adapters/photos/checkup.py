@@ -6,10 +6,11 @@ import io
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 from yarl import URL
@@ -17,8 +18,8 @@ from yarl import URL
 from growbin.adapters.photos.photo_source import cache_of
 from growbin.adapters.photos.upload_store import S3UploadStore
 from growbin.errors import Unavailable
-from growbin.job import READER_HEADER
-from growbin.measurements import PhotoFacts, Transfer, since_ms
+from growbin.job import READER_HEADER, CleanPhoto
+from growbin.measurements import PhotoFacts, PublicCopyFacts, Transfer, since_ms
 
 TRANSFER_SECONDS = 4.0
 OBJECT_BYTES = 32 * 1024
@@ -50,6 +51,35 @@ async def use_photos(uploads: S3UploadStore, *, cdn_base_url: str | None, reader
     finally:
         with suppress(Unavailable):
             await uploads.delete(key)
+
+
+async def use_public_copy(uploads: S3UploadStore, *, cdn_base_url: str | None) -> PublicCopyFacts:
+    """The same with a consumer's rights: it writes no raw photo, and reads no public one from S3."""
+    key, body = f"{uuid4()}.jpg", secrets.token_bytes(OBJECT_BYTES)
+    look = await _operation(uploads.look(f"incoming/doctor-{secrets.token_hex(8)}"))
+    photo = CleanPhoto(body, "image/jpeg", 1, 1)
+    put = await _operation(uploads.publish_photo(key, photo, cache_seconds=TICKET_SECONDS))
+    if put.status != 200:
+        return PublicCopyFacts(look, put)
+    try:
+        if cdn_base_url is None:
+            return PublicCopyFacts(look, put)
+        first = await _transfer("GET", f"{cdn_base_url}/{key}", {}, body)
+        second = await _transfer("GET", f"{cdn_base_url}/{key}", {}, body) if first.status else None
+        return PublicCopyFacts(look, put, first, second)
+    finally:
+        with suppress(Unavailable):
+            await uploads.delete(key)
+
+
+async def _operation(call: Awaitable[object]) -> Transfer:
+    """One call of S3's own client."""
+    began = time.perf_counter()
+    try:
+        await call
+    except Unavailable as error:
+        return Transfer(0, problem=error.reason)
+    return Transfer(200, {"total": since_ms(began)}, is_whole=True)
 
 
 async def _transfer(method: str, url: str, headers: Mapping[str, str], body: bytes) -> Transfer:

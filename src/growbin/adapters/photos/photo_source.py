@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import aiohttp
 import structlog
 
 from growbin.errors import JobFailed
 from growbin.job import READER_HEADER, FetchedPhoto
+from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
@@ -75,11 +77,16 @@ class CdnPhotoSource:
         """Raises JobFailed(photo_missing | photo_changed | photo_too_large); Unavailable from S3."""
         if length > self._max_bytes:
             raise JobFailed("photo_too_large", f"{length} bytes")
-        if self._enabled and asyncio.get_running_loop().time() >= self._skipped_until:
+        if self._enabled and asyncio.get_running_loop().time() < self._skipped_until:
+            metrics.photo_reads_failed.labels(source="cdn").inc()
+        elif self._enabled:
             try:
-                return await self._fetch_from_cdn(key, etag, length)
+                return await _measured("cdn", self._fetch_from_cdn(key, etag, length))
             except _CdnReadFailed as failure:
                 log.warning("cdn_read_failed", key=key, reason=failure.reason, status=failure.status)
+        return await _measured("s3", self._fetch_from_store(key, etag, length))
+
+    async def _fetch_from_store(self, key: str, etag: str, length: int) -> FetchedPhoto:
         return FetchedPhoto(await self._read_from_store(key, etag, length), "s3", None)
 
     async def _fetch_from_cdn(self, key: str, etag: str, length: int) -> FetchedPhoto:
@@ -102,6 +109,22 @@ class CdnPhotoSource:
         self._failures = self._failures + 1 if failed else 0
         if self._failures >= self._failures_to_skip:
             self._skipped_until = asyncio.get_running_loop().time() + self._skip_seconds
+
+
+async def _measured(source: Literal["cdn", "s3"], reading: Coroutine[Any, Any, FetchedPhoto]) -> FetchedPhoto:
+    began = time.perf_counter()
+    with traces.span(f"read photo from {source}", "client") as span:
+        try:
+            photo = await reading
+        except Exception:
+            metrics.photo_reads_failed.labels(source=source).inc()
+            raise
+        span.set("growbin.photo.bytes", len(photo.data))
+        span.set("growbin.photo.cache", photo.cache)
+    metrics.photo_fetch_seconds.labels(source=source).observe(time.perf_counter() - began)
+    metrics.photos_fetched.labels(source=source, cache=photo.cache or "none").inc()
+    metrics.photo_bytes.observe(len(photo.data))
+    return photo
 
 
 class _CdnReadFailed(Exception):

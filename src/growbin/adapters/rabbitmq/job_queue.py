@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, Self
 from urllib.parse import quote
@@ -35,6 +35,7 @@ from growbin.ports import (
     DeadLetter,
     HandBack,
     Handler,
+    Obituary,
     ObituaryHandler,
     Retry,
     Verdict,
@@ -135,6 +136,12 @@ class RabbitJobQueue:
         await self._publish(self._topology.name, job.job_id, encode_event(job))
 
     async def _publish(self, routing_key: str, job_id: UUID | None, body: bytes) -> None:
+        with traces.span("send", "producer") as span:
+            span.set("messaging.system", "rabbitmq")
+            span.set("messaging.destination.name", routing_key)
+            await self._send(routing_key, job_id, body)
+
+    async def _send(self, routing_key: str, job_id: UUID | None, body: bytes) -> None:
         # Properties are always fresh: a copied x-death makes a message vanish on its next trip.
         message = Message(
             body,
@@ -196,6 +203,7 @@ class RabbitJobQueue:
         jobs = Subscription(self._topology.name, partial(self._on_job, handle))
         obituaries = Subscription(self._topology.obituaries, partial(self._on_obituary, handle_obituary))
         is_stopping = False
+        metrics.jobs_in_hand.set_function(lambda: len(self._running))
 
         async def set_up(connection: AbstractConnection) -> None:
             for subscription in (jobs, obituaries):
@@ -257,8 +265,17 @@ class RabbitJobQueue:
             job = decode_event(message.body)
         except BadEvent as error:
             log.error("job_event_rejected", reason=str(error), job_id=str(error.job_id))
-            await self._settle(message, None, DeadLetter("bad_event"))
+            _count(DeadLetter("bad_event"), await self._settle(message, None, DeadLetter("bad_event")))
             return
+        with traces.about(
+            job.job_id, "work on a job", "consumer", message.headers.get("traceparent")
+        ) as span:
+            span.set("messaging.system", "rabbitmq")
+            span.set("messaging.destination.name", self._topology.name)
+            span.set("growbin.run", job.run)
+            await self._work_on(handle, message, job)
+
+    async def _work_on(self, handle: Handler, message: AbstractIncomingMessage, job: Job) -> None:
         callback = asyncio.current_task()
         assert callback is not None
         self._callbacks.add(callback)
@@ -280,10 +297,10 @@ class RabbitJobQueue:
         except Exception:
             log.exception("handler_hit_a_bug")
             verdict = DeadLetter("internal")
-        await self._settle(message, job, verdict)
+        _count(verdict, await self._settle(message, job, verdict))
 
-    async def _settle(self, message: AbstractIncomingMessage, job: Job | None, verdict: Verdict) -> None:
-        """Turns a verdict into ack, delay or dead letter. A lost channel means: redelivered later."""
+    async def _settle(self, message: AbstractIncomingMessage, job: Job | None, verdict: Verdict) -> bool:
+        """Turns a verdict into ack, delay or dead letter. A lost channel (False) means: redelivered later."""
         try:
             with losses_told():
                 match verdict:
@@ -299,6 +316,8 @@ class RabbitJobQueue:
                         await message.nack(requeue=True)
         except Unavailable as error:
             log.info("delivery_lost", reason=error.reason)
+            return False
+        return True
 
     async def _postpone(self, job_id: UUID, body: bytes, delay_seconds: float) -> None:
         """Publish to the delay queue, confirmed, however long the broker takes; then we may ack. The body
@@ -312,9 +331,20 @@ class RabbitJobQueue:
 
     async def _on_obituary(self, handle_obituary: ObituaryHandler, message: AbstractIncomingMessage) -> None:
         obituary = read_obituary(message)
+        with (
+            traces.about(obituary.job_id, "read an obituary", "consumer", message.headers.get("traceparent"))
+            if obituary.job_id
+            else nullcontext()
+        ):
+            await self._end(handle_obituary, message, obituary)
+
+    async def _end(
+        self, handle_obituary: ObituaryHandler, message: AbstractIncomingMessage, obituary: Obituary
+    ) -> None:
         verdict: Verdict = HandBack()
         try:
             code = await handle_obituary(obituary)
+            metrics.obituaries_read.inc()
             if code is not None:
                 letter = encode_letter(obituary, code, message.body)
                 await self._publish(self._topology.letters, obituary.job_id, letter)
@@ -327,3 +357,10 @@ class RabbitJobQueue:
             log.exception("obituary_hit_a_bug", job_id=str(obituary.job_id))
             await asyncio.sleep(RETRY_PAUSE_SECONDS)
         await self._settle(message, None, verdict)
+
+
+_BECAME = {Ack: "acknowledged", Retry: "retried", DeadLetter: "dead_lettered", HandBack: "handed_back"}
+
+
+def _count(verdict: Verdict, is_settled: bool) -> None:
+    metrics.deliveries.labels(verdict=_BECAME[type(verdict)] if is_settled else "lost").inc()

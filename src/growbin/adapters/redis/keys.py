@@ -16,6 +16,8 @@ budget:{holder}           progress  BUDGET_SECONDS                            wh
 budget:{everybody}:open   progress  BUDGET_SECONDS                            reserved calls, by their lapse
 same:{owner}:digest       progress  RESULT_SECONDS                            which job asked this before
 agenda                    progress  until its last entry is done               deletions not finished
+unfinished                progress  until its last job has ended, or is late  accepted jobs, for metrics
+waiting                   progress  until its last job is begun, or late      those that no consumer has begun
 session:{sha256}          sessions  NEW_SESSION_SECONDS, then SESSION_SECONDS, sliding  session
 session:{sha256}:jobs     sessions  as the session                            its recent jobs
 rate:{holder}:kind        sessions  until it is full                          a bucket: when it is full
@@ -39,6 +41,8 @@ LONGEST_SESSION_SECONDS = 30 * 24 * 3600  # however it is used
 READINESS = "readiness"
 IDEMPOTENCY = "idempotency:"
 AGENDA = "agenda"
+UNFINISHED = "unfinished"
+WAITING = "waiting"
 EVERYBODY = "everybody"
 NO_ADDRESS = "no_address"
 

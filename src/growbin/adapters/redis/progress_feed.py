@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Self
@@ -78,6 +78,7 @@ class RedisProgressFeed:
         self._connection: AbstractConnection | None = None
         self._is_hearing = False
         self._heard_at = -math.inf
+        self._sung_at: deque[float] = deque()  # of the songs that were not heard yet
         self._keeping: asyncio.Task[None] | None = None
 
     @classmethod
@@ -191,6 +192,7 @@ class RedisProgressFeed:
             self._connection = connection  # from here on new subscriptions are sent by who wants them
             self._unanswered = Counter({self._canary, *self._wanted})
             await connection.send_command("SUBSCRIBE", *self._unanswered)
+            self._sung_at.clear()
             singing = asyncio.create_task(self._sing(connection), name="progress-feed-canary")
             try:
                 while True:
@@ -198,6 +200,10 @@ class RedisProgressFeed:
                     match await connection.read_response(push_request=True):
                         case ["message", self._canary, _]:
                             self._heard_at = loop.time()
+                            if self._sung_at:
+                                metrics.live_progress_lag_seconds.observe(
+                                    self._heard_at - self._sung_at.popleft()
+                                )
                             patience.reschedule(self._heard_at + DEAF_AFTER_SECONDS)
                             self._begin_hearing()
                         case ["message", channel, payload]:
@@ -245,5 +251,6 @@ class RedisProgressFeed:
         song = connection.pack_commands([write, ("PUBLISH", self._canary, "")])
         with suppress(RedisError, OSError):  # whoever listens on it hears of that
             while True:
+                self._sung_at.append(asyncio.get_running_loop().time())
                 await connection.send_packed_command(song, check_health=False)
                 await asyncio.sleep(CANARY_SECONDS)

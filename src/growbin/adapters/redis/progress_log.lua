@@ -5,7 +5,7 @@
 --       7 agenda, of `erase` alone; where a paid call is counted 7 to 10 are the budget's (budget.lua stands
 --       above), and 11 is the claim on the same question about the same photo
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
---       keys live {log_seconds, result_seconds}
+--       keys live {log_seconds, result_seconds}, and the sets of {unfinished, waiting} jobs that gateways count
 --
 -- A log entry is the text "<id> <event> <data>", an id is "<epoch>.<seq>.<nonce>": the epoch is
 -- the run's, the nonce the append's own. A server that came back with older data re-uses numbers
@@ -21,6 +21,7 @@ local LAST_MS = 2 ^ 47
 
 local p = cjson.decode(ARGV[2])
 local constants = cjson.decode(ARGV[3])
+local UNFINISHED, WAITING = constants.unfinished, constants.waiting
 local RANK, ENDS = constants.ranks, { deleted = true }
 for _, stage in ipairs(constants.ends) do
   ENDS[stage] = true
@@ -172,6 +173,19 @@ end
 
 local written_end = false -- the end that this call has written, for the count of ends
 
+-- For metrics alone: what goes wrong here hurts no job.
+local function count_among_others(stage)
+  if stage == 'queued' then
+    redis.pcall('ZADD', UNFINISHED, whole(now_ms), snapshot.job_id)
+    redis.pcall('ZADD', WAITING, whole(now_ms), snapshot.job_id)
+  else
+    redis.pcall('ZREM', WAITING, snapshot.job_id)
+  end
+  if RANK[stage] == nil then
+    redis.pcall('ZREM', UNFINISHED, snapshot.job_id)
+  end
+end
+
 -- Numbers, stores and announces one event. `tail` is more JSON for the event's data.
 local function write(stage, message, percent, attempt, nonce, tail)
   local end_seconds = snapshot.stage == 'awaiting_upload' and LOG_MS / 1000 or RESULT_SECONDS
@@ -206,6 +220,7 @@ local function write(stage, message, percent, attempt, nonce, tail)
   else
     keep_for()
   end
+  count_among_others(stage)
   redis.call('PUBLISH', EVENTS, entry)
 end
 

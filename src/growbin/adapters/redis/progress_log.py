@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal, Self, cast
@@ -39,9 +39,9 @@ from growbin.job import (
     Stage,
     Upload,
 )
-from growbin.messages import failure, stage_message
+from growbin.messages import failure, failure_codes, stage_message
 from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
-from growbin.telemetry import metrics
+from growbin.telemetry import metrics, traces
 
 # One death with many jobs in hand tells nothing about any of them; two do. From then on a job runs
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
@@ -53,6 +53,9 @@ LONGEST_LEASE_MS = 60_000
 SCANNED_AT_ONCE = 500
 
 LOCALES: tuple[Locale, ...] = ("ko", "en")
+
+
+metrics.present(metrics.jobs_ended, {*TERMINAL_STAGES, *failure_codes(), "not_uploaded"} - {Stage.FAILED})
 
 
 def _in_each_locale(stage: Stage) -> dict[str, str]:
@@ -75,6 +78,8 @@ _CONSTANTS = _json(
         "ends": sorted(TERMINAL_STAGES),
         "log_seconds": keys.LOG_SECONDS,
         "result_seconds": keys.RESULT_SECONDS,
+        "unfinished": keys.UNFINISHED,
+        "waiting": keys.WAITING,
         "budget_seconds": keys.BUDGET_SECONDS,
     }
 )
@@ -140,7 +145,9 @@ class RedisProgressLog(PaidCallsScript):
         given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
         args = [operation, _json(given), _CONSTANTS]
         all_keys = [*(key(job_id) for key in named), *shared_keys]
-        found, written_end, *holders = await ask(self._script(keys=all_keys, args=args))
+        # A renewal each second would be all that one sees of a slow job.
+        with traces.span(f"redis {operation}", "client") if operation != "renew" else nullcontext():
+            found, written_end, *holders = await ask(self._script(keys=all_keys, args=args))
         if written_end is not None:  # here, where it is written, so that an outage shows while it lasts
             metrics.jobs_ended.labels(outcome=given.get("code", written_end)).inc()
             await self._uncount(job_id, holders)
