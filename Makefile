@@ -37,7 +37,7 @@ TRAIN_INSTALLED := $(TRAIN_VENV)/.installed-$(VERSION)$(if $(TORCH),-$(TORCH))
 TRAIN_PYTHON := PYTHONPATH=src $(TRAIN_VENV)/bin/python
 
 BROWSER := $(PYTHON) -m tests.browser
-TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/train
+TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/image --ignore=tests/train
 # Half of the time that the tests take, and all that needs a browser or node.
 TEST_BESIDE := tests/faults tests/page tests/stream_conformance/test_clients.py tests/contract
 BESIDE := $(VENV)/test-beside.log
@@ -46,7 +46,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check deploy-programs audit sbom format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-beside rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,8 +108,11 @@ train-check: $(TRAIN_INSTALLED)  ## train for seconds on drawn pictures: the sam
 
 deploy-setup: setup $(DEPLOY_INSTALLED)
 
-deploy-check: deploy-programs deploy-setup $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
+deploy-check: deploy-programs deploy-setup prometheus $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
 	@$(VENV)/bin/python -m pytest tests/deploy $(ARGS)
+
+image-check: setup buildah  ## build the image from the Dockerfile without Docker (as root, some minutes) and do a job in it
+	@$(VENV)/bin/python -m pytest tests/image $(ARGS)
 
 audit: $(AUDIT_INSTALLED)  ## known vulnerabilities in every locked package (asks PyPI; one that it cannot tell of is a failure)
 	@$(AUDIT_VENV)/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes $(LOCKS:%=--requirement %) $(ARGS)
@@ -176,9 +179,22 @@ chromium:
 		|| $(QUIETLY) debian-packages PACKAGES="chromium fonts-noto-cjk"
 	@$(BROWSER) >/dev/null
 
+# Its programs read our alerts, and scrape real runs. As the broker's, the packaged service stays off.
+prometheus:
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null \
+		|| if command -v brew >/dev/null; then brew install --quiet prometheus; else \
+			$(QUIETLY) debian-packages PACKAGES=prometheus; \
+			if command -v systemctl >/dev/null; then $(AS_ROOT) systemctl --quiet disable prometheus || true; fi; \
+		fi
+
 # Some rows give a process a wrong clock.
 faketime:
 	@command -v faketime >/dev/null || $(QUIETLY) debian-packages PACKAGES=faketime
+
+# Neither needs a daemon: one builds what the other makes the base of.
+buildah:
+	@command -v buildah >/dev/null || $(QUIETLY) debian-packages PACKAGES=buildah
+	@command -v mmdebstrap >/dev/null || $(QUIETLY) debian-packages PACKAGES=mmdebstrap
 
 # The streams are also read by npm's clients; what is installed is what the lock file says.
 node: $(CLIENTS)/node_modules/.package-lock.json
