@@ -23,6 +23,11 @@ QUIETLY := $(MAKE) --no-print-directory
 DEPLOY_VENV := .venv-deploy
 DEPLOY_INSTALLED := $(DEPLOY_VENV)/.installed-$(VERSION)
 
+# What looks at the locked packages from outside.
+AUDIT_VENV := .venv-audit
+AUDIT_INSTALLED := $(AUDIT_VENV)/.installed-$(VERSION)
+LOCKS := $(wildcard requirements/*.txt)
+
 # Training: PyTorch is heavy, and nothing that runs needs it.
 DATA ?=
 TORCH ?=
@@ -41,7 +46,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node prometheus faketime buildah debian-packages
+.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-beside rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +74,7 @@ faults: setup faketime  ## kill, freeze and cut everything, one fault at a time,
 		AWAY_SECONDS=$(or $(AWAY_SECONDS),40) $(VENV)/bin/python -m pytest tests/faults $(ARGS)
 	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
 	@$(if $(ARGS),,FUZZ_CASES=10000 $(VENV)/bin/python -m pytest tests/contract/test_altered_values.py)
+	@$(if $(ARGS),,RANDOM_REQUESTS=100000 $(VENV)/bin/python -m pytest --timeout 1200 tests/unit/test_random_requests.py)
 
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
@@ -108,6 +114,15 @@ deploy-check: deploy-programs deploy-setup prometheus $(SCHEMAS)/node_modules/.p
 image-check: setup buildah  ## build the image from the Dockerfile without Docker (as root, some minutes) and do a job in it
 	@$(VENV)/bin/python -m pytest tests/image $(ARGS)
 
+audit: $(AUDIT_INSTALLED)  ## known vulnerabilities in every locked package (asks PyPI; one that it cannot tell of is a failure)
+	@$(AUDIT_VENV)/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes $(LOCKS:%=--requirement %) $(ARGS)
+
+sbom: $(AUDIT_INSTALLED)  ## dist/sbom.json: the packages of the image, with their hashes, as CycloneDX
+	@mkdir -p dist
+	@PYTHONWARNINGS=ignore $(AUDIT_VENV)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json requirements/model.txt
+	@echo dist/sbom.json
+
 format: setup  ## format the code and apply safe fixes
 	@$(VENV)/bin/ruff check --quiet --fix-only .
 	@$(VENV)/bin/ruff format --quiet .
@@ -119,6 +134,7 @@ lock: setup  ## compile requirements/; ARGS=--upgrade takes new versions
 	@$(COMPILE_PART) pyproject.toml --output-file requirements/run.txt
 	@$(COMPILE_PART) requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) $(ARGS) requirements/deploy.in --output-file requirements/deploy.txt
+	@$(COMPILE) $(ARGS) requirements/audit.in --output-file requirements/audit.txt
 	@$(COMPILE_PART) --extra model pyproject.toml requirements/train.in --output-file requirements/train.txt
 	@test -z "$(TORCH_WHEELS)" || sed "s/^torch==.*/&+cpu/" requirements/train.in \
 		| $(COMPILE_PART) --find-links $(TORCH_WHEELS) --no-emit-find-links --extra model pyproject.toml - --output-file requirements/train-cpu.txt
@@ -186,6 +202,11 @@ node: $(CLIENTS)/node_modules/.package-lock.json
 %/node_modules/.package-lock.json: %/package-lock.json
 	@command -v npm >/dev/null || $(QUIETLY) debian-packages PACKAGES="nodejs npm"
 	@cd $* && npm ci --silent --ignore-scripts
+
+$(AUDIT_INSTALLED): requirements/audit.txt
+	@$(PYTHON) -m venv --clear $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --requirement $<
+	@touch $@
 
 $(DEPLOY_INSTALLED): requirements/deploy.txt
 	@$(PYTHON) -m venv --clear $(DEPLOY_VENV)

@@ -16,17 +16,18 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from growbin.taxonomy import Category, Condition, Material
+from growbin.usage import Usage
 
 Locale = Literal["ko", "en"]
 # Why it is not certain what the photo shows. `unknown`: well to be seen, and yet it cannot be told.
 DoubtReason = Literal["several", "dark", "blurred", "far", "unknown", "not_waste"]
 Certainty = Literal["sure", "probable", "unsure"]
+AnsweredBy = Literal["model", "kept", "fallback"]  # kept: paid for by an earlier job of the same owner
 ContentType = Literal["image/jpeg", "image/png", "image/webp", "image/heic"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 
-# What travels or is stored may have been written by another version: a type or a key that this one would not
-# write is still read.
+# Another version may have written what travels or is stored: a type or key that we would not write is read.
 MediaType = Annotated[str, StringConstraints(pattern=r"^[\w.+-]+/[\w.+-]+$", max_length=100)]
 UploadKey = Annotated[str, StringConstraints(pattern=r"^incoming/[0-9a-f-]{36}(\.(jpg|png|webp))?$")]
 ETag = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
@@ -224,12 +225,6 @@ class Analysis(Noun):
     choices: Annotated[list[Sorting], Field(max_length=MOST_CHOICES)] = []  # what it most likely is instead
 
 
-class Usage(Noun):
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float | None = None
-
-
 class ModelAnswer(Noun):
     """The raw model answer as it is stored (`job:{id}:answer`): text, unparsed, and what it cost."""
 
@@ -237,6 +232,7 @@ class ModelAnswer(Noun):
     model: str = "unknown"
     usage: Usage = Usage()
     analyse_ms: int = 0
+    answered_by: AnsweredBy = "model"
 
 
 # What only a municipality's overlay tells; left out where there is none.
@@ -323,6 +319,7 @@ class Result(Noun):
     certainty: Certainty | None = None  # an earlier version wrote none
     ask_back: AskBack | str | None  # an earlier version wrote a text; clients must take both
     model: str
+    answered_by: AnsweredBy = "model"
     usage: Usage
     photo: PhotoReport
     timings_ms: Timings
@@ -333,6 +330,7 @@ class Failure(Noun):
     code: str
     detail: str
     retryable: bool
+    opens_at: OnlyIfKnown = None  # from when a spent budget has room again
 
 
 # --- progress ----------------------------------------------------------------------------------
@@ -350,6 +348,7 @@ class ProgressEvent(Noun):
     updated_at: str
     position: int | None = None  # in the queue, and the estimated wait, of a `queued` event when known
     wait_seconds: int | None = None
+    max_attempts: int | None = None  # beside an `attempt` that is not the first
     result: Result | None = None
     failure: Failure | None = None
 
