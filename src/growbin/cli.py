@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,23 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Of the command line: all commands, and what each is given."""
     root = argparse.ArgumentParser(
         prog="growbin", description="A photo of waste in; which bin, and how, out."
     )
     root.add_argument("--version", action=_Version, nargs=0, help="show the version and end")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
 
-    analyze = commands.add_parser("analyze", help="photos from this terminal: progress bars, then the advice")
-    analyze.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    analyze.add_argument(
-        "--server", help="address of the gateway; default: GROWBIN_SERVER, else the stack that runs here"
+    _add_analyze(
+        commands.add_parser("analyze", help="photos from this terminal: progress bars, then the advice")
     )
-    analyze.add_argument("--question", help="a question about the photos, up to 500 characters")
-    analyze.add_argument(
-        "--locale", choices=("ko", "en"), help="language of the advice; default: the terminal's"
-    )
-    analyze.add_argument("--json", action="store_true", help="one object a line instead of a table")
-    analyze.set_defaults(run=_analyze)
 
     gateway = commands.add_parser("gateway", help="HTTP API, demo page, progress streams")
     gateway.set_defaults(run=_serve)
@@ -78,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
 
     _add_evaluate(commands.add_parser("evaluate", help="how often a model is right about labelled photos"))
 
+    _add_costs(commands.add_parser("costs", help="what a month of photos costs, and on what that stands"))
+
     model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
     model.add_argument("--host", default="127.0.0.1")
     model.add_argument("--port", type=_port, required=True)
@@ -95,6 +92,19 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def _add_analyze(analyze: argparse.ArgumentParser) -> None:
+    analyze.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    analyze.add_argument(
+        "--server", help="address of the gateway; default: GROWBIN_SERVER, else the stack that runs here"
+    )
+    analyze.add_argument("--question", help="a question about the photos, up to 500 characters")
+    analyze.add_argument(
+        "--locale", choices=("ko", "en"), help="language of the advice; default: the terminal's"
+    )
+    analyze.add_argument("--json", action="store_true", help="one object a line instead of a table")
+    analyze.set_defaults(run=_analyze)
+
+
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "source", type=Path, metavar="FOLDER", help="a folder of photos for each label, or a manifest"
@@ -109,6 +119,36 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--concurrency", type=_count, default=2, help="photos at once")
     evaluate.add_argument("--json", action="store_true", help="for machines")
     evaluate.set_defaults(run=_evaluate)
+
+
+def _add_costs(costs: argparse.ArgumentParser) -> None:
+    costs.add_argument("--photos", type=_count, metavar="N", help="photos a month; default: 10,000")
+    for name, text in (
+        ("photo-mb", "size of a photo as it comes"),
+        ("clean-mb", "size of a photo after hygiene"),
+        ("views", "how often people look at a photo afterwards"),
+        ("hits", "share of these views that the edge has"),
+        ("repeated", "share of photos that the same session has sent before"),
+        ("call-usd", "price of a call, instead of tokens and the table of prices"),
+        ("pods-cpu", "vCPUs of consumers and gateways"),
+        ("broker-cpu", "vCPUs of the broker"),
+    ):
+        costs.add_argument(f"--{name}", type=_amount, metavar="X", help=text)
+    for name in ("input-tokens", "output-tokens", "redis-nodes"):
+        costs.add_argument(f"--{name}", type=_count, metavar="N")
+    costs.add_argument("--picture", type=Path, metavar="FILE.png", help="the bills as bars")
+    costs.add_argument("--json", action="store_true", help="for machines")
+    costs.set_defaults(run=_costs)
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount from 0 on")
+    return amount
 
 
 def _count(text: str) -> int:
@@ -225,6 +265,25 @@ def _evaluate(given: argparse.Namespace) -> int:
         as_json=given.json,
     )
     return run_evaluate(settings, wishes, partial(print, file=sys.stderr))
+
+
+def _costs(given: argparse.Namespace) -> int:
+    settings = _load_settings(given)
+    from growbin.commands.costs import Month, NoPrice, as_json, as_table, save_picture
+    from growbin.usage import BadPrices, load_prices
+
+    asked = {field.name: getattr(given, field.name) for field in fields(Month)}
+    month = Month(**{name: value for name, value in asked.items() if value is not None})
+    try:
+        price = load_prices(settings.prices_file).of(settings.openai_model)
+        told = as_json(month, price) if given.json else as_table(month, price)
+        if given.picture:
+            save_picture(month, price, given.picture)
+    except (BadPrices, NoPrice, OSError) as error:
+        print(f"growbin costs: {error}", file=sys.stderr)
+        return 1
+    print(told, end="")
+    return 0
 
 
 def _analyze(given: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from growbin.budgets import Limit, parse_limits
 from growbin.capabilities import CallWishes, CapParameter, Effort, ImageDetail, ResponseFormat
 
 OUR_PREFIX = "GROWBIN_"
@@ -100,6 +101,28 @@ class Settings(BaseSettings):
     openai_image_detail: ImageDetail | None = Field(
         None, description="`low`, `high`, `auto`, or `none` to leave it out; unset: low"
     )
+    prices_file: Path | None = Field(
+        None, description="an operator's table of prices, in the shape of data/prices.json; unset: ours"
+    )
+    share_answers: bool = Field(
+        True, description="a session's same photo and question are paid for once in seven days"
+    )
+    fallback_model: Literal["embedded"] | None = Field(
+        None,
+        description="`embedded`: answers when a budget is spent or the model is away; unset: nobody does",
+    )
+    fallback_after_seconds: float = Field(
+        30, ge=0, description="so long after upload-complete it answers for a model that is away"
+    )
+    budget: str = Field(
+        "",
+        description="of model calls in all, as in `20000 calls/day, $5/day, 600 calls/minute`; unset: none",
+    )
+    budget_per_session: str = Field("", description="the same for each session")
+    budget_per_address: str = Field("", description="the same for each client address (an IPv6 /64)")
+    budget_first_share: float = Field(
+        0.2, ge=0, lt=1, description="of BUDGET kept for sessions' first photos of a day, three of an address"
+    )
     model_timeout_seconds: float = Field(60, gt=0, description="longest model call")
     sure_threshold: float | None = Field(
         None, ge=0, le=1, description="confidence from which an answer is sure; unset: the model's own"
@@ -183,6 +206,12 @@ class Settings(BaseSettings):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/") if value else value
 
+    @field_validator("budget", "budget_per_session", "budget_per_address")
+    @classmethod
+    def _are_limits(cls, value: str) -> str:
+        parse_limits("everybody", value)
+        return value
+
     @field_validator("allowed_origins")
     @classmethod
     def _are_origins(cls, value: str) -> str:
@@ -246,6 +275,14 @@ class Settings(BaseSettings):
             most_tokens=self.openai_max_tokens,
             response_format=self.openai_response_format,
             detail=self.openai_image_detail,
+        )
+
+    @property
+    def budget_limits(self) -> tuple[Limit, ...]:
+        return (
+            *parse_limits("everybody", self.budget),
+            *parse_limits("session", self.budget_per_session),
+            *parse_limits("address", self.budget_per_address),
         )
 
     @property

@@ -7,6 +7,8 @@ GrowbinError
     └── Throttled the model took no work: nothing was paid, no attempt is burned
 """
 
+from growbin.usage import Usage
+
 # The parts that jobs need and wait for: consumers have a breaker for each, and people hear when it is away.
 PARTS = ("model", "s3")
 
@@ -26,11 +28,15 @@ class Rejected(GrowbinError):
 
 
 class JobFailed(GrowbinError):
-    """The job ends `failed` with `code`; trying again would give the same."""
+    """The job ends `failed` with `code`; trying again would give the same, at least until `opens_at_ms`. Of a
+    call of the model: whether it was paid, and what is known of its `usage`."""
 
-    def __init__(self, code: str, reason: str = "") -> None:
+    def __init__(self, code: str, reason: str = "", *, opens_at_ms: int | None = None) -> None:
         super().__init__(f"{code}: {reason}" if reason else code)
         self.code = code
+        self.opens_at_ms = opens_at_ms
+        self.was_paid = True
+        self.usage: Usage | None = None
 
 
 class Unavailable(GrowbinError):

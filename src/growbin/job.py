@@ -16,11 +16,13 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from growbin.taxonomy import Category, Condition, Material
+from growbin.usage import Usage
 
 Locale = Literal["ko", "en"]
 # Why it is not certain what the photo shows. `unknown`: well to be seen, and yet it cannot be told.
 DoubtReason = Literal["several", "dark", "blurred", "far", "unknown", "not_waste"]
 Certainty = Literal["sure", "probable", "unsure"]
+AnsweredBy = Literal["model", "kept", "fallback"]  # kept: paid for by an earlier job of the same owner
 ContentType = Literal["image/jpeg", "image/png", "image/webp", "image/heic"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
@@ -223,12 +225,6 @@ class Analysis(Noun):
     choices: Annotated[list[Sorting], Field(max_length=MOST_CHOICES)] = []  # what it most likely is instead
 
 
-class Usage(Noun):
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float | None = None
-
-
 class ModelAnswer(Noun):
     """The raw model answer as it is stored (`job:{id}:answer`): text, unparsed, and what it cost."""
 
@@ -236,6 +232,7 @@ class ModelAnswer(Noun):
     model: str = "unknown"
     usage: Usage = Usage()
     analyse_ms: int = 0
+    answered_by: AnsweredBy = "model"
 
 
 # What only a municipality's overlay tells; left out where there is none.
@@ -322,6 +319,7 @@ class Result(Noun):
     certainty: Certainty | None = None  # an earlier version wrote none
     ask_back: AskBack | str | None  # an earlier version wrote a text; clients must take both
     model: str
+    answered_by: AnsweredBy = "model"
     usage: Usage
     photo: PhotoReport
     timings_ms: Timings
@@ -332,6 +330,7 @@ class Failure(Noun):
     code: str
     detail: str
     retryable: bool
+    opens_at: OnlyIfKnown = None  # from when a spent budget has room again
 
 
 # --- progress ----------------------------------------------------------------------------------

@@ -57,11 +57,11 @@ from growbin.job import (
     ModelAnswer,
     Stage,
     Upload,
-    Usage,
 )
 from growbin.ports import Ack, Agenda, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
 from growbin.rules.things import ThingFinder
+from growbin.usage import Usage
 from tests.fakes import Clock, FakeJobQueue, FakeOutages, FakePhotoCache, FakeUploadStore
 from tests.unit.gateway_node import JPEG, LIMITS
 
@@ -155,6 +155,7 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
         consumer = Consumer(
             leases=progress,
             progress=progress,
+            calls=progress,
             uploads=uploads,
             photos=outside,
             cleaner=outside,
@@ -426,7 +427,7 @@ async def _made(world: World, owner: str, way: Way) -> tuple[Job, str]:
         await world.redis.delete(keys.lease(job_id))
         return job, idempotency_key
     await world.progress.count_paid_call(job, start.attempt, "a")
-    await world.progress.keep_answer(job, ANSWER)
+    await world.progress.keep_answer(job, ANSWER, "a")
     if way in ("answered", "erased"):
         await world.progress.release(job, start.attempt)
         if way == "erased":

@@ -27,11 +27,11 @@ from growbin.job import (
     Result,
     Stage,
     Timings,
-    Usage,
 )
 from growbin.messages import failure, stage_message
 from growbin.ports import Backlog, Started
 from growbin.telemetry import metrics
+from growbin.usage import Usage
 from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
 
@@ -244,7 +244,7 @@ async def test_released_job_repeats_its_stages_as_the_next_attempt(progress: Pro
     assert second.attempt == first.attempt + 1
     assert await progress.announce(job, first.attempt, Stage.ANALYSING) == "lost"
     assert await progress.renew(job, first.attempt) == "lost"
-    assert not await progress.count_paid_call(job, first.attempt, "call")
+    assert await progress.count_paid_call(job, first.attempt, "call") == "refused"
     assert await progress.announce(job, second.attempt, Stage.FETCHING) == "ours"
     assert told(await log_of(progress, job)) == [("queued", 1), ("fetching", 1), ("fetching", 2)]
 
@@ -300,9 +300,9 @@ async def test_paid_calls_are_counted_before_they_are_made(progress: ProgressLog
     job = job_of(upload())
     start = await begun(progress, job)
     counted = [await progress.count_paid_call(job, start.attempt, call_id) for call_id in "abcd"]
-    assert counted == [True, True, True, False]
-    await progress.count_paid_call(job, start.attempt, "c", change=-1)
-    assert await progress.count_paid_call(job, start.attempt, "e")
+    assert counted == ["counted", "counted", "counted", "refused"]
+    await progress.uncount_paid_call(job, start.attempt, "c")
+    assert await progress.count_paid_call(job, start.attempt, "e") == "counted"
 
 
 async def test_paid_call_that_is_recorded_again_counts_once(progress: ProgressLog) -> None:
@@ -311,11 +311,11 @@ async def test_paid_call_that_is_recorded_again_counts_once(progress: ProgressLo
     start = await begun(progress, job)
     for call_id in "ab":
         for _ in range(3):
-            assert await progress.count_paid_call(job, start.attempt, call_id)
+            assert await progress.count_paid_call(job, start.attempt, call_id) == "counted"
     for _ in range(3):
-        assert await progress.count_paid_call(job, start.attempt, "b", change=-1)
+        await progress.uncount_paid_call(job, start.attempt, "b")
     counted = [await progress.count_paid_call(job, start.attempt, call_id) for call_id in "cde"]
-    assert counted == [True, True, False]
+    assert counted == ["counted", "counted", "refused"]
 
 
 async def test_no_paid_call_is_counted_after_the_end(progress: ProgressLog) -> None:
@@ -324,10 +324,10 @@ async def test_no_paid_call_is_counted_after_the_end(progress: ProgressLog) -> N
     job = job_of(upload())
     start = await begun(progress, job)
     await progress.announce(job, start.attempt, Stage.ANALYSING)
-    assert await progress.count_paid_call(job, start.attempt, "a")
+    assert await progress.count_paid_call(job, start.attempt, "a") == "counted"
     await progress.cancel(job.job_id)
-    assert not await progress.count_paid_call(job, start.attempt, "b")
-    assert await progress.count_paid_call(job, start.attempt, "a", change=-1)
+    assert await progress.count_paid_call(job, start.attempt, "b") == "refused"
+    await progress.uncount_paid_call(job, start.attempt, "a")
 
 
 async def test_answer_of_a_deleted_job_is_not_kept(progress: ProgressLog) -> None:
@@ -336,14 +336,14 @@ async def test_answer_of_a_deleted_job_is_not_kept(progress: ProgressLog) -> Non
     job = job_of(record)
     await begun(progress, job)
     await progress.erase(job.job_id, record.owner)
-    await progress.keep_answer(job, ANSWER)
+    await progress.keep_answer(job, ANSWER, "k")
     assert await kept_answer(progress, job) is None
 
     other = job_of(upload())
     await begun(progress, other)
     await progress.finish(other, None, FAILURE)
     again = await progress.reopen(other, 300)
-    await progress.keep_answer(other, ANSWER)
+    await progress.keep_answer(other, ANSWER, "k")
     assert (await begun(progress, again)).answer is None
 
 
@@ -352,7 +352,7 @@ async def test_answer_of_an_ended_job_is_kept(progress: ProgressLog) -> None:
     job = job_of(upload())
     await begun(progress, job)
     await progress.finish(job, None, FAILURE)
-    await progress.keep_answer(job, ANSWER)
+    await progress.keep_answer(job, ANSWER, "k")
     assert (await begun(progress, await progress.reopen(job, 300))).answer == ANSWER
 
 
@@ -398,7 +398,7 @@ async def test_job_whose_paid_calls_are_used_up_is_not_begun(progress: ProgressL
         await progress.count_paid_call(job, start.attempt, call_id)
     await progress.release(job, start.attempt)
     assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "exhausted"
-    await progress.keep_answer(job, ANSWER)
+    await progress.keep_answer(job, ANSWER, "k")
     assert (await begun(progress, job)).answer == ANSWER
 
 
@@ -407,8 +407,8 @@ async def test_kept_answer_is_given_to_the_next_start(progress: ProgressLog) -> 
     job = job_of(upload())
     start = await begun(progress, job)
     assert start.answer is None
-    await progress.keep_answer(job, ANSWER)
-    await progress.keep_answer(job, ANSWER.model_copy(update={"text": "another"}))
+    await progress.keep_answer(job, ANSWER, "k")
+    await progress.keep_answer(job, ANSWER.model_copy(update={"text": "another"}), "k")
     await progress.release(job, start.attempt)
     assert (await begun(progress, job)).answer == ANSWER
 
@@ -488,7 +488,7 @@ async def test_answer_that_is_no_analysis_is_dropped_by_a_redrive(progress: Prog
     ):
         job = job_of(upload())
         await begun(progress, job)
-        await progress.keep_answer(job, answer)
+        await progress.keep_answer(job, answer, "k")
         await progress.finish(job, None, FAILURE)
         start = await begun(progress, await progress.reopen(job, 300))
         assert (start.answer == answer) is kept
@@ -545,7 +545,7 @@ async def test_erased_job_leaves_a_tombstone_that_no_delivery_revives(progress: 
     await progress.queue_job(job)
     await progress.open_job(record, job.deadline_ms)
     await progress.fail_unreadable(job.job_id, FAILURE.code)
-    assert not await progress.count_paid_call(job, start.attempt, "a")
+    assert await progress.count_paid_call(job, start.attempt, "a") == "refused"
     with pytest.raises(Rejected, match="deleted"):
         await progress.reopen(job, 300)
     after = await progress.state(job.job_id)
@@ -693,7 +693,7 @@ async def test_holder_tells_its_token_to_a_log_that_lost_everything(progress: Pr
     start = await begun(progress, job)
     await progress.announce(job, start.attempt, Stage.FETCHING)
     await lose_everything(progress, job)
-    assert await progress.count_paid_call(job, start.attempt, "a")
+    assert await progress.count_paid_call(job, start.attempt, "a") == "counted"
     assert await progress.renew(job, start.attempt) == "ours"
     assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "held"
     assert await progress.announce(job, start.attempt, Stage.ANALYSING) == "ours"
@@ -766,7 +766,7 @@ async def test_newer_run_begins_with_all_its_starts_and_paid_calls(
     first = job_of(upload())
     for attempt, call_id in enumerate("abc", start=1):
         assert (await begun(progress, first)).attempt == attempt
-        assert await progress.count_paid_call(first, attempt, call_id)
+        assert await progress.count_paid_call(first, attempt, call_id) == "counted"
         await progress.release(first, attempt)
     await progress.finish(first, None, FAILURE)
     if is_log_lost:
@@ -775,7 +775,7 @@ async def test_newer_run_begins_with_all_its_starts_and_paid_calls(
     again = await begun(progress, second)
     assert (again.starts, again.attempt) == (1, 4)
     for call_id in "abc":
-        assert await progress.count_paid_call(second, again.attempt, call_id)
+        assert await progress.count_paid_call(second, again.attempt, call_id) == "counted"
     await progress.release(second, again.attempt)
     assert await progress.begin(second, alone=False, call_id=secrets.token_hex(4)) == "exhausted"
 

@@ -27,7 +27,7 @@ MATERIALS = {
 }
 RESULT_FIELDS = {
     *("job_id", "image_url", "locale", "waste_type", "items", "answer", "sure"),
-    *("certainty", "ask_back", "model", "usage", "photo", "timings_ms", "analysed_at"),
+    *("certainty", "ask_back", "model", "answered_by", "usage", "photo", "timings_ms", "analysed_at"),
 }
 ITEM_FIELDS = {
     *("name", "category", "material", "confidence", "recyclable", "condition"),
@@ -109,7 +109,15 @@ async def test_real_photo_names_the_object_and_tells_what_to_do(client: Client) 
         assert item["steps"]
         assert set(item["rule"]) == {"id", "title", "source", "as_of"}
     assert result["photo"]["bytes"] == len(photo)
-    assert set(result["usage"]) == {"input_tokens", "output_tokens", "cost_usd"}
+    told = {
+        "input_tokens",
+        "cached_tokens",
+        "picture_tokens",
+        "output_tokens",
+        "reasoning_tokens",
+        "cost_usd",
+    }
+    assert set(result["usage"]) == told
     timings = result["timings_ms"]
     assert set(timings) == {"queue", "fetch", "prepare", "analyse", "total"}
     assert max(timings.values()) == timings["total"] > 0

@@ -10,6 +10,7 @@ from typing import Literal
 from uuid import UUID
 
 from growbin.analysis import is_analysis
+from growbin.budgets import Budget, micros
 from growbin.errors import Rejected
 from growbin.job import (
     STAGE_PROGRESS,
@@ -25,9 +26,10 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
+from growbin.ports import Backlog, Beginning, Counting, EndedJob, Held, History, Started
 from tests.fakes.absence import MayBeAway
 from tests.fakes.agenda import FakeAgenda
+from tests.fakes.budget_book import BudgetBook
 from tests.fakes.clock import Clock
 
 
@@ -56,6 +58,7 @@ class Attempts:
     is_open: bool = False
     begun_by: str = ""
     counted: tuple[str, int] | None = None
+    reserved: str = ""
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class FakeProgressLog(MayBeAway):
         max_starts: int = 4,
         max_paid_calls: int = 3,
         erased_after_seconds: Sequence[float] = (0, 30, 300),
+        budget: Budget | None = None,
     ) -> None:
         super().__init__()
         self.clock = clock
@@ -92,10 +96,12 @@ class FakeProgressLog(MayBeAway):
         self.listeners: list[Callable[[UUID, LogEntry], None]] = []
         self.session_listeners: list[Callable[[str, UUID], None]] = []
         self._jobs: dict[UUID, Kept] = {}
+        self._claims: dict[tuple[str, str], UUID] = {}
         self._image_base_url = image_base_url
         self._lease_ms = int(lease_seconds * 1000)
         self._max_starts = max_starts
         self._max_paid_calls = max_paid_calls
+        self.book = BudgetBook(budget) if budget else None
 
     def forget_log(self, job_id: UUID) -> None:
         """As an hour after the end: only the result is left."""
@@ -202,25 +208,60 @@ class FakeProgressLog(MayBeAway):
         return self._append(job, attempt, stage, **told)
 
     async def count_paid_call(
-        self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
-    ) -> bool:
+        self, job: Job, attempt: int, call_id: str, same: str | None = None, *, is_fresh: bool = False
+    ) -> Counting:
         self._answer()
         kept = self._of(job.job_id)
         if self._is_of_earlier_run(kept, job) or not self._holds_token(kept, attempt):
-            return False
-        if self._is_over(kept, job) and change > 0:
-            return False
+            return "refused"
+        if self._is_over(kept, job):
+            return "refused"
         attempts = kept.attempts
-        if attempts.counted == (call_id, change):
-            return True
-        if change > 0 and attempts.paid >= self._max_paid_calls:
-            return False
-        attempts.paid += change
-        attempts.counted = (call_id, change)
-        return True
+        if attempts.counted == (call_id, 1):
+            return "counted"
+        if attempts.paid >= self._max_paid_calls:
+            return "refused"
+        if not is_fresh and (before := self._asked_before(job, same)):
+            return before
+        if self.book:
+            if attempts.reserved:
+                self.book.settle(job, attempts.reserved, None, was_paid=True)
+            if spent := self.book.reserve(job, call_id, self.clock.now_ms()):
+                return spent
+            attempts.reserved = call_id
+        if same:
+            self._claims[job.owner, same] = job.job_id
+        attempts.paid += 1
+        attempts.counted = (call_id, 1)
+        return "counted"
 
-    async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
+    def _asked_before(self, job: Job, same: str | None) -> Literal["awaited"] | ModelAnswer | None:
+        other_id = self._claims.get((job.owner, same or ""))
+        if other_id is None or other_id == job.job_id:
+            return None
+        other = self._of(other_id)
+        asks = other.lease_until_ms > self.clock.now_ms() and not other.end and not other.erased_by
+        return other.answer or ("awaited" if asks else None)
+
+    async def uncount_paid_call(self, job: Job, attempt: int, call_id: str) -> None:
         self._answer()
+        if self.book:
+            self.book.settle(job, call_id, None, was_paid=False)
+        kept = self._of(job.job_id)
+        if self._is_of_earlier_run(kept, job) or not self._holds_token(kept, attempt):
+            return
+        if kept.attempts.counted != (call_id, -1):
+            kept.attempts.paid -= 1
+            kept.attempts.counted = (call_id, -1)
+
+    async def settle_paid_call(self, job: Job, call_id: str, cost_usd: float | None) -> None:
+        self._answer()
+        if self.book:
+            cost = None if cost_usd is None else micros(cost_usd)
+            self.book.settle(job, call_id, cost, was_paid=True)
+
+    async def keep_answer(self, job: Job, answer: ModelAnswer, call_id: str) -> None:
+        await self.settle_paid_call(job, call_id, answer.usage.cost_usd)
         kept = self._of(job.job_id)
         if kept.erased_by is None and not self._is_of_earlier_run(kept, job):
             kept.answer = kept.answer or answer
@@ -246,6 +287,7 @@ class FakeProgressLog(MayBeAway):
         if kept.end is None and kept.snapshot is not None:
             self._write(kept, Stage.CANCELLED, kept.snapshot.attempt)
         self._jobs[job_id] = Kept(erased_by=owner)
+        self._claims = {claim: one for claim, one in self._claims.items() if one != job_id}
         self.agenda.add(job_id, self._erased_after_seconds)
 
     def _wipe(self, job_id: UUID) -> None:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from growbin.analysis import MOST_BEGINNINGS, parse_answer
 from growbin.errors import JobFailed
-from growbin.job import Analysis, DoubtReason, ModelAnswer, Sorting, Usage
+from growbin.job import Analysis, DoubtReason, ModelAnswer, Sorting
 from growbin.taxonomy import Category, Condition, Material
+from growbin.usage import Usage
 
 
 def finding(**changes: Any) -> dict[str, Any]:

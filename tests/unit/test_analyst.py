@@ -20,8 +20,10 @@ from growbin.adapters.model.request import strict_schema
 from growbin.analysis import parse_answer
 from growbin.capabilities import CallWishes
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
-from growbin.job import Analysis, CleanPhoto, DoubtReason, Locale, Usage
+from growbin.job import Analysis, CleanPhoto, DoubtReason, Locale
 from growbin.taxonomy import Category, Condition, Material
+from growbin.telemetry import metrics
+from growbin.usage import Usage
 from tests.loopback import Handler, served
 
 KEY = "sk-CANARY"
@@ -69,7 +71,7 @@ class Model:
 
 @asynccontextmanager
 async def model(
-    answer: Handler, timeout_seconds: float = 5, wishes: CallWishes | None = None
+    answer: Handler, timeout_seconds: float = 5, wishes: CallWishes | None = None, name: str = "gpt-4o"
 ) -> AsyncIterator[Model]:
     posts: list[dict[str, Any]] = []
 
@@ -82,7 +84,7 @@ async def model(
         OpenAIAnalyst.open(
             api_key=KEY,
             base_url=f"{url}/v1",
-            model="gpt-4o",
+            model=name,
             wishes=wishes,
             timeout_seconds=timeout_seconds,
         ) as analyst,
@@ -122,7 +124,7 @@ async def test_a_good_call_gives_the_raw_answer_and_what_it_cost() -> None:
     async with model(says(completion())) as server:
         answer = await server.ask()
     assert (answer.text, answer.model) == (CONTENT, "gpt-4o-2024-08-06")
-    assert answer.usage == Usage(input_tokens=1300, output_tokens=60, cost_usd=None)
+    assert answer.usage == Usage(input_tokens=1300, output_tokens=60, cost_usd=0.00385)
     assert answer.analyse_ms >= 0
     assert parse_answer(answer).items[0].material is Material.CLEAR_PET
 
@@ -157,6 +159,42 @@ async def test_an_answer_without_usage_costs_nothing_known() -> None:
     async with model(says(completion(usage=None, model=None))) as server:
         answer = await server.ask()
     assert (answer.usage, answer.model) == (Usage(), "gpt-4o")
+
+
+async def test_bill_tells_what_was_cached_thought_and_seen() -> None:
+    """The provider's own figures, apart; the dollars follow from the table of prices."""
+    usage = {
+        "prompt_tokens": 1000,
+        "prompt_tokens_details": {"cached_tokens": 600, "image_tokens": 85},
+        "completion_tokens": 200,
+        "completion_tokens_details": {"reasoning_tokens": 140},
+    }
+    async with model(says(completion(usage=usage))) as server:
+        answer = await server.ask()
+    assert answer.usage == Usage(
+        input_tokens=1000,
+        cached_tokens=600,
+        picture_tokens=85,
+        output_tokens=200,
+        reasoning_tokens=140,
+        cost_usd=0.00375,
+    )
+
+
+async def test_model_without_a_price_says_so() -> None:
+    """Its tokens are counted; its dollars are unknown, not nought."""
+    before = metrics.model_answers_unpriced._value.get()
+    async with model(says(completion(model="house-model")), name="house-model") as server:
+        answer = await server.ask()
+    assert (answer.usage.input_tokens, answer.usage.cost_usd) == (1300, None)
+    assert metrics.model_answers_unpriced._value.get() == before + 1
+
+
+async def test_answer_that_is_of_no_use_was_paid_for_all_the_same() -> None:
+    """The failure carries what the call has used, for the books."""
+    error = await trouble(says(completion("", "length")))
+    assert isinstance(error, JobFailed)
+    assert error.usage == Usage(input_tokens=1300, output_tokens=60, cost_usd=0.00385)
 
 
 async def test_an_answer_with_half_a_character_can_be_stored() -> None:

@@ -25,8 +25,9 @@ from growbin.capabilities import (
 )
 from growbin.config import load_settings
 from growbin.errors import JobFailed
-from growbin.job import CleanPhoto, ModelAnswer, Usage
+from growbin.job import CleanPhoto, ModelAnswer
 from growbin.taxonomy import Material
+from growbin.usage import Usage, load_prices
 from tests.model_personalities import (
     ANSWER_TOKENS,
     GPT_4O,
@@ -218,7 +219,10 @@ async def test_call_without_an_effort_set_pays_for_the_answer_alone(personality:
     async with personality.serving() as server:
         answer = await ask(server)
     assert parse_answer(answer).items[0].material is Material.CLEAR_PET
-    assert answer.usage == Usage(input_tokens=INPUT_TOKENS, output_tokens=ANSWER_TOKENS)
+    usage = Usage(input_tokens=INPUT_TOKENS, output_tokens=ANSWER_TOKENS)
+    price = load_prices().of(personality.model)
+    assert price is not None
+    assert answer.usage == usage.model_copy(update={"cost_usd": float(price.cost_usd(usage))})
     [body] = server.bodies
     assert body["max_completion_tokens"] == MOST_ANSWER_TOKENS
     assert "max_tokens" not in body

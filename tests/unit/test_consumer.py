@@ -20,9 +20,10 @@ from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.errors import PARTS, JobFailed, Throttled, Unavailable
-from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job, Locale, LogEntry, ModelAnswer, Usage
+from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job, Locale, LogEntry, ModelAnswer
 from growbin.ports import Ack, DeadLetter, HandBack, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
+from growbin.usage import Usage
 from tests.fakes import Clock, FakeOutages, FakeProgressLog, FakeUploadStore
 
 PHOTO = FetchedPhoto(b"photo", "cdn", "miss")
@@ -93,6 +94,7 @@ class Bench:
         self.consumer = Consumer(
             leases=self.progress,
             progress=self.progress,
+            calls=self.progress,
             uploads=self.uploads,
             photos=self.outside,
             cleaner=self.outside,
@@ -193,6 +195,22 @@ async def test_result_says_how_sure_the_model_that_answered_is(
         assert [choice["category"] for choice in result["ask_back"]["choices"]] == ["food"]
 
 
+@pytest.mark.parametrize("is_useful", [True, False])
+async def test_each_paid_call_is_one_line_in_the_books(bench: Bench, is_useful: bool) -> None:
+    """With its tokens and dollars, whether the answer is of use or not."""
+    bill = Usage(input_tokens=1000, cached_tokens=600, output_tokens=20, cost_usd=0.002)
+    if is_useful:
+        bench.outside.answer = ANSWER.model_copy(update={"usage": bill})
+    else:
+        useless = JobFailed("model_answer_invalid")
+        useless.usage = bill
+        bench.outside.model_errors = [useless]
+    with capture_logs() as lines:
+        await handle_job(job(), bench.consumer)
+    [line] = [line for line in lines if line["event"] == "model_call_paid"]
+    assert Usage.model_validate(line) == bill
+
+
 async def test_second_delivery_after_the_end_calls_no_model(bench: Bench) -> None:
     """A duplicate of an ended job is acknowledged unseen."""
     event = job()
@@ -242,7 +260,7 @@ async def test_answer_paid_for_is_never_paid_again(bench: Bench) -> None:
     event = job()
     start = await bench.progress.begin(event, alone=False, call_id=uuid4().hex)
     assert isinstance(start, Started)
-    await bench.progress.keep_answer(event, ANSWER)
+    await bench.progress.keep_answer(event, ANSWER, "c1")
     await bench.progress.release(event, start.attempt)
     assert await handle_job(event, bench.consumer) == Ack()
     assert bench.outside.model_calls == 0
@@ -662,4 +680,86 @@ async def test_job_whose_holders_died_twice_runs_alone(bench: Bench) -> None:
     assert bench.outside.model_calls == 1
     bench.outside.model_gate.set()
     assert list(await asyncio.gather(beside, alone)) == [Ack(), Ack()]
+    assert bench.outside.model_calls == 2
+
+
+# --- the same question about the same photo
+
+
+def sharing(bench: Bench) -> None:
+    bench.consumer = replace(bench.consumer, answers_depend_on="a model and rules")
+
+
+async def result_of(bench: Bench, event: Job) -> dict[str, object]:
+    told: dict[str, object] = json.loads((await bench.told(event))[-1].data)["result"]
+    return told
+
+
+async def test_same_photo_of_the_same_owner_is_paid_for_once(bench: Bench) -> None:
+    """The second job has the first one's answer and its usage, and says that it was kept; the books know one
+    call."""
+    sharing(bench)
+    bench.outside.answer = ANSWER.model_copy(update={"usage": Usage(input_tokens=9, cost_usd=0.5)})
+    first, second = job(), job()
+    with capture_logs() as lines:
+        for event in (first, second):
+            assert await handle_job(event, bench.consumer) == Ack()
+    assert bench.outside.model_calls == 1
+    assert [line["event"] for line in lines].count("model_call_paid") == 1
+    told = await result_of(bench, second)
+    assert told["answered_by"] == "kept"
+    assert told["usage"] == (await result_of(bench, first))["usage"]
+
+
+@pytest.mark.parametrize("change", [{"question": "Which bin?"}, {"locale": "en"}, {"owner": "b" * 64}])
+async def test_another_question_language_or_owner_is_paid_for(bench: Bench, change: dict[str, str]) -> None:
+    """Only what is the same in all that the answer depends on is shared."""
+    sharing(bench)
+    await handle_job(job(), bench.consumer)
+    await handle_job(job().model_copy(update=change), bench.consumer)
+    assert bench.outside.model_calls == 2
+
+
+async def test_other_model_or_rules_ask_again(bench: Bench) -> None:
+    """What is set up otherwise may answer otherwise."""
+    sharing(bench)
+    await handle_job(job(), bench.consumer)
+    bench.consumer = replace(bench.consumer, answers_depend_on="other rules")
+    await handle_job(job(), bench.consumer)
+    assert bench.outside.model_calls == 2
+
+
+async def test_same_photo_in_flight_waits_for_the_answer(bench: Bench) -> None:
+    """Ten at once are one call."""
+    sharing(bench)
+    bench.outside.model_gate = asyncio.Event()
+    events = [job() for _ in range(10)]
+    running = [asyncio.create_task(handle_job(event, bench.consumer)) for event in events]
+    async with asyncio.timeout(5):
+        while not bench.outside.model_calls:
+            await asyncio.sleep(0.01)
+        bench.outside.model_gate.set()
+        assert await asyncio.gather(*running) == [Ack()] * 10
+    assert bench.outside.model_calls == 1
+    assert sorted([str((await result_of(bench, one))["answered_by"]) for one in events]) == [
+        *["kept"] * 9,
+        "model",
+    ]
+
+
+async def test_answer_of_no_use_is_not_shared(bench: Bench) -> None:
+    """Who tries the same photo once more may have a better answer."""
+    sharing(bench)
+    bench.outside.answer = ANSWER.model_copy(update={"text": "no JSON"})
+    await handle_job(job(), bench.consumer)
+    bench.outside.answer = ANSWER
+    second = job()
+    assert await handle_job(second, bench.consumer) == Ack()
+    assert (await result_of(bench, second))["answered_by"] == "model"
+
+
+async def test_nothing_is_shared_where_the_setting_says_so(bench: Bench) -> None:
+    """Each photo is then a call."""
+    for _ in range(2):
+        await handle_job(job(), bench.consumer)
     assert bench.outside.model_calls == 2

@@ -37,7 +37,8 @@ SEEN: dict[str, Any] = {
 GOOD: dict[str, Any] = {"items": [SEEN], "answer": None}
 TEXT = json.dumps(GOOD)
 BILL = {"prompt_tokens": 900, "completion_tokens": 80, "total_tokens": 980}
-FULL = {"input_tokens": 900, "output_tokens": 80, "cost_usd": None}
+NOT_TOLD = {"cached_tokens": 0, "reasoning_tokens": 0, "picture_tokens": None, "cost_usd": None}
+FULL = {"input_tokens": 900, "output_tokens": 80, **NOT_TOLD}
 DONE, INVALID, REFUSED = "done", "model_answer_invalid", "model_refused"
 
 
@@ -88,7 +89,7 @@ class Odd:
 
 
 def usage(given: int, written: int) -> dict[str, Any]:
-    return {"usage": {"input_tokens": given, "output_tokens": written, "cost_usd": None}}
+    return {"usage": {"input_tokens": given, "output_tokens": written, **NOT_TOLD}}
 
 
 DRAFT = json.dumps(GOOD | {"items": [SEEN | {"name": "draft"}]})
@@ -247,6 +248,7 @@ def consumer_of(analyst: OpenAIAnalyst, progress: FakeProgressLog) -> Consumer:
     return Consumer(
         leases=progress,
         progress=progress,
+        calls=progress,
         uploads=FakeUploadStore(),
         photos=Photos(),
         cleaner=Photos(),

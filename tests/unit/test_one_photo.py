@@ -10,9 +10,10 @@ import pytest
 from growbin.certainty import Thresholds
 from growbin.consumer.one_photo import analyse_photo
 from growbin.errors import JobFailed, Throttled
-from growbin.job import CleanPhoto, ContentType, Locale, ModelAnswer, Usage
+from growbin.job import CleanPhoto, ContentType, Locale, ModelAnswer
 from growbin.measurements import PhotoAnswer
 from growbin.rules.overlay import load_rulebook
+from growbin.usage import Usage
 
 USAGE = Usage(input_tokens=7, output_tokens=3)
 THRESHOLDS = {"scripted": Thresholds(sure=0.5, probable=0.4)}  # by the model that answers

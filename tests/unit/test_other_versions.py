@@ -12,7 +12,8 @@ from growbin.adapters.rabbitmq.job_event import BadEvent, decode_event, encode_e
 from growbin.adapters.redis.stored_values import parse_entry, read_answer
 from growbin.analysis import parse_answer
 from growbin.errors import JobFailed
-from growbin.job import Job, LogEntry, ModelAnswer, Result, Upload, Usage
+from growbin.job import Job, LogEntry, ModelAnswer, Result, Upload
+from growbin.usage import Usage
 
 JOB_ID = uuid4()
 JOB = Job(
@@ -124,7 +125,7 @@ def test_record_that_was_published_without_its_stamps_is_none() -> None:
 
 def test_kept_answer_of_another_version_is_used() -> None:
     """It was paid for: unknown fields are ignored, missing ones have defaults."""
-    assert read_answer('{"text":"{}","usage":{"reasoning_tokens":7},"finish":"stop"}') == ModelAnswer(
+    assert read_answer('{"text":"{}","usage":{"thoughts":7},"finish":"stop"}') == ModelAnswer(
         text="{}", usage=Usage()
     )
 

@@ -40,6 +40,8 @@ from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
+LEAST_PATIENCE_SECONDS = 2.0  # with the model, also for a job that was long in the queue
+
 Answer = TypeVar("Answer")
 
 
@@ -93,11 +95,21 @@ class Attempt:
             certainty=advised.certainty,
             ask_back=advised.ask_back,
             model=answer.model,
+            answered_by=answer.answered_by,
             usage=answer.usage,
             photo=PhotoReport(source=photo.source, cache=photo.cache, bytes=len(photo.data)),
             timings_ms=Timings(queue=queue_ms, total=total_ms, **self._laps_ms),
             analysed_at=rfc3339(now_ms),
         )
+
+    def gives_up_waiting_at(self) -> float | None:
+        """When the fallback answers in the place of a model that is away, on the loop's clock; None: never.
+        It is the person's waiting that counts, most of which may have been in the queue."""
+        if self.consumer.fallback is None:
+            return None
+        waited_seconds = max(0, self._start.now_ms - self.job.accepted_at_ms) / 1000
+        left_seconds = self.consumer.fallback_after_seconds - waited_seconds
+        return self._loop_start + max(LEAST_PATIENCE_SECONDS, left_seconds)
 
     # --- steps
 
@@ -114,13 +126,17 @@ class Attempt:
         self.is_done = isinstance(end, Result)
         outcome = "done" if isinstance(end, Result) else end.code
         if isinstance(end, Result):
+            metrics.answers.labels(by=end.answered_by).inc()
             metrics.queue_wait_seconds.observe(end.timings_ms.queue / 1000)
             metrics.photos_fetched.labels(source=end.photo.source, cache=end.photo.cache or "none").inc()
             metrics.photo_fetch_seconds.labels(source=end.photo.source).observe(end.timings_ms.fetch / 1000)
         log.info("job_ended", outcome=outcome, attempt=self.number)
 
-    async def fail(self, code: str) -> None:
-        await self.finish(failure(code, self.job.locale))
+    async def fail(self, code: str, opens_at_ms: int | None = None) -> None:
+        end = failure(code, self.job.locale)
+        if opens_at_ms is not None:
+            end = end.model_copy(update={"opens_at": rfc3339(opens_at_ms)})
+        await self.finish(end)
 
     async def fetch(self) -> FetchedPhoto:
         """The photo as it was uploaded."""

@@ -40,7 +40,7 @@ class Breaker:
         self._outages = outages
         self._is_well = asyncio.Event()
         self._is_well.set()
-        self._asking: asyncio.Task[str] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -52,16 +52,18 @@ class Breaker:
         if self.is_open:
             return True
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask(), name=f"probe-{self.part}")
-        # Shared: a job that is cancelled meanwhile takes the answer from nobody.
-        reason = await asyncio.shield(self._asking)
-        if reason:
-            self._open(reason)
+            self._asking = asyncio.create_task(self._look(), name=f"probe-{self.part}")
+        # Shared: a job that is cancelled or loses patience meanwhile takes the answer from nobody.
+        await asyncio.shield(self._asking)
         return self.is_open
 
     async def back(self) -> None:
         """Returns once the part is well."""
         await self._is_well.wait()
+
+    async def _look(self) -> None:
+        if reason := await self._ask():
+            self._open(reason)
 
     def _open(self, reason: str) -> None:
         if self.is_open:
@@ -112,8 +114,12 @@ class Breaker:
 class Breakers:
     """All of a consumer's."""
 
-    def __init__(self, probes: Mapping[str, Probe], outages: OutageReports) -> None:
+    def __init__(
+        self, probes: Mapping[str, Probe], outages: OutageReports, covered: frozenset[str] = frozenset()
+    ) -> None:
+        """`covered`: parts that something stands in for, so that jobs are begun all the same."""
         self._breakers = {part: Breaker(part, probe, outages) for part, probe in probes.items()}
+        self._covered = covered
         for part in probes:
             metrics.part_away.labels(part=part).set(0)
         self._closing = asyncio.Event()
@@ -121,6 +127,11 @@ class Breakers:
     @property
     def open_parts(self) -> list[str]:
         return [part for part, breaker in self._breakers.items() if breaker.is_open]
+
+    @property
+    def stopping_parts(self) -> list[str]:
+        """Those that are away and have nothing that stands in for them."""
+        return [part for part in self.open_parts if part not in self._covered]
 
     @property
     def parts(self) -> list[str]:
@@ -140,11 +151,15 @@ class Breakers:
         return True
 
     async def all_well(self, within_seconds: float) -> None:
-        """Returns once no part is away, at the latest after `within_seconds`. Raises Closing."""
+        """Returns once no part stops us, at the latest after `within_seconds`. Raises Closing."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_seconds):
-                while open_breakers := [one for one in self._breakers.values() if one.is_open]:
-                    await self._unless_closing(open_breakers[0].back())
+                while stopping := self.stopping_parts:
+                    await self.back(stopping[0])
+
+    async def back(self, part: str) -> None:
+        """Returns once the part is well, as far as we know. Raises Closing."""
+        await self._unless_closing(self._breakers[part].back())
 
     async def pause(self, seconds: float) -> None:
         """Raises Closing when the consumer stops meanwhile."""

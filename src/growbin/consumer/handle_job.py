@@ -86,7 +86,7 @@ async def verdict_on(error: Exception, attempt: Attempt) -> Verdict:
                 return Ack() if has_ended else Retry(HELD_DELAY_SECONDS)
             case JobFailed():
                 log.info("job_failed", code=error.code, reason=str(error))
-                await attempt.fail(error.code)
+                await attempt.fail(error.code, error.opens_at_ms)
                 return Ack()
             case Unavailable():
                 return await attempt.postpone(error)

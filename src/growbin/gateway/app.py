@@ -180,7 +180,7 @@ CALLS = (
         "Whether the answer was right, or what it is instead. Counted once for a job, and kept of nobody",
         answers={204: None},
         headers=COUNTED,
-        refusals=(400, 401, 403, 404, 408, 409, 413),
+        refusals=(400, 401, 403, 404, 408, 409, 413, 415),
         body=Feedback,
     ),
     Call(

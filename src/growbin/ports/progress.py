@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
+from growbin.budgets import Scope
 from growbin.job import (
     ContentType,
     Failure,
@@ -91,6 +92,19 @@ class History:
     state: JobState
     entries: list[LogEntry]
     reset: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSpent:
+    """No call may be made for now: `scope` says whose budget is spent, `opens_at_ms` when it opens again."""
+
+    scope: Scope
+    opens_at_ms: int
+
+
+# refused: the job's calls are used up, or it is another's, or over. awaited: another job of the same owner
+# asks the same just now. An answer: that is what it got.
+Counting = Literal["counted", "refused", "awaited"] | BudgetSpent | ModelAnswer
 
 
 # A job's progress, Redis DB 2: the truth about every job. One adapter implements what follows, a port for
@@ -192,21 +206,32 @@ class Leases(Protocol):
         """Give the lease back; `refund` uncounts a start that never got its chance."""
 
 
+class PaidCalls(Protocol):
+    """What is asked around a call of the model by the holder of a lease; `attempt` is its token."""
+
+    async def count_paid_call(
+        self, job: Job, attempt: int, call_id: str, same: str | None = None, *, is_fresh: bool = False
+    ) -> Counting:
+        """Record a paid call before it is made and reserve its budget, or neither. To repeat it with the
+        same `call_id` changes nothing. `same` is the digest of all that an answer depends on: what another
+        job of the owner has asked under it in the last seven days is not asked again, unless `is_fresh`."""
+
+    async def uncount_paid_call(self, job: Job, attempt: int, call_id: str) -> None:
+        """Nothing was paid: as if it had not been counted."""
+
+    async def settle_paid_call(self, job: Job, call_id: str, cost_usd: float | None) -> None:
+        """It is over without an answer to keep. None: nobody knows what it cost, so all that was reserved."""
+
+    async def keep_answer(self, job: Job, answer: ModelAnswer, call_id: str) -> None:
+        """Store the raw answer if there is none, also a loser's: it was paid for. Not that of a deleted job,
+        nor of an earlier run than the present one. What its call cost is settled in the same breath."""
+
+
 class AttemptProgress(Endings, Protocol):
     """What the holder of a lease asks. `attempt` is its token."""
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
         """Append a stage; refused (`lost`, `ended`) when the lease is another's or the job ended."""
-
-    async def count_paid_call(
-        self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
-    ) -> bool:
-        """Record a paid call before it is made (or take it back); False when all are used up. To repeat
-        it with the same `call_id` changes nothing."""
-
-    async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
-        """Store the raw answer if there is none, also a loser's: it was paid for. Not that of a deleted job,
-        nor of an earlier run than the present one."""
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         """Append `done` or `failed` and write the result; attempt None writes without a lease."""

@@ -46,6 +46,13 @@ for _verdict in ("right", "corrected", "wrong"):
     for _certainty in ("sure", "probable", "unsure"):
         feedback.labels(verdict=_verdict, certainty=_certainty)
 
+answers = Counter(
+    "growbin_answers_total",
+    "Results by who answered: the model, an answer kept for the same owner, or the fallback",
+    ("by",),
+)
+for _by in ("model", "kept", "fallback"):
+    answers.labels(by=_by)
 jobs_ended = Counter(
     "growbin_jobs_ended_total",
     "Jobs that this process ended, by terminal stage, failure code, or not_uploaded",
@@ -66,8 +73,27 @@ part_away = Gauge("growbin_part_away", "1 while this consumer's breaker of the p
 model_call_seconds = Histogram("growbin_model_call_seconds", "Length of a model call", buckets=LONG)
 model_tokens = Counter(
     "growbin_model_tokens_total",
-    "Tokens of answered model calls: input, output, and those of the output that were reasoning",
+    "Tokens of answered model calls: input (of it cached, and the picture's where it is told), output (of it"
+    " reasoning)",
     ("kind",),
 )
-for _kind in ("input", "output", "reasoning"):
+for _kind in ("input", "cached", "picture", "output", "reasoning"):
     model_tokens.labels(kind=_kind)
+model_cost_dollars = Counter(
+    "growbin_model_cost_dollars_total", "What answered model calls cost by the table of prices"
+)
+budget_used_ratio = Gauge(
+    "growbin_budget_used_ratio",
+    "How much of everybody's fullest budget was used when this consumer last reserved a call",
+)
+budget_refusals = Counter(
+    "growbin_budget_refusals_total",
+    "Calls of the model not made because a budget was spent: everybody's, a session's, an address'",
+    ("scope",),
+)
+for _scope in ("everybody", "session", "address"):
+    budget_refusals.labels(scope=_scope)
+model_answers_unpriced = Counter(
+    "growbin_model_answers_unpriced_total",
+    "Answers whose price is not known: no row in the table, or no tokens told",
+)

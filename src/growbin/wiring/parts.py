@@ -16,6 +16,7 @@ from growbin.adapters.photos.upload_store import S3UploadStore
 from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
 from growbin.adapters.redis.progress_log import RedisProgressLog
+from growbin.budgets import Budget
 from growbin.config import Settings
 from growbin.errors import Unavailable
 from growbin.rules.overlay import BadRules, load_rulebook
@@ -88,7 +89,9 @@ def rulebook(settings: Settings) -> Rulebook:
         raise CannotStart(f"the rules cannot be used:\n{error}") from None
 
 
-def open_progress(settings: Settings) -> AbstractAsyncContextManager[RedisProgressLog]:
+def open_progress(
+    settings: Settings, budget: Budget | None = None
+) -> AbstractAsyncContextManager[RedisProgressLog]:
     return RedisProgressLog.open(
         url=settings.redis_progress_url,
         image_base_url=settings.cdn_base_url,
@@ -97,6 +100,7 @@ def open_progress(settings: Settings) -> AbstractAsyncContextManager[RedisProgre
         max_paid_calls=settings.max_paid_calls,
         unused_ticket_seconds=settings.unused_ticket_seconds,
         erased_after_seconds=(0, settings.erase_again_seconds, settings.ticket_seconds),
+        budget=budget,
     )
 
 

@@ -22,6 +22,7 @@ from growbin.adapters.model.request import CallShape, messages
 from growbin.capabilities import CallWishes
 from growbin.errors import JobFailed
 from growbin.job import CleanPhoto, Locale, ModelAnswer
+from growbin.usage import PriceList, load_prices
 
 log = structlog.get_logger()
 
@@ -43,11 +44,17 @@ class OpenAIAnalyst:
     which costs nothing."""
 
     def __init__(
-        self, client: openai.AsyncOpenAI, model: str, shape: CallShape, timeout_seconds: float
+        self,
+        client: openai.AsyncOpenAI,
+        model: str,
+        shape: CallShape,
+        prices: PriceList,
+        timeout_seconds: float,
     ) -> None:
         self._client = client
         self._model = model
         self._shape = shape
+        self._prices = prices
         self._timeout_seconds = timeout_seconds
         self._prompt = resources.files("growbin").joinpath("data/prompt.txt").read_text(encoding="utf-8")
 
@@ -60,10 +67,11 @@ class OpenAIAnalyst:
         base_url: str | None,
         model: str,
         wishes: CallWishes | None = None,
+        prices: PriceList | None = None,
         timeout_seconds: float,
     ) -> AsyncIterator[OpenAIAnalyst]:
-        """OpenAI itself when `base_url` is None. `timeout_seconds` bounds a whole call. Raises
-        EffortRefused."""
+        """OpenAI itself when `base_url` is None, our own prices when `prices` is. `timeout_seconds` bounds a
+        whole call. Raises EffortRefused."""
         shape = CallShape.of(model, wishes or CallWishes())
         connect_seconds = min(MOST_CONNECT_SECONDS, timeout_seconds / 2)
         async with openai.AsyncOpenAI(
@@ -75,7 +83,7 @@ class OpenAIAnalyst:
             timeout=httpx2.Timeout(timeout_seconds, connect=connect_seconds),
             http_client=BoundedClient(base_url),
         ) as client:
-            yield cls(client, model, shape, timeout_seconds)
+            yield cls(client, model, shape, prices or load_prices(), timeout_seconds)
 
     async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
         """The model's raw answer.
@@ -99,6 +107,7 @@ class OpenAIAnalyst:
         return read_reply(
             told,
             configured=self._model,
+            prices=self._prices,
             most_tokens=shape.most_tokens,
             analyse_ms=round((time.perf_counter() - began) * 1000),
         )

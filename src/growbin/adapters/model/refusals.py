@@ -137,7 +137,9 @@ class Refusal:
         if self.row.paid == "perhaps":
             return Unavailable("model", self.reason, retry_after_seconds=wait)
         if whom is Whom.JOB:
-            return JobFailed("model_refused", self.reason)
+            failed = JobFailed("model_refused", self.reason)
+            failed.was_paid = False
+            return failed
         return Throttled(
             self.reason,
             retry_after_seconds=wait,

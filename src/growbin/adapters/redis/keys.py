@@ -12,6 +12,9 @@ job:{id}:attempts         progress  RESULT_SECONDS                            st
 job:{id}:answer           progress  RESULT_SECONDS                            the raw model answer
 unfinished:{holder}       progress  until the last deadline                   jobs, scored by deadline
 part:{name}               progress  PART_SECONDS, renewed while it is away    since when a part is away
+budget:{holder}           progress  BUDGET_SECONDS                            what it has spent
+budget:{everybody}:open   progress  BUDGET_SECONDS                            reserved calls, by their lapse
+same:{owner}:digest       progress  RESULT_SECONDS                            which job asked this before
 agenda                    progress  until its last entry is done               deletions not finished
 session:{sha256}          sessions  NEW_SESSION_SECONDS, then SESSION_SECONDS, sliding  session
 session:{sha256}:jobs     sessions  as the session                            its recent jobs
@@ -28,6 +31,7 @@ from uuid import UUID
 RECORD_SECONDS = 24 * 3600
 LOG_SECONDS = 3600
 RESULT_SECONDS = 7 * 24 * 3600
+BUDGET_SECONDS = 25 * 3600  # the longest window, and room
 PART_SECONDS = 30  # more than twice as long as a consumer takes from one probe to the next
 READINESS_SECONDS = 60
 LONGEST_SESSION_SECONDS = 30 * 24 * 3600  # however it is used
@@ -35,6 +39,8 @@ LONGEST_SESSION_SECONDS = 30 * 24 * 3600  # however it is used
 READINESS = "readiness"
 IDEMPOTENCY = "idempotency:"
 AGENDA = "agenda"
+EVERYBODY = "everybody"
+NO_ADDRESS = "no_address"
 
 
 def record(job_id: UUID) -> str:
@@ -66,7 +72,8 @@ def job_of_result(name: str) -> str:
     return name[len("job:{") : -len("}:result")]
 
 
-def lease(job_id: UUID) -> str:
+def lease(job_id: UUID | str) -> str:
+    """Also a pattern: `*` for the id."""
     return f"job:{{{job_id}}}:lease"
 
 
@@ -74,8 +81,23 @@ def attempts(job_id: UUID) -> str:
     return f"job:{{{job_id}}}:attempts"
 
 
-def answer(job_id: UUID) -> str:
+def answer(job_id: UUID | str) -> str:
+    """Also a pattern: `*` for the id."""
     return f"job:{{{job_id}}}:answer"
+
+
+def budget(holder: str) -> str:
+    """`holder`: EVERYBODY, a session's owner, or an address' hash."""
+    return f"budget:{{{holder}}}"
+
+
+def open_reservations() -> str:
+    return f"budget:{{{EVERYBODY}}}:open"
+
+
+def same(owner: str, digest: str) -> str:
+    """`digest`: of photo and question, and of all else that an answer depends on."""
+    return f"same:{{{owner}}}:{digest}"
 
 
 def part(name: str) -> str:

@@ -1,7 +1,9 @@
 -- One job's progress, in one atomic script. Each call names an operation and its parameters.
 --
 -- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
---       5 attempts {token, starts, paid, open, counted, feedback}  6 answer  7 agenda, of `erase` alone
+--       5 attempts {token, starts, paid, open, counted, reserved, same, feedback}  6 answer
+--       7 agenda, of `erase` alone; where a paid call is counted 7 to 10 are the budget's (budget.lua stands
+--       above), and 11 is the claim on the same question about the same photo
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
 --       keys live {log_seconds, result_seconds}
 --
@@ -322,6 +324,10 @@ function operations.erase()
   if not is_over() and snapshot then
     write('cancelled', p.cancelled_message, 0, snapshot.attempt, p.nonce)
   end
+  local same = redis.call('HGET', ATTEMPTS, 'same')
+  if same and redis.pcall('GET', same) == p.job_id then
+    redis.call('DEL', same) -- so that no other job is led here
+  end
   redis.call('DEL', PROGRESS, EVENTS, LEASE, ATTEMPTS, ANSWER)
   redis.call('SET', RESULT, cjson.encode({ id = '0.0.0', stage = 'deleted', run = p.last_run, owner = p.owner,
     image_url = '', deadline_ms = now_ms, data = { stage = 'deleted' } }), 'EX', RESULT_SECONDS)
@@ -426,27 +432,95 @@ function operations.release()
   return 'ours'
 end
 
+-- Another job of the same owner has asked the same: its answer, or that it is asking just now. One that died
+-- over it, or ended without an answer, is not waited for.
+local function asked_before()
+  local claim = KEYS[11] and redis.pcall('GET', KEYS[11])
+  if type(claim) ~= 'string' or claim == p.job_id or p.is_fresh then
+    return nil
+  end
+  local function key_of(pattern)
+    return (string.gsub(pattern, '%*', claim)) -- of the same server, as all keys of this role
+  end
+  local answer = redis.call('GET', key_of(p.answer_of))
+  if answer then
+    return { 'kept', answer }
+  end
+  local asks = redis.call('EXISTS', key_of(p.lease_of)) == 1 and redis.call('EXISTS', key_of(p.result_of)) == 0
+  return asks and { 'awaited' } or nil
+end
+
+local function claim()
+  if KEYS[11] then
+    redis.call('SET', KEYS[11], p.job_id, 'EX', RESULT_SECONDS)
+    redis.call('HSET', ATTEMPTS, 'same', KEYS[11])
+  end
+end
+
 function operations.count_paid_call()
+  if is_of_earlier_run() or not holds_token() then
+    return { 'lost' }
+  end
+  if is_over() then
+    return { 'ended' }
+  end
+  local mark = p.call_id .. '1'
+  if redis.call('HGET', ATTEMPTS, 'counted') == mark then
+    return { 'ours' } -- counted before, the reply was lost
+  end
+  if count_of('paid') >= p.max_paid_calls then
+    return { 'exhausted' }
+  end
+  local before = asked_before()
+  if before then
+    return before
+  end
+  local found = { 'ours' }
+  if p.budget then
+    local earlier = redis.call('HGET', ATTEMPTS, 'reserved')
+    if earlier then
+      close(earlier) -- of a call that nobody is left to settle
+    end
+    found = reserve(p.budget, p.job_id .. ' ' .. p.call_id, now_ms)
+    if found[1] ~= 'ours' then
+      return found
+    end
+    redis.call('HSET', ATTEMPTS, 'reserved', p.job_id .. ' ' .. p.call_id)
+  end
+  claim()
+  add('paid', 1)
+  redis.call('HSET', ATTEMPTS, 'counted', mark)
+  return found
+end
+
+local function settle_if_reserved(was_paid)
+  if p.budget and p.call_id then
+    settle(p.budget, p.job_id .. ' ' .. p.call_id, p.cost_micros, was_paid, now_ms)
+  end
+end
+
+-- The model took no work: the call is as if it had not been. Its money comes back whoever has the job now.
+function operations.uncount_paid_call()
+  settle_if_reserved(false)
   if is_of_earlier_run() or not holds_token() then
     return 'lost'
   end
-  if is_over() and p.change > 0 then
-    return 'ended'
+  local mark = p.call_id .. '-1'
+  if redis.call('HGET', ATTEMPTS, 'counted') ~= mark then
+    add('paid', -1)
+    redis.call('HSET', ATTEMPTS, 'counted', mark)
   end
-  local mark = p.call_id .. whole(p.change)
-  if redis.call('HGET', ATTEMPTS, 'counted') == mark then
-    return 'ours' -- counted before, the reply was lost
-  end
-  if p.change > 0 and count_of('paid') >= p.max_paid_calls then
-    return 'exhausted'
-  end
-  add('paid', p.change)
-  redis.call('HSET', ATTEMPTS, 'counted', mark)
   return 'ours'
+end
+
+-- The call brought no answer that is kept, and cost `cost_micros`, or who knows what.
+function operations.settle_paid_call()
+  settle_if_reserved(true)
 end
 
 -- The raw answer was paid for, whoever won. Only a deletion refuses it, and a redrive: the new run asks anew.
 function operations.keep_answer()
+  settle_if_reserved(true)
   if is_of_earlier_run() or (result and result.stage == 'deleted') then
     return 'ended'
   end

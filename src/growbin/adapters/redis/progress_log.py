@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.agenda import passes_of
 from growbin.adapters.redis.connection import ask, open_redis
+from growbin.adapters.redis.paid_calls import PaidCallsScript
 from growbin.adapters.redis.stored_values import (
     parse_entry,
     read_answer,
@@ -24,6 +25,7 @@ from growbin.adapters.redis.stored_values import (
     read_snapshot,
 )
 from growbin.analysis import is_analysis
+from growbin.budgets import Budget
 from growbin.errors import Rejected, Unavailable
 from growbin.job import (
     STAGE_PROGRESS,
@@ -33,7 +35,6 @@ from growbin.job import (
     JobState,
     Locale,
     LogEntry,
-    ModelAnswer,
     Result,
     Stage,
     Upload,
@@ -74,6 +75,7 @@ _CONSTANTS = _json(
         "ends": sorted(TERMINAL_STAGES),
         "log_seconds": keys.LOG_SECONDS,
         "result_seconds": keys.RESULT_SECONDS,
+        "budget_seconds": keys.BUDGET_SECONDS,
     }
 )
 
@@ -87,15 +89,19 @@ class ProgressLimits:
     erased_after_seconds: Sequence[float]
 
 
-class RedisProgressLog:
+class RedisProgressLog(PaidCallsScript):
     """Implements every port of a job's progress; every method may raise Unavailable."""
 
-    def __init__(self, redis: Redis, image_base_url: str, limits: ProgressLimits) -> None:
+    def __init__(
+        self, redis: Redis, image_base_url: str, limits: ProgressLimits, budget: Budget | None
+    ) -> None:
+        super().__init__(limits.max_paid_calls, budget)
         self._redis = redis
         self._image_base_url = image_base_url
         self._limits = limits
-        source = files("growbin.adapters.redis").joinpath("progress_log.lua").read_text("utf-8")
-        self._script = redis.register_script(source)
+        folder = files("growbin.adapters.redis")
+        sources = [folder.joinpath(name).read_text("utf-8") for name in ("budget.lua", "progress_log.lua")]
+        self._script = redis.register_script("".join(sources))
 
     @classmethod
     @asynccontextmanager
@@ -109,13 +115,14 @@ class RedisProgressLog:
         max_paid_calls: int = 3,
         unused_ticket_seconds: int = 3600,
         erased_after_seconds: Sequence[float] = (0, 30, 300),
+        budget: Budget | None = None,
     ) -> AsyncIterator[Self]:
-        """`erased_after_seconds`: when each pass of a deletion is due."""
+        """`erased_after_seconds`: when each pass of a deletion is due. `budget`: of paid calls."""
         async with open_redis(url) as redis:
             limits = ProgressLimits(
                 lease_seconds, max_starts, max_paid_calls, unused_ticket_seconds, erased_after_seconds
             )
-            yield cls(redis, image_base_url, limits)
+            yield cls(redis, image_base_url, limits, budget)
 
     @property
     def redis(self) -> Redis:
@@ -249,23 +256,6 @@ class RedisProgressLog:
         most = self._limits.max_starts
         told = f'"max_attempts":{most}' if 1 < attempt <= most else None
         return await self._append(job, attempt, stage, told)
-
-    async def count_paid_call(
-        self, job: Job, attempt: int, call_id: str, *, change: Literal[1, -1] = 1
-    ) -> bool:
-        held = await self._run(
-            "count_paid_call",
-            job.job_id,
-            run=job.run,
-            attempt=attempt,
-            call_id=call_id,
-            change=change,
-            max_paid_calls=self._limits.max_paid_calls,
-        )
-        return bool(held == "ours")
-
-    async def keep_answer(self, job: Job, answer: ModelAnswer) -> None:
-        await self._run("keep_answer", job.job_id, run=job.run, answer=answer.model_dump_json())
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         if isinstance(end, Result):
