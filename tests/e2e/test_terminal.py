@@ -167,6 +167,21 @@ async def test_language_is_chosen(system: System) -> None:
     assert "cup" in english.said
 
 
+@pytest.mark.parametrize("terminal", ["C", "C.UTF-8"])
+async def test_terminal_without_a_language_is_told_in_english(system: System, terminal: str) -> None:
+    """As in a container: whoever reads it there did not ask for Korean."""
+    process = await asyncio.create_subprocess_exec(
+        *command("analyze", "--server", system.base_url, "--json", str(COFFEE_CUP)),
+        env=environment({"LC_ALL": terminal}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(LONGEST_RUN_SECONDS):
+        said, _ = await process.communicate()
+    assert json.loads(said)["result"]["locale"] == "en"
+
+
 async def test_json_is_an_object_a_line(system: System, tmp_path: Path) -> None:
     """Results and refusals alike are objects that name their file; one refusal makes the status 1."""
     note = tmp_path / "note.jpg"

@@ -66,7 +66,7 @@ async def _analyze_all(
     photos: Sequence[Path], server: str, wishes: Mapping[str, str | None], as_json: bool
 ) -> list[Outcome]:
     turns = asyncio.Semaphore(PHOTOS_AT_ONCE)
-    language = wishes["locale"] or "ko"
+    language = wishes["locale"] or "en"
     bars = ProgressBars(sys.stderr, language, is_quiet=as_json)
 
     async def take_turn(photo: Path, bar: ProgressBar) -> Outcome:
@@ -303,7 +303,6 @@ def _named(answer: aiohttp.ClientResponse) -> str:
     return answer.headers.get("Server") or answer.url.authority
 
 
-def _own_language() -> str | None:
-    """The terminal's, where it is one of ours; None leaves the choice to the service."""
-    language = (system_locale.getlocale()[0] or "").partition("_")[0].lower()
-    return language if language in ("ko", "en") else None
+def _own_language() -> str:
+    """Korean for a Korean terminal. One without a language (C) is rather read by somebody with English."""
+    return "ko" if (system_locale.getlocale()[0] or "").lower().startswith("ko") else "en"

@@ -224,7 +224,7 @@ class _Stack:
             await part.kill()  # what is left of its group would be in the way
             with suppress(PartFailed, OSError):  # its end is seen above, and told
                 await self._start_one(part)
-                self._publish_files()
+            self._publish_files()
 
     async def _stop(self) -> None:
         self._withdraw_files()

@@ -101,6 +101,8 @@ export class Job {
         this.#set({ message: say("preparing") });
         this.#photo ??= await prepare(this.file);
         const ticket = await inTurn(() => api.analyze(this.#wishes(), this.#key, waiting));
+        if (signal.aborted && ticket.job_id) api.cancelJob(ticket.job_id).catch(() => {}); // cancelled as it came
+        signal.throwIfAborted();
         this.id = ticket.job_id;
         this.imageUrl = ticket.image_url;
         this.#keep();
