@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.e2e.system import System
+from tests.load_profile import ONE_ADDRESS
 from tests.processes import INHERITED, command, environment
 
 # Where the parts are, and the keys to them.
@@ -72,13 +73,13 @@ def test_consumer_without_a_model_says_what_to_set() -> None:
 
 
 def test_shared_system_has_the_default_limits(system: System) -> None:
-    """Gateway and consumer are told where their parts are, and nothing else: what the end-to-end tests see is
-    what anybody gets."""
+    """Gateway and consumer are told where their parts are, and that all tests come from one address; beyond
+    that the end-to-end tests see what anybody gets."""
     told: dict[str, set[str]] = {}
     for process in psutil.Process().children():
         variables = {name: value for name, value in process.environ().items() if value}  # empty is unset
         if variables.get("QUEUE_NAME") == system.settings["QUEUE_NAME"]:
-            told[process.cmdline()[-1]] = variables.keys() - set(INHERITED) - PLACES
+            told[process.cmdline()[-1]] = variables.keys() - set(INHERITED) - PLACES - set(ONE_ADDRESS)
     assert told == {"gateway": set(), "consumer": set()}
 
 

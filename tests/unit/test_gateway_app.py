@@ -15,6 +15,7 @@ from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node, problem
 
 ANALYZE = "/api/v1/waste/analyze"
+MESSAGES = Path(__file__).parents[2] / "src/growbin/data/messages.json"
 OPENAPI_FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 
@@ -188,6 +189,40 @@ async def test_each_call_is_described_and_each_reference_leads_somewhere(client:
         assert name in document["components"]["schemas"]
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
+
+
+def test_every_error_code_is_described_with_an_example() -> None:
+    """By its status; and no code that has words is missing."""
+    responses = openapi.describe(CALLS)["components"]["responses"]
+    told: set[str] = set()
+    for response in responses.values():
+        content = response["content"]["application/problem+json"]
+        codes = content["schema"]["allOf"][1]["properties"]["code"]["enum"]
+        assert list(content["examples"]) == codes
+        told |= set(codes)
+    assert told == set(json.loads(MESSAGES.read_text(encoding="utf-8"))["problems"]) - {"method_not_allowed"}
+
+
+async def test_described_headers_are_sent(node: Node, client: Client) -> None:
+    """Each answer has those that its call's description names."""
+    document = await (await client.get("/openapi.json")).json()
+    job = await node.submitted(client)
+    for method, path in (
+        ("POST", ANALYZE),
+        ("POST", "/upload-complete/{job_id}"),
+        ("GET", "/api/v1/waste/jobs/{job_id}"),
+        ("GET", "/api/v1/waste/jobs"),
+        ("GET", "/api/v1/waste/advice?category=food"),
+        ("POST", "/api/v1/waste/jobs/{job_id}/cancel"),
+        ("DELETE", "/api/v1/waste/jobs/{job_id}"),
+        ("POST", "/api/v1/sessions"),
+        ("DELETE", "/api/v1/sessions/current"),
+    ):
+        answer = await client.request(
+            method, path.format(job_id=job.job_id), headers={"Prefer": "wait=1"} if method == "GET" else {}
+        )
+        described = document["paths"][path.partition("?")[0]][method.lower()]["responses"][str(answer.status)]
+        assert all(name in answer.headers for name in described["headers"]), (method, path)
 
 
 async def test_job_looks_as_described(node: Node, client: Client) -> None:

@@ -7,13 +7,14 @@ import re
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from growbin.gateway import openapi
+from growbin.gateway import asyncapi, openapi
 from growbin.gateway.advice import LONGEST_NAME, find_advice
 from growbin.gateway.answers import CancelAsked, JobList, JobView, RuleAdvice, Submitted
 from growbin.gateway.context import GATEWAY, Gateway
@@ -29,7 +30,7 @@ from growbin.gateway.jobs import (
     read_job,
 )
 from growbin.gateway.live_stream import PULSE, Pulse
-from growbin.gateway.openapi import Call, Parameter
+from growbin.gateway.openapi import COUNTED, Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.rates import LEVELS, RATES, Rates, rate_headers
@@ -56,6 +57,7 @@ CALLS = (
         analyze,
         "A ticket to upload one photo, and the job that will look at it",
         answers={201: TicketAnswer},
+        headers=(*COUNTED, "Location"),
         refusals=(400, 401, 403, 408, 413, 415, 422),
         body=AnalyzeRequest,
         parameters=(
@@ -79,6 +81,7 @@ CALLS = (
         complete_upload,
         "The photo is uploaded: start the job. May be repeated",
         answers={202: Submitted},
+        headers=(*COUNTED, "Location", "Retry-After"),
         refusals=(401, 403, 404, 409, 410, 413, 415),
     ),
     Call(
@@ -87,6 +90,7 @@ CALLS = (
         read_job,
         "The job as it is now, with its result once it is done",
         answers={200: JobView, 304: None},
+        headers=(*COUNTED, "ETag", "Preference-Applied"),
         refusals=(401, 404),
         parameters=(
             Parameter(
@@ -103,6 +107,7 @@ CALLS = (
         stream_job,
         "The job's progress as server-sent events; 204 when its end was seen",
         answers={200: ProgressEvent, 204: None},
+        headers=COUNTED,
         refusals=(401, 404),
         parameters=(
             Parameter("Last-Event-ID", "header", "the last id seen: the stream goes on after it"),
@@ -116,6 +121,7 @@ CALLS = (
         stream_session,
         "The progress of all the session's unfinished jobs in one stream; new jobs join",
         answers={200: ProgressEvent, 204: None},
+        headers=COUNTED,
         refusals=(401, 404),
         parameters=(
             Parameter("Last-Event-ID", "header", "the last id seen: each job goes on after it"),
@@ -129,6 +135,7 @@ CALLS = (
         list_jobs,
         "The session's recent jobs, newest first",
         answers={200: JobList},
+        headers=COUNTED,
         refusals=(400, 401),
         parameters=(
             Parameter(
@@ -152,6 +159,7 @@ CALLS = (
         cancel_job,
         "Ask to cancel; the terminal event says who won",
         answers={202: CancelAsked},
+        headers=COUNTED,
         refusals=(401, 403, 404),
     ),
     Call(
@@ -161,6 +169,7 @@ CALLS = (
         "Cancel the job and promise that its photo, result and progress go: at once, and what lands late "
         "within the next minutes. May be repeated",
         answers={204: None},
+        headers=COUNTED,
         refusals=(401, 403, 404),
     ),
     Call(
@@ -169,6 +178,7 @@ CALLS = (
         give_feedback,
         "Whether the answer was right, or what it is instead. Counted once for a job, and kept of nobody",
         answers={204: None},
+        headers=COUNTED,
         refusals=(400, 401, 403, 404, 408, 409, 413),
         body=Feedback,
     ),
@@ -178,6 +188,7 @@ CALLS = (
         find_advice,
         "The advice by rule, without photo or session: by name, also misspelt, or by category and material",
         answers={200: RuleAdvice, 304: None},
+        headers=("ETag",),
         refusals=(422,),
         parameters=(
             Parameter(
@@ -205,6 +216,7 @@ CALLS = (
         create_session,
         "A session for clients that keep no cookies: send the token as Bearer",
         answers={201: SessionAnswer},
+        headers=COUNTED,
         refusals=(403,),
         session="none",
     ),
@@ -214,6 +226,7 @@ CALLS = (
         end_session,
         "End the session: its token or cookie opens nothing any more",
         answers={204: None},
+        headers=COUNTED,
         refusals=(400, 401, 403),
         parameters=(
             Parameter(
@@ -311,17 +324,23 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
     app.router.add_get("/", send_index)
     app.router.add_get("/index.html", send_index)
 
-    description = json.dumps(openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes)).encode()
     docs = openapi.page(CALLS)
 
-    async def send_description(_request: web.Request) -> web.Response:
-        return web.Response(body=description, content_type="application/json", charset="utf-8")
+    def serve_description(document: dict[str, Any]) -> Handler:
+        body = json.dumps(document).encode()
+
+        async def send_description(_request: web.Request) -> web.StreamResponse:
+            return web.Response(body=body, content_type="application/json", charset="utf-8")
+
+        return send_description
 
     async def send_docs(_request: web.Request) -> web.Response:
         policy = {"Content-Security-Policy": openapi.PAGE_POLICY}
         return web.Response(text=docs, content_type="text/html", headers=policy)
 
-    app.router.add_get("/openapi.json", send_description)
+    calls = openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes)
+    app.router.add_get("/openapi.json", serve_description(calls))
+    app.router.add_get("/asyncapi.json", serve_description(asyncapi.describe()))
     app.router.add_get("/docs", send_docs)
 
 

@@ -19,7 +19,13 @@ from growbin.telemetry import metrics
 class Feedback(BaseModel):
     """`category` and `material` say what it is instead; they go with `right: false`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [{"right": True}, {"right": False, "category": "recyclable", "material": "film"}]
+        },
+    )
 
     right: bool
     category: Category | None = None

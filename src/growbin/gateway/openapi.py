@@ -15,9 +15,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from growbin.gateway.answers import Notice
-from growbin.gateway.problems import Problem
+from growbin.gateway.problems import Problem, codes_of
 from growbin.gateway.sessions import COOKIE
 from growbin.job import ProgressEvent
+from growbin.messages import problem_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Call:
     parameters: Sequence[Parameter] = ()
     streams: bool = False
     session: Literal["none", "optional", "needed"] = "needed"
+    headers: Sequence[str] = ()  # of its answers, by their names in HEADERS
 
 
 JOB_ID = {
@@ -51,6 +53,18 @@ JOB_ID = {
     "schema": {"type": "string", "format": "uuid"},
 }
 EVERY_REFUSAL = (400, 408, 429, 431, 500, 503)  # of connections, heads and parts
+HEADERS = {
+    "Content-Language": "ko or en, as the words are",
+    "ETag": "of this answer; sent back as If-None-Match it may spare the body",
+    "Location": "the job",
+    "Preference-Applied": "the wait that was taken, at most 60 s",
+    "RateLimit": "what is left: calls `r`, full again in `t` seconds (draft-ietf-httpapi-ratelimit-headers)",
+    "RateLimit-Policy": "of session and address: `q` calls in `w` seconds",
+    "Retry-After": "seconds to wait before the call is repeated",
+    "WWW-Authenticate": "Bearer",
+    "X-Request-ID": "name it when you report something",
+}
+COUNTED = ("RateLimit", "RateLimit-Policy")
 SESSIONS: list[dict[str, list[str]]] = [{"cookie": []}, {"bearer": []}]
 PHOTO_MAX_BYTES = 10 * 2**20  # unless set otherwise
 STREAM = (
@@ -85,6 +99,10 @@ def describe(calls: Sequence[Call], photo_max_bytes: int = PHOTO_MAX_BYTES) -> d
         "paths": paths,
         "components": {
             "schemas": schemas["$defs"],
+            "responses": {_refusal_name(status): _refusal(status) for status in _refusals(*calls)},
+            "headers": {
+                name: {"description": about, "schema": {"type": "string"}} for name, about in HEADERS.items()
+            },
             "securitySchemes": {
                 "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -104,8 +122,8 @@ def _operation(call: Call) -> dict[str, Any]:
         about = {"name": parameter.name, "in": parameter.place, "description": parameter.description}
         parameters.append({**about, "schema": parameter.schema})
     responses = {str(status): _answer(status, model, call) for status, model in call.answers.items()}
-    for status in sorted({*call.refusals, *EVERY_REFUSAL}):
-        responses[str(status)] = _response(status, {"application/problem+json": _schema(Problem)})
+    for status in _refusals(call):
+        responses[str(status)] = {"$ref": f"#/components/responses/{_refusal_name(status)}"}
     operation = {
         "operationId": call.handler.__name__,
         "summary": call.summary,
@@ -125,18 +143,53 @@ def _operation(call: Call) -> dict[str, Any]:
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
+def _refusals(*calls: Call) -> list[int]:
+    return sorted({status for call in calls for status in (*call.refusals, *EVERY_REFUSAL)})
+
+
+def _refusal_name(status: int) -> str:
+    return f"Refused{status}"
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    """A problem with one of the codes of this status; the examples are read by somebody Korean."""
+    codes = codes_of(status)
+    told = {"properties": {"status": {"const": status}, "code": {"enum": codes}}}
+    examples = {}
+    for code in codes:
+        words = problem_words(code, "", "ko")
+        problem = Problem(
+            type=f"urn:growbin:problem:{code}",
+            title=words.title,
+            status=status,
+            code=code,
+            detail=words.detail.strip(),
+            request_id="6f9619ff8b86d011b42d00c04fc964ff",
+        )
+        examples[code] = {"value": problem.model_dump()}
+    content = {"schema": {"allOf": [_schema(Problem)["schema"], told]}, "examples": examples}
+    headers = ["Content-Language"]
+    headers += ["Retry-After"] if status in (408, 429, 503) else []
+    headers += COUNTED if status == 429 else []
+    headers += ["WWW-Authenticate"] if status == 401 else []
+    return _response(status, {"application/problem+json": content}, headers)
+
+
 def _answer(status: int, model: type[BaseModel] | None, call: Call) -> dict[str, Any]:
     if model is None:
-        return _response(status)
+        return _response(status, None, call.headers)
     if call.streams:
         about = {"type": "string", "description": STREAM}
         told = {"x-data": _schema(model)["schema"], "x-data-of-notice": _schema(Notice)["schema"]}
-        return _response(status, {"text/event-stream": {"schema": about, **told}})
-    return _response(status, {"application/json": _schema(model)})
+        return _response(status, {"text/event-stream": {"schema": about, **told}}, call.headers)
+    return _response(status, {"application/json": _schema(model)}, call.headers)
 
 
-def _response(status: int, content: Mapping[str, object] | None = None) -> dict[str, Any]:
-    described = {"description": PHRASES.get(status) or HTTPStatus(status).phrase}
+def _response(status: int, content: Mapping[str, object] | None, headers: Sequence[str]) -> dict[str, Any]:
+    described = {
+        "description": PHRASES.get(status) or HTTPStatus(status).phrase,
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", *headers)},
+    }
     return {**described, "content": content} if content else described
 
 
@@ -162,7 +215,8 @@ def page(calls: Sequence[Call]) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>growbin API</title>'
         f"<style>{STYLE}</style><h1>growbin API</h1>"
-        f'<p>As a machine reads it: <a href="/openapi.json">openapi.json</a></p>{sections}</html>'
+        '<p>As a machine reads it: <a href="/openapi.json">openapi.json</a>, and what is streamed: '
+        f'<a href="/asyncapi.json">asyncapi.json</a></p>{sections}</html>'
     )
 
 

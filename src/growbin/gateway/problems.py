@@ -129,6 +129,17 @@ _BY_STATUS = {
 _TRY_AGAIN = frozenset({408, 429, 503})
 
 
+def codes_of(status: int) -> list[str]:
+    """Every code that a client may be told with it."""
+    ours = {
+        CODE_TOLD.get(code, code)
+        for code, known in STATUS.items()
+        if known == status and code != "not_failed"
+    }
+    by_http = {_BY_STATUS[status][0]} if status in _BY_STATUS else set()
+    return sorted(ours | by_http | ({"unavailable"} if status == 503 else set()))
+
+
 def answer_status(
     request: web.BaseRequest, status: int, shape: type[web.Response] = web.Response
 ) -> web.Response:

@@ -34,7 +34,21 @@ TYPES: dict[ContentType, tuple[str, ...]] = {
 class AnalyzeRequest(BaseModel):
     """What the client may say before it uploads. A declared type and length are bound into the ticket."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "content_type": "image/jpeg",
+                    "content_length": 234567,
+                    "question": "뚜껑도 같이 버려요?",
+                    "locale": "ko",
+                },
+                {},
+            ]
+        },
+    )
 
     content_type: str | None = Field(
         None,
