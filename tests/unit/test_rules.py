@@ -401,7 +401,7 @@ def test_rules_data_with_a_mistake_is_refused(data: dict[str, Any], complaint: s
 
 
 def test_version_is_the_same_in_every_process() -> None:
-    """Gateways agree on an ETag and consumers on what an answer depends on, whatever order their sets have."""
+    """Gateways agree on an ETag, and consumers on what an answer depends on, however sets are ordered."""
     told = [
         subprocess.run(
             [
