@@ -16,7 +16,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 import aiohttp
@@ -27,14 +29,13 @@ from tests.faults.oracle import TrackedJob
 from tests.faults.photos import drawn
 from tests.faults.steps import eventually
 from tests.faults.surgery import PROGRESS, database
-from tests.model_personalities import ANSWER
 from tests.openai_stand_in import GPT_4O, StandIn
 
 JOBS = int(os.environ.get("BUDGET_JOBS", "60"))
 CALLS = JOBS // 4
 KILL_JOBS = int(os.environ.get("BUDGET_KILL_JOBS", "60"))
 KILLS = int(os.environ.get("BUDGET_KILLS", "4"))
-ADDRESSES = int(os.environ.get("ATTACKER_ADDRESSES", "15"))
+ADDRESSES = int(os.environ.get("ATTACKER_ADDRESSES", "8"))
 STRANGERS = int(os.environ.get("STRANGERS", "20"))
 UPLOADS = int(os.environ.get("SHARED_UPLOADS", "60"))
 PHOTOS = int(os.environ.get("SHARED_PHOTOS", "6"))
@@ -42,10 +43,12 @@ SESSIONS = int(os.environ.get("SHARED_SESSIONS", "3"))
 BILLED_JOBS = int(os.environ.get("BILLED_JOBS", "30"))
 SETTLE_SECONDS = 90.0 + max(JOBS, KILL_JOBS, UPLOADS, 10 * ADDRESSES) / 4
 LAPSED_SECONDS = 20.0  # a call's three seconds, ten more, and room
-ATTACKS, FIRSTS = 5, 2  # photos of one address, and sessions that they come from
+ATTACKS, FIRSTS = 10, 2  # photos of one address, and sessions that they come from
 KEPT_CALLS = ADDRESSES * FIRSTS + STRANGERS
 AWAY_SECONDS, PATIENCE_SECONDS = 3.0, 12.0
 LEAST_SERVED = 0.95
+KEPT_WITHIN_SECONDS = 2.0  # from hearing an answer, on a busy machine
+MOST_IN_HAND = 32  # of one consumer
 AT_ONCE = 20
 
 pytestmark = pytest.mark.timeout(600)
@@ -122,9 +125,18 @@ async def metric(process: Process, name: str) -> Decimal:
     return Decimal(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
+def paid_lines_of(consumer: Process) -> list[Mapping[str, Any]]:
+    return [json.loads(line) for line in consumer.log.splitlines() if '"model_call_paid"' in line]
+
+
 def paid_lines(cluster: Cluster) -> list[Mapping[str, Any]]:
-    logs = "\n".join(consumer.log for consumer in cluster.consumers)
-    return [json.loads(line) for line in logs.splitlines() if '"model_call_paid"' in line]
+    return [line for consumer in cluster.consumers for line in paid_lines_of(consumer)]
+
+
+def heard_and_died(line: Mapping[str, Any], kills: Iterable[float]) -> bool:
+    """A consumer was killed so soon after it heard the answer that it may not have kept it."""
+    at = datetime.fromisoformat(line["timestamp"]).timestamp()
+    return any(at < killed < at + KEPT_WITHIN_SECONDS for killed in kills)
 
 
 # --- bounded
@@ -222,8 +234,7 @@ async def test_attacker_on_many_addresses_leaves_strangers_their_first_photo(ser
         served = Counter(map(outcome, strangers))["model"]
         assert served >= LEAST_SERVED * STRANGERS
         assert len(cluster.model.calls) <= 2 * KEPT_CALLS
-        if ADDRESSES * ATTACKS > KEPT_CALLS + ADDRESSES * FIRSTS:  # else it has not spent what it may
-            assert Counter(map(outcome, attacks))["fallback"]
+        assert Counter(map(outcome, attacks))["fallback"]
         await no_budget_used(cluster)
 
 
@@ -301,19 +312,13 @@ async def test_same_photos_of_the_same_sessions_are_paid_for_once_whoever_is_kil
     """Paid calls are the distinct pairs of session and photo, and those during which a consumer died; then a
     DELETE leaves neither answer nor claim."""
     chance = random.Random(UPLOADS)
-    asked: Counter[str] = Counter()
-
-    def say(body: Mapping[str, Any]) -> str:
-        asked[body["messages"][1]["content"][0]["text"]] += 1
-        return ANSWER
-
     async with (
-        StandIn(GPT_4O, answer=say, seconds=lambda: 0.2).serving() as provider,
-        billed(servers, provider) as cluster,
+        StandIn(GPT_4O, seconds=lambda: 0.2).serving() as provider,
+        billed(servers, provider, LEASE_SECONDS="10") as cluster,  # a slow machine loses none
     ):
         tokens = [await cluster.client.session() for _ in range(SESSIONS)]
         pairs = [(chance.randrange(SESSIONS), chance.randrange(PHOTOS)) for _ in range(UPLOADS)]
-        excused = 0
+        kills: list[tuple[Process, float]] = []
 
         async def one(number: int) -> TrackedJob:
             session, photo = pairs[number]
@@ -326,13 +331,23 @@ async def test_same_photos_of_the_same_sessions_are_paid_for_once_whoever_is_kil
         for number in range(2):
             await asyncio.sleep(chance.uniform(0.5, 1.5))
             victim = cluster.consumers[number % 2]
-            excused += provider.open_calls
             await victim.kill()
+            kills.append((victim, time.time()))
             await victim.start()
         jobs = await submitting
         await cluster.prove(SETTLE_SECONDS)
-        assert len(asked) == len(set(pairs))
-        assert len(set(pairs)) <= len(provider.calls) <= len(set(pairs)) + excused
+        pair_of = {job.job_id: pair for job, pair in zip(jobs, pairs, strict=True)}
+        heard: dict[tuple[int, int], list[Mapping[str, Any]]] = {pair: [] for pair in pairs}
+        for line in paid_lines(cluster):
+            heard[pair_of[line["job_id"]]].append(line)
+        for pair, lines in heard.items():
+            excused = sum(heard_and_died(line, map(itemgetter(1), kills)) for line in lines)
+            assert 1 <= len(lines) <= 1 + excused, f"{pair}: {lines}, {kills}"
+        # What nobody heard of was asked by a consumer that died over it.
+        for consumer, _ in kills:
+            calls = [call for call in provider.calls if call.key.startswith(f"sk-{consumer.name}-")]
+            unheard = len(calls) - len(paid_lines_of(consumer))
+            assert 0 <= unheard <= MOST_IN_HAND
         for job in jobs:
             if job.token == tokens[0]:
                 path = f"/api/v1/waste/jobs/{job.job_id}"
