@@ -23,6 +23,11 @@ QUIETLY := $(MAKE) --no-print-directory
 DEPLOY_VENV := .venv-deploy
 DEPLOY_INSTALLED := $(DEPLOY_VENV)/.installed-$(VERSION)
 
+# What looks at the locked packages from outside.
+AUDIT_VENV := .venv-audit
+AUDIT_INSTALLED := $(AUDIT_VENV)/.installed-$(VERSION)
+LOCKS := $(wildcard requirements/*.txt)
+
 # Training: PyTorch is heavy, and nothing that runs needs it.
 DATA ?=
 TORCH ?=
@@ -32,7 +37,7 @@ TRAIN_INSTALLED := $(TRAIN_VENV)/.installed-$(VERSION)$(if $(TORCH),-$(TORCH))
 TRAIN_PYTHON := PYTHONPATH=src $(TRAIN_VENV)/bin/python
 
 BROWSER := $(PYTHON) -m tests.browser
-TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/train
+TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/image --ignore=tests/train
 # Half of the time that the tests take, and all that needs a browser or node.
 TEST_BESIDE := tests/faults tests/page tests/stream_conformance/test_clients.py tests/contract
 BESIDE := $(VENV)/test-beside.log
@@ -41,7 +46,7 @@ BESIDE := $(VENV)/test-beside.log
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check deploy-programs format lock clean setup test-here test-beside rabbitmq curl chromium node faketime debian-packages
+.PHONY: help run test faults mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-beside rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +74,7 @@ faults: setup faketime  ## kill, freeze and cut everything, one fault at a time,
 		AWAY_SECONDS=$(or $(AWAY_SECONDS),40) $(VENV)/bin/python -m pytest tests/faults $(ARGS)
 	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
 	@$(if $(ARGS),,FUZZ_CASES=10000 $(VENV)/bin/python -m pytest tests/contract/test_altered_values.py)
+	@$(if $(ARGS),,RANDOM_REQUESTS=100000 $(VENV)/bin/python -m pytest --timeout 1200 tests/unit/test_random_requests.py)
 
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
@@ -102,8 +108,20 @@ train-check: $(TRAIN_INSTALLED)  ## train for seconds on drawn pictures: the sam
 
 deploy-setup: setup $(DEPLOY_INSTALLED)
 
-deploy-check: deploy-programs deploy-setup $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
+deploy-check: deploy-programs deploy-setup prometheus $(SCHEMAS)/node_modules/.package-lock.json  ## image, manifests and Terraform: render, validate, scan, roll out as processes
 	@$(VENV)/bin/python -m pytest tests/deploy $(ARGS)
+
+image-check: setup buildah  ## build the image from the Dockerfile without Docker (as root, some minutes) and do a job in it
+	@$(VENV)/bin/python -m pytest tests/image $(ARGS)
+
+audit: $(AUDIT_INSTALLED)  ## known vulnerabilities in every locked package (asks PyPI; one that it cannot tell of is a failure)
+	@$(AUDIT_VENV)/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes $(LOCKS:%=--requirement %) $(ARGS)
+
+sbom: $(AUDIT_INSTALLED)  ## dist/sbom.json: the packages of the image, with their hashes, as CycloneDX
+	@mkdir -p dist
+	@PYTHONWARNINGS=ignore $(AUDIT_VENV)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json requirements/model.txt
+	@echo dist/sbom.json
 
 format: setup  ## format the code and apply safe fixes
 	@$(VENV)/bin/ruff check --quiet --fix-only .
@@ -116,6 +134,7 @@ lock: setup  ## compile requirements/; ARGS=--upgrade takes new versions
 	@$(COMPILE_PART) pyproject.toml --output-file requirements/run.txt
 	@$(COMPILE_PART) requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) $(ARGS) requirements/deploy.in --output-file requirements/deploy.txt
+	@$(COMPILE) $(ARGS) requirements/audit.in --output-file requirements/audit.txt
 	@$(COMPILE_PART) --extra model pyproject.toml requirements/train.in --output-file requirements/train.txt
 	@test -z "$(TORCH_WHEELS)" || sed "s/^torch==.*/&+cpu/" requirements/train.in \
 		| $(COMPILE_PART) --find-links $(TORCH_WHEELS) --no-emit-find-links --extra model pyproject.toml - --output-file requirements/train-cpu.txt
@@ -160,9 +179,22 @@ chromium:
 		|| $(QUIETLY) debian-packages PACKAGES="chromium fonts-noto-cjk"
 	@$(BROWSER) >/dev/null
 
+# Its programs read our alerts, and scrape real runs. As the broker's, the packaged service stays off.
+prometheus:
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null \
+		|| if command -v brew >/dev/null; then brew install --quiet prometheus; else \
+			$(QUIETLY) debian-packages PACKAGES=prometheus; \
+			if command -v systemctl >/dev/null; then $(AS_ROOT) systemctl --quiet disable prometheus || true; fi; \
+		fi
+
 # Some rows give a process a wrong clock.
 faketime:
 	@command -v faketime >/dev/null || $(QUIETLY) debian-packages PACKAGES=faketime
+
+# Neither needs a daemon: one builds what the other makes the base of.
+buildah:
+	@command -v buildah >/dev/null || $(QUIETLY) debian-packages PACKAGES=buildah
+	@command -v mmdebstrap >/dev/null || $(QUIETLY) debian-packages PACKAGES=mmdebstrap
 
 # The streams are also read by npm's clients; what is installed is what the lock file says.
 node: $(CLIENTS)/node_modules/.package-lock.json
@@ -170,6 +202,11 @@ node: $(CLIENTS)/node_modules/.package-lock.json
 %/node_modules/.package-lock.json: %/package-lock.json
 	@command -v npm >/dev/null || $(QUIETLY) debian-packages PACKAGES="nodejs npm"
 	@cd $* && npm ci --silent --ignore-scripts
+
+$(AUDIT_INSTALLED): requirements/audit.txt
+	@$(PYTHON) -m venv --clear $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --requirement $<
+	@touch $@
 
 $(DEPLOY_INSTALLED): requirements/deploy.txt
 	@$(PYTHON) -m venv --clear $(DEPLOY_VENV)

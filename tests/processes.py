@@ -40,8 +40,9 @@ class Stack:
     with the settings `chosen`. Its output is in `log`; once it is ready, `settings` lead to its parts."""
 
     def __init__(self, folder: Path, words: list[str], **chosen: str) -> None:
-        self.data, self.log, self._env_file = folder / "data", folder / "stack.log", folder / "parts.env"
-        options = ["--data", str(self.data), "--env-file", str(self._env_file)]
+        folder.mkdir(exist_ok=True)
+        self.data, self.log, self.env_file = folder / "data", folder / "stack.log", folder / "parts.env"
+        options = ["--data", str(self.data), "--env-file", str(self.env_file)]
         arguments = [*words, f"ARGS={shlex.join(options)}"] if words[0] == "make" else [*words, *options]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -58,12 +59,16 @@ class Stack:
     def wait_until_ready(self) -> None:
         """The stack writes its files when every part has proved useful."""
         deadline = time.monotonic() + START_SECONDS
-        while not self._env_file.exists():
+        while not self.env_file.exists():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self.process.wait(0.2)
                 raise AssertionError(f"the stack ended with {code}:\n{tail(self.log)}")
             assert time.monotonic() < deadline, f"not ready after {START_SECONDS} s:\n{tail(self.log)}"
-        words = shlex.split(self._env_file.read_text())
+        self.read_files()
+
+    def read_files(self) -> None:
+        """Again after a program was started anew."""
+        words = shlex.split(self.env_file.read_text())
         self.settings = dict(word.split("=", 1) for word in words)
         parts = json.loads((self.data / "status.json").read_text())["parts"]
         self.pids = {name: part["pid"] for name, part in parts.items()}

@@ -23,15 +23,19 @@ resource "aws_cloudfront_monitoring_subscription" "photos" {
   }
 }
 
+# All of them work at 10,000 photos a month, which are some 40 requests in an hour of the day: shares are taken of
+# hours and days, and only of those in which enough was asked to tell a trouble from a single odd answer. A job is
+# not harmed by any: consumers read from S3 meanwhile.
+
 # The goal is 70 % of what people look at. A raw photo is read once, by the consumer, and is a miss: such reads are
-# those that ran the function of incoming/, and are taken out of the count. A quiet hour says nothing.
+# left out, for what people look at are the runs of the function of public photos.
 resource "aws_cloudwatch_metric_alarm" "hit_ratio" {
   provider            = aws.us_east_1
   alarm_name          = "${var.name}-cdn-hit-ratio"
-  alarm_description   = "Fewer than 70 % of the public photos came from the edge for three hours."
+  alarm_description   = "Fewer than 70 % of the public photos came from the edge in a day."
   comparison_operator = "LessThanThreshold"
   threshold           = 70
-  evaluation_periods  = 3
+  evaluation_periods  = 1
   treat_missing_data  = "notBreaching"
   alarm_actions       = [aws_sns_topic.alarms.arn]
   ok_actions          = [aws_sns_topic.alarms.arn]
@@ -39,7 +43,7 @@ resource "aws_cloudwatch_metric_alarm" "hit_ratio" {
   metric_query {
     id          = "display_hit_ratio"
     label       = "Hits of public photos, percent"
-    expression  = "IF(requests - FILL(raw_reads, 0) > 100, hit_rate * requests / (requests - FILL(raw_reads, 0)), 100)"
+    expression  = "IF(display_reads >= 100, hit_rate * requests / display_reads, 100)"
     return_data = true
   }
 
@@ -49,6 +53,61 @@ resource "aws_cloudwatch_metric_alarm" "hit_ratio" {
     metric {
       namespace   = "AWS/CloudFront"
       metric_name = "CacheHitRate"
+      stat        = "Average"
+      period      = 86400
+      dimensions  = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
+    }
+  }
+
+  metric_query {
+    id = "requests"
+
+    metric {
+      namespace   = "AWS/CloudFront"
+      metric_name = "Requests"
+      stat        = "Sum"
+      period      = 86400
+      dimensions  = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
+    }
+  }
+
+  metric_query {
+    id = "display_reads"
+
+    metric {
+      namespace   = "AWS/CloudFront"
+      metric_name = "FunctionInvocations"
+      stat        = "Sum"
+      period      = 86400
+      dimensions  = { FunctionName = aws_cloudfront_function.public_photo.name, Region = "Global" }
+    }
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "client_errors" {
+  provider            = aws.us_east_1
+  alarm_name          = "${var.name}-cdn-4xx"
+  alarm_description   = "More than 20 % of the CDN's answers in an hour, ten at least, were 4xx: a wrong reader's secret, or someone guesses."
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = 20
+  evaluation_periods  = 1
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+
+  metric_query {
+    id          = "share"
+    label       = "Answers 4xx, percent"
+    expression  = "IF(error_rate * requests / 100 >= 10, error_rate, 0)"
+    return_data = true
+  }
+
+  metric_query {
+    id = "error_rate"
+
+    metric {
+      namespace   = "AWS/CloudFront"
+      metric_name = "4xxErrorRate"
       stat        = "Average"
       period      = 3600
       dimensions  = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
@@ -66,93 +125,77 @@ resource "aws_cloudwatch_metric_alarm" "hit_ratio" {
       dimensions  = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
     }
   }
-
-  metric_query {
-    id = "raw_reads"
-
-    metric {
-      namespace   = "AWS/CloudFront"
-      metric_name = "FunctionInvocations"
-      stat        = "Sum"
-      period      = 3600
-      dimensions  = { FunctionName = aws_cloudfront_function.incoming_photo.name, Region = "Global" }
-    }
-  }
-}
-
-resource "aws_cloudwatch_metric_alarm" "client_errors" {
-  provider            = aws.us_east_1
-  alarm_name          = "${var.name}-cdn-4xx"
-  alarm_description   = "More than 20 % of the CDN's answers were 4xx for 15 minutes: a wrong reader's secret, or someone guesses."
-  namespace           = "AWS/CloudFront"
-  metric_name         = "4xxErrorRate"
-  statistic           = "Average"
-  period              = 300
-  evaluation_periods  = 3
-  comparison_operator = "GreaterThanThreshold"
-  threshold           = 20
-  treat_missing_data  = "notBreaching"
-  dimensions          = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
-  alarm_actions       = [aws_sns_topic.alarms.arn]
-  ok_actions          = [aws_sns_topic.alarms.arn]
 }
 
 resource "aws_cloudwatch_metric_alarm" "server_errors" {
   provider            = aws.us_east_1
   alarm_name          = "${var.name}-cdn-5xx"
-  alarm_description   = "More than 1 % of the CDN's answers were 5xx for 15 minutes; consumers read from S3 meanwhile."
-  namespace           = "AWS/CloudFront"
-  metric_name         = "5xxErrorRate"
-  statistic           = "Average"
-  period              = 300
-  evaluation_periods  = 3
+  alarm_description   = "More than 1 % of the CDN's answers in an hour, three at least, were 5xx; consumers read from S3 meanwhile."
   comparison_operator = "GreaterThanThreshold"
   threshold           = 1
-  treat_missing_data  = "notBreaching"
-  dimensions          = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
-  alarm_actions       = [aws_sns_topic.alarms.arn]
-  ok_actions          = [aws_sns_topic.alarms.arn]
-}
-
-# The bill is counted from the first of the month, a few times a day, and only where billing alerts are turned on.
-resource "aws_cloudwatch_metric_alarm" "monthly_cost" {
-  provider            = aws.us_east_1
-  alarm_name          = "${var.name}-monthly-cost"
-  alarm_description   = "CloudFront and S3 of this account have cost more than ${var.monthly_cost_limit_usd} USD this month."
-  comparison_operator = "GreaterThanThreshold"
-  threshold           = var.monthly_cost_limit_usd
   evaluation_periods  = 1
   treat_missing_data  = "notBreaching"
   alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
 
   metric_query {
-    id          = "cost"
-    label       = "CloudFront and S3, USD"
-    expression  = "cloudfront + s3"
+    id          = "share"
+    label       = "Answers 5xx, percent"
+    expression  = "IF(error_rate * requests / 100 >= 3, error_rate, 0)"
     return_data = true
   }
 
   metric_query {
-    id = "cloudfront"
+    id = "error_rate"
 
     metric {
-      namespace   = "AWS/Billing"
-      metric_name = "EstimatedCharges"
-      stat        = "Maximum"
-      period      = 21600
-      dimensions  = { ServiceName = "AmazonCloudFront", Currency = "USD" }
+      namespace   = "AWS/CloudFront"
+      metric_name = "5xxErrorRate"
+      stat        = "Average"
+      period      = 3600
+      dimensions  = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
     }
   }
 
   metric_query {
-    id = "s3"
+    id = "requests"
 
     metric {
-      namespace   = "AWS/Billing"
-      metric_name = "EstimatedCharges"
-      stat        = "Maximum"
-      period      = 21600
-      dimensions  = { ServiceName = "AmazonS3", Currency = "USD" }
+      namespace   = "AWS/CloudFront"
+      metric_name = "Requests"
+      stat        = "Sum"
+      period      = 3600
+      dimensions  = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
     }
+  }
+}
+
+# The bill of CloudFront and S3, told by AWS itself: before the month is over if it will be more, and when it is.
+resource "aws_budgets_budget" "photos" {
+  name         = "${var.name}-photos"
+  budget_type  = "COST"
+  time_unit    = "MONTHLY"
+  limit_amount = tostring(var.monthly_cost_limit_usd)
+  limit_unit   = "USD"
+
+  cost_filter {
+    name   = "Service"
+    values = ["Amazon CloudFront", "Amazon Simple Storage Service"]
+  }
+
+  notification {
+    notification_type          = "FORECASTED"
+    comparison_operator        = "GREATER_THAN"
+    threshold                  = 100
+    threshold_type             = "PERCENTAGE"
+    subscriber_email_addresses = [var.alarm_email]
+  }
+
+  notification {
+    notification_type          = "ACTUAL"
+    comparison_operator        = "GREATER_THAN"
+    threshold                  = 80
+    threshold_type             = "PERCENTAGE"
+    subscriber_email_addresses = [var.alarm_email]
   }
 }

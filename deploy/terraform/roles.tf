@@ -1,6 +1,8 @@
-# One role for each process, worn by its service account through the cluster's OIDC provider (IRSA).
+# One role for each process, worn by its service account: by EKS Pod Identity where eks_cluster_name is given, else
+# through the cluster's OIDC provider (IRSA).
 locals {
-  oidc_issuer = split("oidc-provider/", var.oidc_provider_arn)[1]
+  uses_pod_identity = var.eks_cluster_name != null
+  oidc_issuer       = local.uses_pod_identity ? "" : split("oidc-provider/", var.oidc_provider_arn)[1]
 
   service_accounts = {
     gateway  = var.gateway_service_account
@@ -20,11 +22,51 @@ resource "aws_iam_role" "process" {
   for_each = local.service_accounts
 
   name               = "${var.name}-${each.key}"
-  assume_role_policy = data.aws_iam_policy_document.worn_by[each.key].json
+  assume_role_policy = local.uses_pod_identity ? data.aws_iam_policy_document.worn_by_pod[each.key].json : data.aws_iam_policy_document.worn_by[each.key].json
+}
+
+resource "aws_eks_pod_identity_association" "process" {
+  for_each = local.uses_pod_identity ? local.service_accounts : {}
+
+  cluster_name    = var.eks_cluster_name
+  namespace       = var.kubernetes_namespace
+  service_account = each.value
+  role_arn        = aws_iam_role.process[each.key].arn
+}
+
+data "aws_iam_policy_document" "worn_by_pod" {
+  for_each = local.uses_pod_identity ? local.service_accounts : {}
+
+  statement {
+    actions = ["sts:AssumeRole", "sts:TagSession"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["pods.eks.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/eks-cluster-name"
+      values   = [var.eks_cluster_name]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/kubernetes-namespace"
+      values   = [var.kubernetes_namespace]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/kubernetes-service-account"
+      values   = [each.value]
+    }
+  }
 }
 
 data "aws_iam_policy_document" "worn_by" {
-  for_each = local.service_accounts
+  for_each = local.uses_pod_identity ? {} : local.service_accounts
 
   statement {
     actions = ["sts:AssumeRoleWithWebIdentity"]

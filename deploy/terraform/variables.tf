@@ -61,13 +61,25 @@ variable "cdn_reader_secret_sha256" {
   }
 }
 
-variable "oidc_provider_arn" {
-  description = "IAM OIDC provider of the cluster: arn:aws:iam::ACCOUNT:oidc-provider/ISSUER."
+variable "eks_cluster_name" {
+  description = "EKS cluster whose Pod Identity agent brings the roles; null where they are worn through oidc_provider_arn."
   type        = string
+  default     = null
+}
+
+variable "oidc_provider_arn" {
+  description = "IAM OIDC provider of the cluster, arn:aws:iam::ACCOUNT:oidc-provider/ISSUER; null with Pod Identity."
+  type        = string
+  default     = null
 
   validation {
-    condition     = can(regex("^arn:aws:iam::[0-9]{12}:oidc-provider/.+$", var.oidc_provider_arn))
+    condition     = var.oidc_provider_arn == null ? true : can(regex("^arn:aws:iam::[0-9]{12}:oidc-provider/.+$", var.oidc_provider_arn))
     error_message = "oidc_provider_arn must look like arn:aws:iam::123456789012:oidc-provider/ISSUER."
+  }
+
+  validation {
+    condition     = (var.oidc_provider_arn == null) != (var.eks_cluster_name == null)
+    error_message = "oidc_provider_arn or eks_cluster_name must be given, and not both."
   }
 }
 
@@ -95,7 +107,7 @@ variable "alarm_email" {
 }
 
 variable "monthly_cost_limit_usd" {
-  description = "Alarm when CloudFront and S3 together cost more in a month; account-wide."
+  description = "Budget of CloudFront and S3 together for a month, account-wide: a mail when it will not do, and at 80 % of it."
   type        = number
   default     = 50
 }

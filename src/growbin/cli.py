@@ -27,20 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Of the command line: all commands, and what each is given."""
     root = argparse.ArgumentParser(
         prog="growbin", description="A photo of waste in; which bin, and how, out."
     )
+    root.add_argument("--version", action=_Version, nargs=0, help="show the version and end")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
 
-    analyze = commands.add_parser("analyze", help="photos from this terminal: progress bars, then the advice")
-    analyze.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    analyze.add_argument("--server", default="http://127.0.0.1:8080", help="address of the gateway")
-    analyze.add_argument("--question", help="a question about the photos, up to 500 characters")
-    analyze.add_argument(
-        "--locale", choices=("ko", "en"), help="language of the advice; default: the terminal's"
+    _add_analyze(
+        commands.add_parser("analyze", help="photos from this terminal: progress bars, then the advice")
     )
-    analyze.add_argument("--json", action="store_true", help="one object a line instead of a table")
-    analyze.set_defaults(run=_analyze)
 
     gateway = commands.add_parser("gateway", help="HTTP API, demo page, progress streams")
     gateway.set_defaults(run=_serve)
@@ -50,9 +46,13 @@ def parser() -> argparse.ArgumentParser:
 
     stack = commands.add_parser("stack", help="start everything locally, for development")
     stack.add_argument("--data", type=Path, default=Path("var"), help="folder of the parts' data and logs")
-    stack.add_argument("--port", type=int, default=8080, help="port of the gateway")
+    stack.add_argument("--port", type=_port, default=8080, help="port of the gateway")
     stack.add_argument("--parts-only", action="store_true", help="without gateway and consumer")
-    stack.add_argument("--env-file", type=Path, help="write the settings of the started parts here")
+    stack.add_argument(
+        "--env-file",
+        type=Path,
+        help="write the settings of the started parts here; default: stack.env in the data folder",
+    )
     stack.set_defaults(run=_stack)
 
     letters = commands.add_parser(
@@ -77,9 +77,32 @@ def parser() -> argparse.ArgumentParser:
 
     model = commands.add_parser("model-server", help="the embedded model behind an OpenAI-compatible API")
     model.add_argument("--host", default="127.0.0.1")
-    model.add_argument("--port", type=int, required=True)
+    model.add_argument("--port", type=_port, required=True)
     model.set_defaults(run=_model_server)
     return root
+
+
+class _Version(argparse.Action):
+    """Looked up only when it is asked for: that takes longer than the rest of `--help`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_values: object) -> None:
+        from importlib.metadata import version
+
+        print(f"growbin {version('growbin')}")
+        parser.exit()
+
+
+def _add_analyze(analyze: argparse.ArgumentParser) -> None:
+    analyze.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    analyze.add_argument(
+        "--server", help="address of the gateway; default: GROWBIN_SERVER, else the stack that runs here"
+    )
+    analyze.add_argument("--question", help="a question about the photos, up to 500 characters")
+    analyze.add_argument(
+        "--locale", choices=("ko", "en"), help="language of the advice; default: the terminal's"
+    )
+    analyze.add_argument("--json", action="store_true", help="one object a line instead of a table")
+    analyze.set_defaults(run=_analyze)
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -134,6 +157,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to 65535")
+    return int(text)
+
+
 def _add_actions(letters: argparse.ArgumentParser) -> None:
     actions = letters.add_subparsers(required=True, metavar="ACTION")
     for action, text in (
@@ -152,13 +181,24 @@ def _add_actions(letters: argparse.ArgumentParser) -> None:
 
 def _load_settings(given: argparse.Namespace) -> Settings:
     """The settings; a bad one ends us here, before anything else is imported."""
-    from growbin.config import BadSetting, load_settings
+    from growbin.config import BadSetting, load_settings, near_misses
 
+    for sentence in near_misses():
+        print(f"growbin {given.command}: {sentence}", file=sys.stderr)
     try:
         return load_settings()
     except BadSetting as error:
         print(f"growbin {given.command}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _load_settings_here(given: argparse.Namespace) -> Settings:
+    """The same, with those of the stack that runs here, where the environment names no other parts."""
+    from growbin.config import use_stack_file
+
+    if file := use_stack_file():
+        print(f"growbin {given.command}: on the stack of {file}", file=sys.stderr)
+    return _load_settings(given)
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -177,7 +217,7 @@ def _serve(given: argparse.Namespace) -> int:
 
 
 def _dead_letters(given: argparse.Namespace) -> int:
-    settings = _load_settings(given)
+    settings = _load_settings_here(given)
     from growbin.wiring.dead_letters import run_dead_letters
 
     return run_dead_letters(settings, given.action, given.job, given.reason, print)
@@ -196,14 +236,14 @@ def _redrive(given: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"growbin redrive: --since {error}", file=sys.stderr)
         return 2
-    settings = _load_settings(given)
+    settings = _load_settings_here(given)
     from growbin.wiring.redrive import run_redrive
 
     return run_redrive(settings, EndedSelection(given.job, given.code, begin), print, is_dry=given.dry_run)
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    settings = _load_settings(given)
+    settings = _load_settings_here(given)
     from growbin.wiring.doctor import run_doctor
 
     return run_doctor(settings, print, as_json=given.json)
@@ -248,21 +288,18 @@ def _costs(given: argparse.Namespace) -> int:
 
 def _analyze(given: argparse.Namespace) -> int:
     from growbin.commands.analyze import main as analyze
+    from growbin.config import server_address
 
-    return analyze(given.photos, given.server, given.question, given.locale, as_json=given.json)
+    return analyze(
+        given.photos, given.server or server_address(), given.question, given.locale, as_json=given.json
+    )
 
 
 def _stack(given: argparse.Namespace) -> int:
-    from growbin.embedded_model.server import MODEL_ID
-    from growbin.local.stack import run
+    _load_settings(given)  # a bad one would end each of the processes, in a log that nobody has open
+    from growbin.wiring.stack import run_stack
 
-    return run(
-        data=given.data,
-        port=given.port,
-        parts_only=given.parts_only,
-        env_file=given.env_file,
-        model_id=MODEL_ID,
-    )
+    return run_stack(data=given.data, port=given.port, parts_only=given.parts_only, env_file=given.env_file)
 
 
 def _model_server(given: argparse.Namespace) -> int:

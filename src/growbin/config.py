@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -13,6 +15,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from growbin.budgets import Limit, parse_limits
 from growbin.capabilities import CallWishes, CapParameter, Effort, ImageDetail, ResponseFormat
+
+OUR_PREFIX = "GROWBIN_"
+LEAST_LIKE_LETTERS = 8  # shorter names are alike by chance
+ALIKE = 0.87
 
 
 class BadSetting(Exception):
@@ -206,6 +212,19 @@ class Settings(BaseSettings):
         parse_limits("everybody", value)
         return value
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in _listed(value):
+            parts = urlsplit(origin)
+            is_whole = f"{parts.scheme}://{parts.netloc}" == origin
+            if parts.scheme not in ("http", "https") or "*" in origin or not is_whole:
+                raise ValueError(
+                    f"{origin} is no origin like https://app.example: name each one, for every page that may "
+                    "call acts with the session of the person who looks at it"
+                )
+        return value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: str) -> str:
@@ -277,6 +296,72 @@ class Settings(BaseSettings):
     @property
     def proxies(self) -> list[str]:
         return _listed(self.trusted_proxies)
+
+
+def near_misses() -> list[str]:
+    """A sentence for each variable that is nearly a setting, and so nothing to anybody."""
+    settings = {name.upper() for name in Settings.model_fields}
+    told = []
+    for name in sorted(set(os.environ) - settings):
+        meant = next((known for known in settings if name == f"{OUR_PREFIX}{known}"), None)
+        if meant is None and len(name) >= LEAST_LIKE_LETTERS:
+            alike = get_close_matches(name, settings, n=1, cutoff=ALIKE)
+            begun = [known for known in sorted(settings) if known.startswith(f"{name}_")]
+            meant = next(iter(alike + begun), None)
+        if meant:
+            told.append(f"{name} is no setting; {meant} is")
+    return told
+
+
+def env_example() -> str:
+    """`.env.example`: every setting with its default."""
+    lines = ["# Every setting, with its default. What is empty is unset; docs/operations.md says more."]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default()
+        value = default.get_secret_value() if isinstance(default, SecretStr) else default
+        told = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        lines += ["", f"# {field.description}", f"{name.upper()}={shlex.quote(told) if told else ''}"]
+    return "\n".join(lines) + "\n"
+
+
+STACK_FILE = Path("var/stack.env")
+DEFAULT_SERVER = "http://127.0.0.1:8080"
+# Where the environment names one of these otherwise, another growbin than the local stack's is meant.
+_PLACES = ("RABBITMQ_URL", "REDIS_URL", "S3_ENDPOINT_URL", "S3_BUCKET_NAME", "CDN_BASE_URL")
+
+
+def server_address() -> str:
+    """Where a client finds the gateway: GROWBIN_SERVER, else the local stack, else the default port."""
+    named = os.environ.get("GROWBIN_SERVER")
+    port = _stack_settings().get("PORT")
+    return named or (f"http://127.0.0.1:{port}" if port else DEFAULT_SERVER)
+
+
+def use_stack_file() -> Path | None:
+    """Take the settings of the stack that runs here, unless the environment names other parts; returns the
+    file that told them. They are taken as a whole: an AWS profile of the shell's must not be mixed in."""
+    told = _stack_settings()
+    if not told or any(os.environ.get(name) not in (None, "", told.get(name)) for name in _PLACES):
+        return None
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(told)
+    return find_stack_file()
+
+
+def find_stack_file() -> Path | None:
+    """What `growbin stack` has written, in this folder or in one above it, and no other user has."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        file = folder / STACK_FILE
+        if file.is_file() and file.stat().st_uid == os.getuid():
+            return file
+    return None
+
+
+def _stack_settings() -> dict[str, str]:
+    file = find_stack_file()
+    words = shlex.split(file.read_text()) if file else []
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def embedded_model_key() -> str:

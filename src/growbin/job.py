@@ -27,8 +27,7 @@ ContentType = Literal["image/jpeg", "image/png", "image/webp", "image/heic"]
 
 EXTENSIONS: dict[ContentType, str] = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 
-# What travels or is stored may have been written by another version: a type or a key that this one would not
-# write is still read.
+# Another version may have written what travels or is stored: a type or key that we would not write is read.
 MediaType = Annotated[str, StringConstraints(pattern=r"^[\w.+-]+/[\w.+-]+$", max_length=100)]
 UploadKey = Annotated[str, StringConstraints(pattern=r"^incoming/[0-9a-f-]{36}(\.(jpg|png|webp))?$")]
 ETag = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
@@ -349,6 +348,7 @@ class ProgressEvent(Noun):
     updated_at: str
     position: int | None = None  # in the queue, and the estimated wait, of a `queued` event when known
     wait_seconds: int | None = None
+    max_attempts: int | None = None  # beside an `attempt` that is not the first
     result: Result | None = None
     failure: Failure | None = None
 

@@ -28,6 +28,11 @@ def failure(code: str, locale: Locale) -> Failure:
     return Failure(code=code, detail=words.detail[locale], retryable=words.retryable)
 
 
+def failure_codes() -> list[str]:
+    """All that have words of their own."""
+    return list(_messages().failures)
+
+
 def notice(part: str, locale: Locale) -> str:
     """What the person waiting reads while `part`, one of PARTS, is away."""
     return _messages().notices[part][locale]

@@ -200,6 +200,20 @@ async def test_queued_event_tells_its_place(
     assert {name: event[name] for name in event if name not in FIELDS} == told_too
 
 
+async def test_later_attempt_tells_how_many_there_may_be(progress: ProgressLog) -> None:
+    """A person who waits reads "2 of 4"; the first attempt needs no number."""
+    job = job_of(upload())
+    await progress.queue_job(job)
+    first = await begun(progress, job)
+    await progress.announce(job, first.attempt, Stage.FETCHING)
+    await progress.release(job, first.attempt)
+    second = await begun(progress, job)
+    await progress.announce(job, second.attempt, Stage.FETCHING)
+    *_, before, after = map(json.loads, [entry.data for entry in await log_of(progress, job)])
+    assert "max_attempts" not in before
+    assert (after["attempt"], after["max_attempts"]) == (2, 4)
+
+
 async def test_result_is_handed_on_as_it_was_made(progress: ProgressLog) -> None:
     """The last event of a job that is done holds its result, whatever signs its texts are written in."""
     record = upload()

@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
-OVERLAYS = ("base", "overlays/local", "overlays/production")
+OVERLAYS = ("base", "overlays/local", "overlays/production", "overlays/eks")
 
 Document = dict[str, Any]
 
@@ -36,6 +36,11 @@ class Pod:
     @property
     def containers(self) -> list[Document]:
         return list(self.spec.get("containers", []))
+
+    @property
+    def init_containers(self) -> list[Document]:
+        """They come and go before the others begin."""
+        return list(self.spec.get("initContainers", []))
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,10 @@ def name_of(document: Document) -> str:
     return f"{document['kind']}/{document['metadata']['name']}"
 
 
-def growbin_containers(manifests: Manifests) -> Iterator[tuple[Pod, Document]]:
+def growbin_containers(manifests: Manifests, *, init_too: bool = False) -> Iterator[tuple[Pod, Document]]:
     """The containers that run growbin itself, with the settings of config.py."""
     for pod in manifests.pods:
-        for container in pod.containers:
+        for container in [*pod.containers, *(pod.init_containers if init_too else [])]:
             if re.fullmatch(r"(.+/)?growbin(:.*)?", container["image"]):
                 yield pod, container
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -137,6 +138,7 @@ class Pods(Cluster):
         self._numbers = itertools.count(1)
         # Loopback addresses of our own: every pod may have the ports that its manifest says.
         self._network = f"127.{random.randrange(64, 250)}.{random.randrange(256)}"
+        self.broker_user: str | None = None  # user:password of the pods to come, where not the server's own
         super().__init__(*given)  # type: ignore[arg-type]  # what Cluster.running gives
         self.settings = {"JOB_DEADLINE_SECONDS": "300"}  # growbin's own defaults: nothing is shortened
 
@@ -181,13 +183,16 @@ class Pods(Cluster):
 
     def _addresses(self, name: str, address: str) -> dict[str, str]:
         servers = self.servers
+        amqp, management = servers.rabbitmq.url, servers.rabbitmq.management_url
+        if self.broker_user is not None:
+            amqp, management = (re.sub("//.*@", f"//{self.broker_user}@", url) for url in (amqp, management))
         return {
             **servers.seaweedfs.settings(),
             **servers.nginx.settings(),
             "HOST": address,
             "PROBE_HOST": address,
-            "RABBITMQ_URL": servers.rabbitmq.url,
-            "RABBITMQ_MANAGEMENT_URL": servers.rabbitmq.management_url,
+            "RABBITMQ_URL": amqp,
+            "RABBITMQ_MANAGEMENT_URL": management,
             "REDIS_URL": servers.valkey.url,
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self.model.port}/v1",
             "OPENAI_API_KEY": api_key(name),

@@ -24,6 +24,9 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 SECRETS = {name.upper() for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
 PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 EXACT_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?(-[a-z]+)?")
+METADATA_NETWORKS = {"0.0.0.0/0": "169.254.0.0/16", "::/0": "fc00::/7"}
+# Prometheus puts them beside a target's own.
+TARGET_LABELS = {"namespace", "pod"}
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 PATIENCE_SECONDS = 30  # before a restart: longer than anything that passes by itself
 ROOM_SECONDS = 5
@@ -98,16 +101,125 @@ def _scalers(manifests: Manifests) -> list[Document]:
 
 
 def consumers_scale_on_all_their_work(manifests: Manifests) -> Iterator[str]:
-    """KEDA counts ready and unacknowledged messages of the queue that the consumers read."""
+    """KEDA counts ready and unacknowledged messages of the queue that the consumers read, and adds none of
+    them while a breaker is open. (test_scaling.py asks Prometheus what it makes of the query.)"""
     for scaler in manifests.of_kind("ScaledObject"):
         for trigger in scaler["spec"]["triggers"]:
-            said = trigger["metadata"]
-            if (said.get("protocol"), said.get("excludeUnacknowledged")) != ("http", "false"):
+            query = trigger["metadata"].get("query", "")
+            counted = re.findall(r"(rabbitmq_queue_\w+)\{[^}]*queue=\"([^\"]+)\"", query)
+            if {name for name, _ in counted} != {"rabbitmq_queue_messages"}:
                 yield f"{name_of(scaler)} does not count unacknowledged messages"
+            if "growbin_part_away" not in query:
+                yield f"{name_of(scaler)} adds consumers while a breaker is open"
             for _, container in growbin_containers(manifests):
-                queue = _environment(manifests, container).get("QUEUE_NAME", default_of("queue_name"))
-                if said.get("queueName") != queue:
-                    yield f"{name_of(scaler)} counts {said.get('queueName')}, and consumers read {queue}"
+                read = _environment(manifests, container).get("QUEUE_NAME", default_of("queue_name"))
+                for queue in sorted({queue for _, queue in counted} - {read}):
+                    yield f"{name_of(scaler)} counts {queue}, and consumers read {read}"
+
+
+def trouble_shrinks_no_fleet(manifests: Manifests) -> Iterator[str]:
+    """Where nobody can count the work, the number of consumers stays or rises."""
+    for scaler in manifests.of_kind("ScaledObject"):
+        if scaler["spec"].get("fallback", {}).get("behavior") != "currentReplicasIfHigher":
+            yield f"{name_of(scaler)} shrinks a larger fleet when its metric is away"
+        for trigger in scaler["spec"]["triggers"]:
+            if trigger["type"] == "prometheus" and trigger["metadata"].get("ignoreNullValues") != "false":
+                yield f"{name_of(scaler)} takes no answer for no work"
+
+
+def requests_are_what_is_used(manifests: Manifests) -> Iterator[str]:
+    """An autoscaler that looks at CPU lets a pod use what it has asked its node for."""
+    for scaler in manifests.of_kind("HorizontalPodAutoscaler"):
+        deployment = manifests.named("Deployment", scaler["spec"]["scaleTargetRef"]["name"])
+        used = [
+            metric["resource"]["target"].get("averageValue")
+            for metric in scaler["spec"]["metrics"]
+            if metric["type"] == "Resource" and metric["resource"]["name"] == "cpu"
+        ]
+        containers = deployment["spec"]["template"]["spec"]["containers"] if deployment else []
+        asked = [container["resources"]["requests"]["cpu"] for container in containers]
+        if deployment and used != asked:
+            yield f"{name_of(scaler)} lets pods use {used} of CPU that ask for {asked}"
+
+
+def secrets_can_be_replaced(manifests: Manifests) -> Iterator[str]:
+    """RabbitMQ's first user is read once and made once; clients name the user of the day."""
+    for cluster in manifests.of_kind("RabbitmqCluster"):
+        name = cluster["spec"]["secretBackend"]["externalSecret"]["name"]
+        first = manifests.named("ExternalSecret", name)
+        if first is None or first["spec"].get("refreshPolicy") != "CreatedOnce":
+            yield f"{name_of(cluster)} takes its first user from {name}, which is refreshed"
+    for secret in manifests.of_kind("ExternalSecret"):
+        for key, value in secret["spec"]["target"]["template"]["data"].items():
+            if re.search(r"://[^{/]+:\{\{", value):
+                yield f"{name_of(secret)}: {key} holds a user's name that cannot be replaced"
+
+
+KEPT = {"Prune=false", "Delete=false"}
+
+
+def argo_cd_keeps_the_broker(manifests: Manifests) -> Iterator[str]:
+    """Whatever is no longer in the repository, the broker, its volumes and its user stay."""
+    kept = manifests.of_kind("RabbitmqCluster", "Namespace", "StorageClass")
+    first_users = {
+        cluster["spec"]["secretBackend"]["externalSecret"]["name"]
+        for cluster in manifests.of_kind("RabbitmqCluster")
+    }
+    kept += [it for it in manifests.of_kind("ExternalSecret") if it["metadata"]["name"] in first_users]
+    for document in kept:
+        options = document["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-options", "")
+        if not set(options.split(",")) >= KEPT:
+            yield f"{name_of(document)} may be pruned or deleted by Argo CD"
+
+
+def volumes_outlive_their_claims(manifests: Manifests) -> Iterator[str]:
+    """A storage class of ours keeps what is on it, is encrypted, and is the one that the broker asks for."""
+    classes = manifests.of_kind("StorageClass")
+    for storage in classes:
+        if storage.get("reclaimPolicy") != "Retain" or storage["parameters"].get("encrypted") != "true":
+            yield f"{name_of(storage)} loses its data with the claim, or keeps them in clear text"
+    names = {storage["metadata"]["name"] for storage in classes}
+    for cluster in manifests.of_kind("RabbitmqCluster") if classes else []:
+        if cluster["spec"]["persistence"].get("storageClassName") not in names:
+            yield f"{name_of(cluster)} asks for no storage class, and EKS has no default"
+
+
+def cookies_stay_closed(manifests: Manifests) -> Iterator[str]:
+    """A volume that is opened to a group at each mount opens RabbitMQ's cookie, which it then refuses."""
+    for pod in manifests.pods:
+        context = pod.spec.get("securityContext", {})
+        if "fsGroup" in context and context.get("fsGroupChangePolicy") != "OnRootMismatch":
+            yield f"{pod.owner} opens its volume to its group at each mount"
+
+
+def load_balancer_is_the_trusted_proxy(manifests: Manifests) -> Iterator[str]:
+    """The networks that the gateway takes clients from are those whose forwarded address it believes."""
+    for ingress in manifests.of_kind("Ingress"):
+        said = ingress["metadata"]["annotations"]
+        policies = [
+            policy
+            for policy in manifests.of_kind("NetworkPolicy")
+            for opening in policy["spec"].get("ingress", [])
+            if any("ipBlock" in peer for peer in opening["from"])
+        ]
+        let_in = {
+            peer["ipBlock"]["cidr"]
+            for policy in policies
+            for opening in policy["spec"]["ingress"]
+            for peer in opening["from"]
+        }
+        opened = {
+            port["port"] for policy in policies for it in policy["spec"]["ingress"] for port in it["ports"]
+        }
+        for pod, container in growbin_containers(manifests):
+            if container.get("args") != ["gateway"]:
+                continue
+            trusted = set((_environment(manifests, container).get("TRUSTED_PROXIES") or "").split(","))
+            if trusted != let_in:
+                yield f"{pod.owner} trusts {sorted(trusted)}, and {sorted(let_in)} is let in"
+            asked = int(said["alb.ingress.kubernetes.io/healthcheck-port"])
+            if not {asked, pod.ports["http"]} <= opened:
+                yield f"{name_of(ingress)} asks {asked}, and {sorted(opened)} are open to it"
 
 
 def default_of(name: str) -> Any:
@@ -131,7 +243,8 @@ def network_is_closed(manifests: Manifests) -> Iterator[str]:
                     yield f"{name_of(policy)}: {way} is open to everybody or on every port"
                 for peer in opening.get(peers, []):
                     block = peer.get("ipBlock", {})
-                    if block.get("cidr") == "0.0.0.0/0" and "169.254.0.0/16" not in block.get("except", []):
+                    local = METADATA_NETWORKS.get(block.get("cidr"))
+                    if local and local not in block.get("except", []):
                         yield f"{name_of(policy)}: the metadata service can be reached"
 
 
@@ -195,6 +308,12 @@ def addresses_lead_to_pods(manifests: Manifests) -> Iterator[str]:
             behind = manifests.named("Service", backend["name"])
             if behind is None or backend["port"] not in [port["port"] for port in behind["spec"]["ports"]]:
                 yield f"{name_of(route)} leads to {backend['name']}:{backend['port']}, which does not exist"
+    for ingress in manifests.of_kind("Ingress"):
+        for path in (path for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]):
+            to = path["backend"]["service"]
+            behind = manifests.named("Service", to["name"])
+            if behind is None or to["port"]["name"] not in [it["name"] for it in behind["spec"]["ports"]]:
+                yield f"{name_of(ingress)} leads to {to['name']}:{to['port']}, which does not exist"
 
 
 def streams_pass_unhindered(manifests: Manifests) -> Iterator[str]:
@@ -210,11 +329,20 @@ def streams_pass_unhindered(manifests: Manifests) -> Iterator[str]:
             ]
             if {"name": "X-Accel-Buffering", "value": "no"} not in headers:
                 yield f"{name_of(route)} may buffer streams"
+    for ingress in manifests.of_kind("Ingress"):
+        said = ingress["metadata"]["annotations"]["alb.ingress.kubernetes.io/load-balancer-attributes"]
+        [idle_seconds] = re.findall(r"idle_timeout\.timeout_seconds=(\d+)", said)
+        heartbeat_seconds, kept_seconds = (
+            default_of("stream_heartbeat_seconds"),
+            default_of("keepalive_seconds"),
+        )
+        if not 3 * heartbeat_seconds <= int(idle_seconds) < kept_seconds:
+            yield f"{name_of(ingress)} closes streams, or uses connections that the gateway is closing"
 
 
 def variables_are_settings(manifests: Manifests) -> Iterator[str]:
     """Every variable is a setting of growbin, its value is accepted, and its port is the container's."""
-    for pod, container in growbin_containers(manifests):
+    for pod, container in growbin_containers(manifests, init_too=True):
         try:
             given = manifests.environment(container)
         except KeyError as missing:
@@ -228,6 +356,8 @@ def variables_are_settings(manifests: Manifests) -> Iterator[str]:
             settings = Settings(**known)  # type: ignore[arg-type]  # texts, as from the environment
         except ValidationError as error:
             yield from (f"{pod.owner}: {found['loc']}: {found['msg']}" for found in error.errors())
+            continue
+        if container in pod.init_containers:
             continue
         ports = {"http": settings.port, "probe": settings.probe_port}
         for name, port in pod.ports.items():
@@ -257,7 +387,11 @@ def secrets_stay_out_of_config_maps(manifests: Manifests) -> Iterator[str]:
 
 def images_are_exact(manifests: Manifests) -> Iterator[str]:
     """An image is named by one version: no latest, no digest that nobody has pulled, ours as in pyproject."""
-    images = [(pod.owner, container["image"]) for pod in manifests.pods for container in pod.containers]
+    images = [
+        (pod.owner, container["image"])
+        for pod in manifests.pods
+        for container in [*pod.init_containers, *pod.containers]
+    ]
     images += [(name_of(owner), owner["spec"]["image"]) for owner in manifests.of_kind("RabbitmqCluster")]
     for owner, image in images:
         name, _, tag = image.rpartition(":")
@@ -283,7 +417,7 @@ def pods_are_restricted(manifests: Manifests) -> Iterator[str]:
         for volume in pod.spec.get("volumes", []):
             if "emptyDir" in volume and "sizeLimit" not in (volume["emptyDir"] or {}):
                 yield f"{pod.owner}: the volume {volume['name']} has no bound"
-        for container in pod.containers:
+        for container in [*pod.init_containers, *pod.containers]:
             if container.get("securityContext") != {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -369,12 +503,17 @@ def metrics_are_measured(manifests: Manifests) -> Iterator[str]:
         for metric in scaler["spec"]["metrics"]
         if metric["type"] == "Pods"
     ]
+    texts += [
+        (name_of(scaler), trigger["metadata"].get("query", ""))
+        for scaler in manifests.of_kind("ScaledObject")
+        for trigger in scaler["spec"]["triggers"]
+    ]
     for owner, text in texts:
         for name, chosen in re.findall(r"(growbin_\w+)(?:\{([^}]*)\})?", text):
             family = re.sub("_(total|bucket|sum|count)$", "", name)
             if family not in measured:
                 yield f"{owner} reads {name}, which nothing measures"
-            elif unknown := set(re.findall(r"(\w+)[=!]", chosen)) - set(measured[family]):
+            elif unknown := (set(re.findall(r"(\w+)[=!]", chosen)) - TARGET_LABELS - set(measured[family])):
                 yield f"{owner} chooses by {sorted(unknown)}, and {name} has no such label"
 
 
@@ -397,10 +536,17 @@ RULES: tuple[Rule, ...] = (
     disruption_budgets_match,
     autoscalers_own_the_replicas,
     consumers_scale_on_all_their_work,
+    trouble_shrinks_no_fleet,
+    requests_are_what_is_used,
+    secrets_can_be_replaced,
+    argo_cd_keeps_the_broker,
+    volumes_outlive_their_claims,
+    cookies_stay_closed,
     network_is_closed,
     policy_ports_are_container_ports,
     neighbours_let_each_other_through,
     addresses_lead_to_pods,
+    load_balancer_is_the_trusted_proxy,
     streams_pass_unhindered,
     variables_are_settings,
     secrets_stay_out_of_config_maps,

@@ -328,16 +328,96 @@ def placed_in_us_east_1(module: Module) -> Iterator[str]:
 
 
 def alarms_are_heard(module: Module) -> Iterator[str]:
-    """Hit ratio, 4xx, 5xx and cost have an alarm each, and somebody is told."""
+    """Hit ratio, 4xx, 5xx and cost are watched, and somebody is told."""
     watched = set()
     for block in module.resources("aws_cloudwatch_metric_alarm"):
         watched |= set(re.findall(r"'metric_name': '(\w+)'", str(block.values)))
         if not block.values.get("alarm_actions"):
             yield f"{block.name} tells nobody"
-    for metric in sorted({"CacheHitRate", "4xxErrorRate", "5xxErrorRate", "EstimatedCharges"} - watched):
+    for metric in sorted({"CacheHitRate", "4xxErrorRate", "5xxErrorRate"} - watched):
         yield f"{metric} is not watched"
     if "CacheHitRate" in watched and not module.resources("aws_cloudfront_monitoring_subscription"):
         yield "CacheHitRate needs the subscription to the additional metrics"
+    told = {
+        notification.get("notification_type")
+        for notification in module.the("aws_budgets_budget").get("notification", [])
+        if notification.get("subscriber_email_addresses") == ["${var.alarm_email}"]
+    }
+    for kind in sorted({"ACTUAL", "FORECASTED"} - told):
+        yield f"nobody is told of costs that are {kind}"
+
+
+# 10,000 photos a month: an hour of the day has twenty, a whole day 330. Each is read once by the consumer and
+# looked at once.
+PHOTOS_IN_SECONDS = {3600: 20, 86400: 330}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Shares of all answers, and which alarms they should raise."""
+
+    name: str
+    raised: frozenset[str]
+    display_hits: float = 0.8
+    client_errors: float = 0.01
+    server_errors: float = 0.0
+
+    def value(self, metric: Values, photos: int) -> float:
+        """What CloudWatch would have for one period of the metric."""
+        requests = 2 * photos
+        return {
+            "Requests": requests,
+            "FunctionInvocations": photos,
+            "CacheHitRate": 100 * self.display_hits * photos / requests,
+            "4xxErrorRate": 100 * self.client_errors,
+            "5xxErrorRate": 100 * self.server_errors,
+        }.get(str(metric["metric_name"]), 0.0)
+
+
+TRAFFIC = (
+    Traffic("nothing wrong", frozenset()),
+    Traffic("one photo missing and one failing in an hour", frozenset(), 0.8, 1 / 40, 1 / 40),
+    Traffic("each photo looked at from another place", frozenset({"hit_ratio"}), display_hits=0.4),
+    Traffic("a wrong reader's secret", frozenset({"client_errors"}), client_errors=0.5),
+    Traffic("S3 away", frozenset({"server_errors"}), server_errors=0.6),
+    Traffic("every tenth answer fails", frozenset({"server_errors"}), server_errors=0.1),
+)
+
+
+def alarms_work_with_few_photos(module: Module) -> Iterator[str]:
+    """At 10,000 photos a month each trouble raises its alarm, and no other one."""
+    for traffic in TRAFFIC:
+        raised = {
+            block.name for block in module.resources("aws_cloudwatch_metric_alarm") if _rings(block, traffic)
+        }
+        if raised != traffic.raised:
+            yield f"{traffic.name}: raises {sorted(raised)}, not {sorted(traffic.raised)}"
+
+
+def _rings(alarm: Block, traffic: Traffic) -> bool:
+    queries = alarm.values.get("metric_query", [])
+    known: dict[str, Any] = {"IF": lambda condition, then, otherwise: then if condition else otherwise}
+    for query in queries:
+        for metric in query.get("metric", []):
+            known[query["id"]] = traffic.value(metric, PHOTOS_IN_SECONDS[metric["period"]])
+    [expression] = [query["expression"] for query in queries if query.get("return_data") is True]
+    found = eval(expression, {"__builtins__": {}}, known)  # noqa: S307  # our own file's, in a test
+    threshold = alarm.values["threshold"]
+    if alarm.values["comparison_operator"] == "LessThanThreshold":
+        return bool(found < threshold)
+    return bool(found > threshold)
+
+
+def roles_are_worn_by_pods(module: Module) -> Iterator[str]:
+    """With Pod Identity: by the service account of the cluster that is named, and no other."""
+    for statement in module.document("worn_by_pod") or [{}]:
+        held = {it["variable"] for it in statement.get("condition", []) if it["test"] == "StringEquals"}
+        tags = ("eks-cluster-name", "kubernetes-namespace", "kubernetes-service-account")
+        if held != {f"aws:RequestTag/{tag}" for tag in tags}:
+            yield "a role may be worn by other pods than its own"
+    association = module.the("aws_eks_pod_identity_association")
+    if association.get("service_account") != "${each.value}":
+        yield "no role is associated with its service account"
 
 
 def roles_have_what_they_need(module: Module) -> Iterator[str]:
@@ -446,8 +526,10 @@ RULES: tuple[Callable[[Module], Iterator[str]], ...] = (
     delivered_as_told,
     placed_in_us_east_1,
     alarms_are_heard,
+    alarms_work_with_few_photos,
     roles_have_what_they_need,
     roles_reach_no_further,
+    roles_are_worn_by_pods,
     outputs_fit_growbin,
 )
 

@@ -25,7 +25,9 @@ def services() -> Services:
 
 def wrong(found: Services) -> Iterator[str]:
     """What a person with Docker would stumble over."""
-    overlay = {pod.owner.partition("/")[2]: pod.containers[0] for pod in rendered("overlays/local").pods}
+    pods = rendered("overlays/local").pods
+    overlay = {pod.owner.partition("/")[2]: pod.containers[0] for pod in pods}
+    overlay |= {container["name"]: container for pod in pods for container in pod.init_containers}
     if found.keys() != overlay.keys():
         yield f"compose and the overlay differ in {found.keys() ^ overlay.keys()}"
     for name, service in found.items():

@@ -94,10 +94,10 @@ async def test_valkey_keeps_what_growbin_needs_kept(address: str, tmp_path: Path
 
 @pytest.mark.usefixtures("no_sockets_left")
 async def test_photos_are_read_through_the_cdn_only(image: Image, address: str, tmp_path: Path) -> None:
-    """SeaweedFS, the bucket's job and nginx, each as the overlay says: photos are public through the CDN, raw
-    uploads for the reader, and nothing without it."""
+    """SeaweedFS, the bucket's rules and nginx, each as the overlay says: photos are public through the CDN,
+    raw uploads for the reader, and nothing without it."""
     [store] = pod_of("StatefulSet/seaweedfs").containers
-    [job] = pod_of("Job/bucket").containers
+    [job] = pod_of("Deployment/cdn").init_containers
     here = (("127.0.0.1", address), ("0.0.0.0", address), ("/data", str(tmp_path / "data")))
     (tmp_path / "data").mkdir()
     weed = [str(Path(sys.executable).parent / "weed"), *words_of(store, *here)[1:]]

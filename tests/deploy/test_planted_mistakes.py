@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from tests.deploy.checkers import checked_resources, run_checker
+from tests.deploy.definitions import DEFINITIONS, wrong
 from tests.deploy.manifests import K8S, ROOT, Manifests, render
 from tests.deploy.policy import findings
 from tests.deploy.scanner import SUPPRESSED, scan
 from tests.deploy.test_schemas import core_findings
 
 GATEWAY, CONSUMER, NETWORK = "base/gateway.yaml", "base/consumer.yaml", "base/network.yaml"
-LOCAL, PRODUCTION = "overlays/local/", "overlays/production/"
+LOCAL, PRODUCTION, EKS = "overlays/local/", "overlays/production/", "components/eks/"
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,152 @@ AGAINST_POLICY = [
     Mistake(
         "only ready messages counted",
         PRODUCTION + "scaling.yaml",
-        'excludeUnacknowledged: "false"',
-        'excludeUnacknowledged: "true"',
+        "rabbitmq_queue_messages{",
+        "rabbitmq_queue_messages_ready{",
         "does not count unacknowledged messages",
     ),
     Mistake(
         "another queue counted",
         PRODUCTION + "scaling.yaml",
-        "queueName: growbin.jobs",
-        "queueName: growbin.job",
+        'queue="growbin.jobs"',
+        'queue="growbin.job"',
         "counts growbin.job, and consumers read growbin.jobs",
+    ),
+    Mistake(
+        "consumers added whatever is away",
+        PRODUCTION + "scaling.yaml",
+        '              unless on () (max(avg by (part) (growbin_part_away{namespace="growbin"})) >= 0.5)\n'
+        "          )\n          or\n          clamp_max(\n"
+        '            sum(rabbitmq_queue_messages{namespace="growbin",queue="growbin.jobs"}),\n'
+        '            24 * scalar(count(growbin_part_away{namespace="growbin",part="model"}))\n',
+        "",
+        "ScaledObject/consumer adds consumers while a breaker is open",
+    ),
+    Mistake(
+        "autoscaler by a metric of nobody",
+        PRODUCTION + "scaling.yaml",
+        "(growbin_part_away{",
+        "(growbin_breaker_open{",
+        "growbin_breaker_open, which nothing measures",
+    ),
+    Mistake(
+        "fallback that shrinks a fleet",
+        PRODUCTION + "scaling.yaml",
+        "    behavior: currentReplicasIfHigher\n",
+        "",
+        "ScaledObject/consumer shrinks a larger fleet",
+    ),
+    Mistake(
+        "no answer taken for no work",
+        PRODUCTION + "scaling.yaml",
+        'ignoreNullValues: "false"',
+        'ignoreNullValues: "true"',
+        "ScaledObject/consumer takes no answer for no work",
+    ),
+    Mistake(
+        "request far from what is used",
+        GATEWAY,
+        "requests: {cpu: 500m",
+        "requests: {cpu: 100m",
+        "HorizontalPodAutoscaler/gateway lets pods use ['500m'] of CPU that ask for ['100m']",
+    ),
+    Mistake(
+        "first user refreshed",
+        PRODUCTION + "secrets.yaml",
+        "  refreshPolicy: CreatedOnce\n",
+        "  refreshInterval: 1h\n",
+        "takes its first user from rabbitmq-user, which is refreshed",
+    ),
+    Mistake(
+        "user that cannot be replaced",
+        PRODUCTION + "secrets.yaml",
+        "amqp://{{ .rabbitmq_user }}:",
+        "amqp://growbin:",
+        "RABBITMQ_URL holds a user's name that cannot be replaced",
+    ),
+    Mistake(
+        "broker that Argo CD may prune",
+        PRODUCTION + "rabbitmq.yaml",
+        "argocd.argoproj.io/sync-options: Prune=false,Delete=false",
+        "argocd.argoproj.io/sync-options: Delete=false",
+        "RabbitmqCluster/rabbitmq may be pruned",
+    ),
+    Mistake(
+        "namespace that Argo CD may delete",
+        "base/namespace.yaml",
+        "Prune=false,Delete=false",
+        "Prune=false",
+        "Namespace/growbin may be pruned or deleted",
+    ),
+    Mistake(
+        "broker's user that Argo CD may prune",
+        PRODUCTION + "secrets.yaml",
+        "  annotations:\n    argocd.argoproj.io/sync-options: Prune=false,Delete=false\n",
+        "",
+        "ExternalSecret/rabbitmq-user may be pruned",
+    ),
+    Mistake(
+        "volumes that go with their claims",
+        EKS + "storage.yaml",
+        "reclaimPolicy: Retain",
+        "reclaimPolicy: Delete",
+        "StorageClass/growbin-gp3 loses its data",
+    ),
+    Mistake(
+        "broker without a storage class",
+        EKS + "kustomization.yaml",
+        "value: growbin-gp3",
+        "value: gp2",
+        "RabbitmqCluster/rabbitmq asks for no storage class",
+    ),
+    Mistake(
+        "cookie opened to the group",
+        LOCAL + "rabbitmq.yaml",
+        "        fsGroupChangePolicy: OnRootMismatch\n",
+        "",
+        "StatefulSet/rabbitmq opens its volume",
+    ),
+    Mistake(
+        "load balancer that nobody believes",
+        EKS + "kustomization.yaml",
+        "TRUSTED_PROXIES=10.0.0.0/20",
+        "TRUSTED_PROXIES=10.0.0.0/24",
+        "Deployment/gateway trusts ['10.0.0.0/24'], and ['10.0.0.0/20'] is let in",
+    ),
+    Mistake(
+        "health check of a closed port",
+        EKS + "ingress.yaml",
+        'healthcheck-port: "8081"',
+        'healthcheck-port: "8082"',
+        "Ingress/gateway asks 8082",
+    ),
+    Mistake(
+        "load balancer that outlasts the gateway's connections",
+        EKS + "ingress.yaml",
+        "idle_timeout.timeout_seconds=60",
+        "idle_timeout.timeout_seconds=120",
+        "Ingress/gateway closes streams, or uses connections",
+    ),
+    Mistake(
+        "load balancer without a Service",
+        EKS + "ingress.yaml",
+        "port: {name: http}",
+        "port: {name: web}",
+        "Ingress/gateway leads to gateway",
+    ),
+    Mistake(
+        "variable of the bucket's rules misspelled",
+        LOCAL + "cdn.yaml",
+        "- name: AWS_ACCESS_KEY_ID\n",
+        "- name: AWS_ACCESS_KEY\n",
+        "Deployment/cdn: AWS_ACCESS_KEY is no setting",
+    ),
+    Mistake(
+        "bucket's rules set by root",
+        LOCAL + "cdn.yaml",
+        "readOnlyRootFilesystem: true",
+        "readOnlyRootFilesystem: false",
+        "Deployment/cdn: bucket may change its root",
     ),
     Mistake(
         "default-deny left out of one direction",
@@ -108,6 +245,13 @@ AGAINST_POLICY = [
         PRODUCTION + "network.yaml",
         "169.254.0.0/16, ",
         "",
+        "the metadata service can be reached",
+    ),
+    Mistake(
+        "metadata service within reach by IPv6",
+        PRODUCTION + "network.yaml",
+        "except: [fc00::/7, ",
+        "except: [",
         "the metadata service can be reached",
     ),
     Mistake(
@@ -271,6 +415,51 @@ AGAINST_CORE_SCHEMAS = [
     Mistake("wrong type", CONSUMER, "containerPort: 8081", 'containerPort: "8081"', "containerPort"),
 ]
 
+AGAINST_DEFINITIONS = [
+    Mistake(
+        "RabbitMQ field that does not exist",
+        PRODUCTION + "rabbitmq.yaml",
+        "  persistence:\n    storage: 20Gi",
+        "  persistence:\n    size: 20Gi",
+        "RabbitmqCluster/rabbitmq: .spec.persistence.size is no field",
+    ),
+    Mistake(
+        "RabbitMQ nodes as a text",
+        PRODUCTION + "rabbitmq.yaml",
+        "replicas: 3",
+        'replicas: "3"',
+        "RabbitmqCluster/rabbitmq: .spec.replicas must be of type integer",
+    ),
+    Mistake(
+        "RabbitMQ override misplaced",
+        PRODUCTION + "rabbitmq.yaml",
+        "            initContainers:",
+        "            initcontainers:",
+        "template.spec.initcontainers is no field",
+    ),
+    Mistake(
+        "fallback behaviour that does not exist",
+        PRODUCTION + "scaling.yaml",
+        "behavior: currentReplicasIfHigher",
+        "behavior: current",
+        "ScaledObject/consumer: .spec.fallback.behavior must be one of",
+    ),
+    Mistake(
+        "secret made once by another word",
+        PRODUCTION + "secrets.yaml",
+        "refreshPolicy: CreatedOnce",
+        "refreshPolicy: Once",
+        "ExternalSecret/rabbitmq-user: .spec.refreshPolicy must be one of",
+    ),
+    Mistake(
+        "pods of nobody monitored",
+        PRODUCTION + "monitoring.yaml",
+        "  selector:\n    matchLabels:\n      app.kubernetes.io/name: growbin\n",
+        "",
+        "PodMonitor/growbin: .spec.selector is missing",
+    ),
+]
+
 AGAINST_CUSTOM_SCHEMAS = [
     Mistake(
         "KEDA field that does not exist",
@@ -303,7 +492,8 @@ def planted(mistake: Mistake, folder: Path) -> Manifests:
     text = file.read_text()
     assert mistake.old in text, f"{mistake.name}: the text to change is gone"
     file.write_text(text.replace(mistake.old, mistake.new, 1))
-    overlay = "local" if mistake.file.startswith(LOCAL) else "production"
+    overlays = {LOCAL: "local", EKS: "eks"}
+    overlay = next((name for part, name in overlays.items() if mistake.file.startswith(part)), "production")
     return render(folder / "k8s" / "overlays" / overlay)
 
 
@@ -327,6 +517,15 @@ def test_mistake_against_a_core_schema_is_found(mistake: Mistake, tmp_path: Path
 def test_mistake_against_a_custom_schema_is_found(mistake: Mistake, tmp_path: Path) -> None:
     """The validation of custom resources names it."""
     assert_told(mistake, checked_resources(planted(mistake, tmp_path))["wrong"])
+
+
+@pytest.mark.skipif(
+    not DEFINITIONS.is_dir(), reason="the operators' definitions are not beside the repository"
+)
+@pytest.mark.parametrize("mistake", AGAINST_DEFINITIONS, ids=lambda mistake: mistake.name)
+def test_mistake_against_an_operators_definition_is_found(mistake: Mistake, tmp_path: Path) -> None:
+    """The definition names the place."""
+    assert_told(mistake, wrong(planted(mistake, tmp_path)))
 
 
 def test_privileged_container_is_found_by_the_scanner(tmp_path: Path) -> None:

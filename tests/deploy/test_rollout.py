@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import time
 
 import aiohttp
 import pytest
 
 from growbin.local.parts.programs import ConsumerProgram, GatewayProgram
+from growbin.local.parts.rabbitmq import RabbitMQ
 from tests.deploy.image import Image
+from tests.deploy.manifests import ROOT
 from tests.deploy.pods import PodProcess, Pods
 from tests.faults.cluster import Servers
 from tests.faults.inspection import BUG, NO_BUGS
 from tests.faults.oracle import outcome
-from tests.faults.steps import begin, eventually, use
+from tests.faults.steps import begin, eventually, rabbitmqctl, use
 
 JOBS_EACH_SECOND = 2.0
 MODEL_SECONDS = 3.0
@@ -64,6 +67,48 @@ async def test_rolling_every_pod_under_load_loses_nothing(servers: Servers, imag
 async def any_open_streams(pods: Pods) -> bool:
     counts = [await metric(pod, "growbin_open_streams") for pod in pods.pods if pod in pods.gateways]
     return sum(counts) > 0
+
+
+async def make_user(broker: RabbitMQ, name: str, password: str) -> None:
+    """By the words of docs/upkeep.md."""
+    page = (ROOT / "docs" / "upkeep.md").read_text()
+    commands = re.findall(r"^ctl ((?:add_user|set_user_tags|set_permissions) .*)$", page, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["add_user", "set_user_tags", "set_permissions"]
+    for command in commands:
+        words = [word.replace("$new", name).replace("$password", password) for word in shlex.split(command)]
+        await rabbitmqctl(broker, *words)
+
+
+@pytest.mark.timeout(240)
+async def test_replacing_the_brokers_user_under_load_loses_nothing(servers: Servers, image: Image) -> None:
+    """A second user, every pod rolled to it, the first user deleted: every job done, every one paid once."""
+    Pods.image = image
+    broker = servers.rabbitmq
+    await make_user(broker, "first", "first-password")
+    async with Pods.running(servers, gateways=1, consumers=1) as pods:
+        pods.broker_user = "first:first-password"
+        await pods.roll(pods.consumers, ConsumerProgram)
+        await pods.roll(pods.gateways, GatewayProgram)
+        over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(use(pods, over, JOBS_EACH_SECOND))
+            await eventually(lambda: any_open_streams(pods), "streams are counted")
+            await make_user(broker, "second", "second-password")
+            pods.broker_user = "second:second-password"
+            await asyncio.gather(
+                pods.roll(pods.consumers, ConsumerProgram), pods.roll(pods.gateways, GatewayProgram)
+            )
+            connected = await rabbitmqctl(broker, "list_connections", "user")
+            assert "second" in connected
+            assert "first" not in connected
+            await rabbitmqctl(broker, "delete_user", "first")
+            over.set()
+        await pods.prove()
+        jobs = pods.ledger.jobs.values()
+        print(f"{len(jobs)} jobs while the user was replaced")
+        assert {outcome(job) for job in jobs} == {"done"}
+        assert {pods.model.paid(job.marker) for job in jobs} == {1}
+    await rabbitmqctl(broker, "delete_user", "second")
 
 
 async def test_consumer_told_to_end_finishes_what_it_has_in_hand(servers: Servers, image: Image) -> None:

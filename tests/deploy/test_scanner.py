@@ -13,7 +13,11 @@ from tests.deploy.scanner import SUPPRESSED, SUPPRESSED_LOCAL, scan
 
 @pytest.mark.parametrize(
     ("overlay", "suppressed"),
-    [("overlays/local", SUPPRESSED | SUPPRESSED_LOCAL), ("overlays/production", SUPPRESSED)],
+    [
+        ("overlays/local", SUPPRESSED | SUPPRESSED_LOCAL),
+        ("overlays/production", SUPPRESSED),
+        ("overlays/eks", SUPPRESSED),
+    ],
 )
 def test_scanner_finds_nothing_in_the_manifests(
     overlay: str, suppressed: dict[str, str], tmp_path: Path

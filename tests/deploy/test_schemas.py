@@ -8,9 +8,11 @@ import pytest
 import yaml
 
 from tests.deploy.checkers import checked_resources, run_checker
+from tests.deploy.definitions import DEFINITIONS, definitions, wrong
 from tests.deploy.manifests import K8S, OVERLAYS, ROOT, Manifests, rendered
 
 KUBERNETES = ("1.30", "1.37")  # the oldest that has what we use, and the newest whose schema can be had
+# No package holds its schema.
 UNCHECKED = {"rabbitmq.com/v1beta1 RabbitmqCluster"}
 
 
@@ -36,6 +38,17 @@ def test_custom_resources_meet_their_schemas(overlay: str) -> None:
     said = checked_resources(rendered(overlay))
     assert said["wrong"] == []
     assert set(said["unchecked"]) <= UNCHECKED
+
+
+@pytest.mark.skipif(
+    not DEFINITIONS.is_dir(), reason="the operators' definitions are not beside the repository"
+)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_custom_resources_meet_their_operators_definitions(overlay: str) -> None:
+    """RabbitMQ's, too: the API server of a cluster with these operators would take them as they are."""
+    assert wrong(rendered(overlay)) == []
+    defined = {f"{group} {kind}" for group, kind in definitions()}
+    assert defined >= UNCHECKED
 
 
 def test_argo_cd_example_meets_its_schema() -> None:

@@ -218,8 +218,8 @@ MISTAKES = {
     ),
     "signed urls by default": (
         "variables.tf",
-        "  default     = null\n",
-        '  default     = "a key"\n',
+        'leave it null (README)."\n  type        = string\n  default     = null\n',
+        'leave it null (README)."\n  type        = string\n  default     = "a key"\n',
         "signed URLs are on by default",
     ),
     "certificate in another region": (
@@ -239,12 +239,71 @@ MISTAKES = {
     ),
     "alarm unheard": (
         "alarms.tf",
-        """  treat_missing_data  = "notBreaching"
+        """Fewer than 70 % of the public photos came from the edge in a day."
+  comparison_operator = "LessThanThreshold"
+  threshold           = 70
+  evaluation_periods  = 1
+  treat_missing_data  = "notBreaching"
   alarm_actions       = [aws_sns_topic.alarms.arn]
-
 """,
-        "",
-        "monthly_cost tells nobody",
+        """Fewer than 70 % of the public photos came from the edge in a day."
+  comparison_operator = "LessThanThreshold"
+  threshold           = 70
+  evaluation_periods  = 1
+  treat_missing_data  = "notBreaching"
+""",
+        "hit_ratio tells nobody",
+    ),
+    "costs unheard": (
+        "alarms.tf",
+        """"ACTUAL"
+    comparison_operator        = "GREATER_THAN"
+    threshold                  = 80
+    threshold_type             = "PERCENTAGE"
+    subscriber_email_addresses = [var.alarm_email]
+""",
+        """"ACTUAL"
+    comparison_operator        = "GREATER_THAN"
+    threshold                  = 80
+    threshold_type             = "PERCENTAGE"
+""",
+        "nobody is told of costs that are ACTUAL",
+    ),
+    "alarm for many photos only": (
+        "alarms.tf",
+        "display_reads >= 100",
+        "display_reads >= 1000",
+        "each photo looked at from another place: raises [], not ['hit_ratio']",
+    ),
+    "alarm for one error": (
+        "alarms.tf",
+        "error_rate * requests / 100 >= 3",
+        "error_rate * requests / 100 >= 1",
+        "one photo missing and one failing in an hour: raises ['server_errors'], not []",
+    ),
+    "alarm by raw photos": (
+        "alarms.tf",
+        "hit_rate * requests / display_reads",
+        "hit_rate",
+        "nothing wrong: raises ['hit_ratio'], not []",
+    ),
+    "alarm for nobody's secret": (
+        "alarms.tf",
+        "threshold           = 20\n",
+        "threshold           = 60\n",
+        "a wrong reader's secret: raises [], not ['client_errors']",
+    ),
+    "any pod of the cluster": (
+        "roles.tf",
+        """      variable = "aws:RequestTag/kubernetes-service-account\"""",
+        """      variable = "aws:RequestTag/kubernetes-pod-name\"""",
+        "a role may be worn by other pods than its own",
+    ),
+    "role for another account": (
+        "roles.tf",
+        "  service_account = each.value\n",
+        "  service_account = each.key\n",
+        "no role is associated with its service account",
     ),
     "unwatched errors": ("alarms.tf", '"4xxErrorRate"', '"TotalErrorRate"', "4xxErrorRate is not watched"),
     "no additional metrics": (
@@ -409,6 +468,41 @@ def test_the_readme_values_are_accepted(tmp_path: Path) -> None:
     assert plan(tmp_path / "plan") == ""
 
 
+def test_pod_identity_is_accepted_instead_of_the_provider(tmp_path: Path) -> None:
+    """One of the two ways to wear a role, and not both."""
+    assert plan(tmp_path / "pods", oidc_provider_arn=None, eks_cluster_name="example") == ""
+    assert "must be given, and not both" in plan(tmp_path / "both", eks_cluster_name="example")
+
+
+def dashboard(folder: Path) -> dict[str, Any]:
+    """The dashboard as Terraform itself writes it, with a text for everything that an account would name."""
+    folder.mkdir()
+    text = (TERRAFORM / "dashboard.tf").read_text()
+    body = text.replace('resource "aws_cloudwatch_dashboard" "photos" {', "locals {")
+    body = re.sub(r"aws_\w+\.(\w+)\.(?:id|name|bucket)\b", r'"\1"', re.sub(r"  provider .*\n", "", body))
+    (folder / "dashboard.tf").write_text(body.replace("var.aws_region", '"here"').replace("${var.name}", "x"))
+    done = terraform("console", folder=folder, text="local.dashboard_body")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(json.loads(done.stdout)))
+
+
+def test_dashboard_shows_what_the_migration_asked_for(tmp_path: Path) -> None:
+    """Requests, bytes, errors by the hour, and the hit ratio of a day, side by side and in their region."""
+    widgets = dashboard(tmp_path / "body")["widgets"]
+    shown = {
+        (str(it), widget["properties"]["period"], widget["properties"]["region"])
+        for widget in widgets
+        for line in widget["properties"]["metrics"]
+        for it in line[:2]
+    }
+    for metric in ("Requests", "BytesDownloaded", "4xxErrorRate", "5xxErrorRate"):
+        assert (metric, 3600, "us-east-1") in shown
+    assert ("CacheHitRate", 86400, "us-east-1") in shown
+    assert ("BucketSizeBytes", 86400, "here") in shown
+    places = [(widget["x"], widget["y"]) for widget in widgets]
+    assert len(set(places)) == len(widgets)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -422,6 +516,7 @@ def test_the_readme_values_are_accepted(tmp_path: Path) -> None:
         {"cdn_reader_secret_sha256": [EMPTY_DIGEST]},
         {"cdn_reader_secret_sha256": [GOOD_DIGEST] * 3},
         {"oidc_provider_arn": "https://oidc.eks.ap-northeast-2.amazonaws.com/id/1"},
+        {"oidc_provider_arn": None},
         {"name": "Growbin"},
     ],
     ids=str,

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from tests.e2e.client import browsing
 from tests.e2e.photos import drawn
 from tests.e2e.system import free_port, is_free
+from tests.loopback import served
 from tests.processes import Stack, command, environment, tail
 from tests.stream_conformance.scripted_model import ScriptedModel
 
@@ -98,6 +100,19 @@ def test_second_start_is_refused_with_a_sentence(stack: Stack, port: int, tmp_pa
     assert stack.process.poll() is None
 
 
+def test_doctor_finds_the_stack_by_its_file(stack: Stack, tmp_path: Path) -> None:
+    """In the folder of `var/stack.env`, which only its owner may read, no setting need be given."""
+    (tmp_path / "var").mkdir()
+    told = tmp_path / "var" / "stack.env"
+    told.write_bytes(stack.env_file.read_bytes())
+    examined = subprocess.run(
+        command("doctor"), env=environment({}), cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert stack.env_file.stat().st_mode & 0o777 == 0o600
+    assert str(told) in examined.stderr
+    assert examined.returncode == 0, examined.stdout
+
+
 async def test_photo_comes_from_s3_once_nginx_is_killed(stack: Stack, port: int) -> None:
     """The CDN's process dies; the stack says so and goes on, and the next photo comes from S3."""
     async with browsing(f"http://127.0.0.1:{port}") as client:
@@ -106,6 +121,22 @@ async def test_photo_comes_from_s3_once_nginx_is_killed(stack: Stack, port: int)
         after = await client.result(await client.submit(drawn("JPEG")))
     assert (before["photo"]["source"], after["photo"]["source"]) == ("cdn", "s3")
     assert "nginx" in tail(stack.log)
+
+
+@pytest.mark.parametrize("killed", [["gateway"], ["consumer"], ["gateway", "consumer"]])
+async def test_killed_program_is_started_again(stack: Stack, port: int, killed: list[str]) -> None:
+    """The stack says so, and the next photo has its result."""
+    before = dict(stack.pids)
+    for name in killed:
+        os.killpg(before[name], signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while any(stack.pids[name] == before[name] for name in killed):
+            await asyncio.sleep(0.1)
+            stack.read_files()
+    async with browsing(f"http://127.0.0.1:{port}") as client:
+        assert (await client.result(await client.submit(drawn("JPEG"))))["items"]
+    for name in killed:
+        assert f"{name} ended unexpectedly (exit code -9)" in tail(stack.log)
 
 
 def test_ctrl_c_ends_everything(stack: Stack, port: int) -> None:
@@ -151,13 +182,51 @@ async def test_other_model_server_is_asked_instead_of_ours(
             async with browsing(f"http://127.0.0.1:{port}") as client:
                 result = await client.result(await client.submit(drawn("JPEG")))
                 page = (await client.call("GET", "/")).body
+            async with asyncio.timeout(20):
+                while "scripted answered in" not in tail(stack.log):
+                    await asyncio.sleep(0.1)
         finally:
             await asyncio.to_thread(stack.stop)
     assert result["model"] == "scripted"
     assert 'data-questions="yes"' in page
-    [(asked_for, authorization)] = model.asked
-    assert asked_for == "gpt-6-luna"
-    assert authorization == f"Bearer {key or 'none'}"
+    assert set(model.asked) == {("gpt-6-luna", f"Bearer {key or 'none'}")}
+    assert len(model.asked) == 2  # once by the stack, once for the photo
+
+
+async def test_refused_key_is_told_at_once(parts: dict[str, str], tmp_path: Path) -> None:
+    """Before anybody has sent a photo the terminal names the setting; the rest runs on."""
+
+    async def refuse(_request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "Incorrect API key provided"}}, status=401)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    async with served(app) as address:
+        chosen = with_parts_of(parts, OPENAI_BASE_URL=address, OPENAI_API_KEY="sk-somebodys-old-key")
+        stack = Stack(tmp_path, command("stack", "--port", str(free_port())), **chosen)
+        try:
+            await asyncio.to_thread(stack.wait_until_ready)
+            async with asyncio.timeout(20):
+                while "NO PHOTO WILL BE ANSWERED" not in tail(stack.log):
+                    await asyncio.sleep(0.1)
+            assert stack.process.poll() is None
+        finally:
+            await asyncio.to_thread(stack.stop)
+    assert "401" in tail(stack.log)
+    assert "Correct OPENAI_API_KEY" in tail(stack.log)
+    assert "sk-somebodys-old-key" not in tail(stack.log)
+
+
+def test_folder_with_other_letters_will_do(tmp_path: Path) -> None:
+    """A Korean name of the data folder ends no part, on a first start as on the next; no link is left."""
+    for _ in range(2):
+        stack = Stack(tmp_path / "데이터", command("stack", "--parts-only"))
+        try:
+            stack.wait_until_ready()
+        finally:
+            stack.stop()
+    links = [link for link in Path("/tmp").glob("growbin-*") if link.is_symlink()]
+    assert not [link for link in links if str(tmp_path) in str(link.readlink())]
 
 
 def test_key_alone_leads_to_openai(parts: dict[str, str], tmp_path: Path) -> None:

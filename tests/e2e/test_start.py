@@ -52,6 +52,14 @@ def test_mistake_in_the_overlay_is_named_with_file_and_line(name: str, tmp_path:
     assert f"{overlay}:2: colour: there is no such field" in said
 
 
+@pytest.mark.parametrize("name", ["gateway", "consumer"])
+def test_missing_bucket_is_named(parts: dict[str, str], name: str) -> None:
+    """No job could ever succeed: that is said now, and not to the first person with a photo."""
+    said = failed_start(name, parts | {"S3_BUCKET_NAME": "nope-of-ours"})
+    assert "there is no bucket nope-of-ours" in said
+    assert "S3_BUCKET_NAME" in said
+
+
 def test_each_bad_setting_has_its_line() -> None:
     """Two mistakes are told together, so that they can be mended together."""
     said = failed_start("gateway", {"CDN_CACHE_TTL": "-1", "REDIS_URL": "http://redis"})

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from tests.e2e.photos import COFFEE_CUP, drawn
@@ -268,6 +269,51 @@ async def test_interrupt_leaves_no_job_running(parts: dict[str, str], tmp_path: 
         assert [job["stage"] for job in jobs] == ["cancelled"] * 4
 
 
+async def test_large_photo_is_made_smaller(system: System, tmp_path: Path) -> None:
+    """As on the page: less to send, and nothing of it is lost to the model."""
+    large = tmp_path / "large.jpg"
+    large.write_bytes(drawn("JPEG", 4000, 3000))
+    ended = await analyze(system.base_url, "--json", large)
+    [outcome] = ended.objects
+    assert ended.status == 0, ended
+    assert outcome["result"]["photo"]["bytes"] < large.stat().st_size
+
+
+async def test_photos_without_a_result_make_no_table(system: System, tmp_path: Path) -> None:
+    """Each has its sentence among the progress; the output for results stays empty."""
+    ended = await analyze(system.base_url, tmp_path / "gone.jpg")
+    assert ended.status == 1
+    assert ended.said == ""
+    assert "gone.jpg: The file cannot be read: No such file or directory." in ended.progress
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            web.Response(status=405, headers={"Server": "other/1.0"}),
+            "other/1.0 answered 405 Method Not Allowed.",
+        ),
+        (web.Response(text="<html>", content_type="text/html"), "answered no JSON."),
+        (web.json_response({"hello": "world"}), "is no growbin."),
+    ],
+)
+async def test_stranger_at_the_address_is_named(answer: web.Response, words: str) -> None:
+    """Another program listens where growbin was expected: the sentence says who, and what to do."""
+
+    async def say(_request: web.Request) -> web.Response:
+        return answer
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", say)
+    async with served(app) as url:
+        ended = await analyze(url, COFFEE_CUP)
+    assert ended.status == 1
+    assert len(ended.progress.strip().splitlines()) == 1
+    assert words in ended.progress
+    assert url in ended.progress
+
+
 async def test_terminal_waits_for_its_turn(parts: dict[str, str], tmp_path: Path) -> None:
     """A session that may have one unfinished photo, and few tickets, gets the advice for all four."""
     async with running_system(
@@ -284,3 +330,4 @@ async def test_absent_service_is_told_in_a_sentence() -> None:
     assert ended.status == 1
     assert len(ended.progress.strip().splitlines()) == 1
     assert "--server" in ended.progress
+    assert "Connection refused" in ended.progress

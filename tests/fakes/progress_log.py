@@ -204,7 +204,8 @@ class FakeProgressLog(MayBeAway):
             kept.attempts.is_open = False
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
-        return self._append(job, attempt, stage)
+        told = {"max_attempts": self._max_starts} if 1 < attempt <= self._max_starts else {}
+        return self._append(job, attempt, stage, **told)
 
     async def count_paid_call(
         self, job: Job, attempt: int, call_id: str, same: str | None = None, *, is_fresh: bool = False
@@ -477,5 +478,5 @@ def _again(job: Job, run: int, deadline_ms: int, deadline_seconds: int) -> Job:
 def _without_place(entry: LogEntry) -> LogEntry:
     """A place in the queue is told once, not kept."""
     event = json.loads(entry.data)
-    kept = {name: event[name] for name in event if name not in ("position", "wait_seconds")}
+    kept = {name: event[name] for name in event if name not in ("position", "wait_seconds", "max_attempts")}
     return replace(entry, data=json.dumps(kept, ensure_ascii=False, separators=(",", ":")))

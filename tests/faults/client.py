@@ -62,6 +62,7 @@ class Client:
         self._photo = photo
         self._choice = choice or random.Random()
         self._obeys_retry = obeys_retry  # as EventSource does; otherwise it comes back at once
+        self.headers: dict[str, str] = {}  # of every call
         self.open_at: Counter[str] = Counter()  # by gateway: calls and streams of ours it has in hand
         self._followers: dict[str, list[asyncio.Task[Event]]] = {}
         self._http = aiohttp.ClientSession(
@@ -161,7 +162,8 @@ class Client:
         gateway: str | None = None,
     ) -> Answer:
         """One call to one gateway (any, if none is named); never raises for what the network does."""
-        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **(headers or {})}
+        bearer = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {**self.headers, **bearer, **(headers or {})}
         gateway = gateway or self._any_gateway()
         with self._at(gateway):
             try:

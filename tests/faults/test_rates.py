@@ -16,8 +16,9 @@ from typing import Any
 
 import aiohttp
 
+from tests.faults.client import Client
 from tests.faults.cluster import Cluster, Servers
-from tests.faults.steps import begin, eventually, uploaded
+from tests.faults.steps import accepted_in_the_end, begin, eventually, uploaded
 from tests.faults.surgery import PROGRESS, RECORDS, database
 from tests.load_profile import ONE_ADDRESS
 
@@ -29,7 +30,8 @@ BEHIND_PROXY = {"TRUSTED_PROXIES": "127.0.0.0/8"}
 DEFAULT_RATES = {**dict.fromkeys(ONE_ADDRESS, ""), **BEHIND_PROXY}
 TICKETS = int(os.environ.get("RATE_TICKETS", "2000"))  # 20,000 in the long run
 AT_ONCE = 32
-LOOKS = 60
+LOOKS = 100
+LOOK_PAUSE_SECONDS = 0.05
 SHORT_SECONDS = 6  # what an unused ticket and its session live, so that the test sees them go
 OTHER_KEYS = 10  # the buckets of the address and of all, the proof of readiness
 SHORT_LIVES = dict.fromkeys(
@@ -196,8 +198,8 @@ async def test_tickets_of_one_stranger_are_refused_over_the_rate_and_leave_redis
 
 
 async def test_address_at_all_its_caps_leaves_others_their_turn(servers: Servers) -> None:
-    """One address takes as many tickets, reads, lists and deletions as it can get: it gets what its rates
-    allow and 429 for the rest, while others are never refused."""
+    """One address takes all the tickets, reads, lists and deletions that it may, and tries a quarter more: it
+    gets what its rates allow and 429 for the rest, while others are never refused."""
     async with (
         Cluster.running(servers, gateways=1, consumers=0, **DEFAULT_RATES) as cluster,
         visitors(cluster, an_address()) as greedy,
@@ -214,28 +216,31 @@ async def test_address_at_all_its_caps_leaves_others_their_turn(servers: Servers
                 status, _, _ = await others[number % len(others)].call("GET", JOBS)
                 took.append((time.monotonic() - began) * 1000)
                 assert status == 200
+                await asyncio.sleep(LOOK_PAUSE_SECONDS)
             return took
 
         quiet = await look()
         over = asyncio.Event()
         counts: dict[str, Counter[int]] = {}
 
-        async def hammer(method: str, path: str) -> None:
+        async def insist(method: str, path: str, each_second: float) -> None:
+            """First all at once that may come at once, then a quarter more often than it may."""
             seen: Counter[int] = Counter()
             counts[f"{method} {path.replace(job, '…')}"] = seen
             while not (over.is_set() and seen[429]):
                 seen[(await visitor.call(method, path))[0]] += 1
+                await asyncio.sleep(seen[429] and 1 / (1.25 * each_second))
 
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            for method, path in (
-                ("POST", ANALYZE),
-                ("GET", job),
-                ("GET", f"{JOBS}?limit=50"),
-                ("POST", f"{job}/cancel"),
-                ("DELETE", f"{JOBS}/{NOBODYS}"),
+            for method, path, each_second in (
+                ("POST", ANALYZE, 0.5),
+                ("GET", job, 10),
+                ("GET", f"{JOBS}?limit=50", 10),
+                ("POST", f"{job}/cancel", 0.5),
+                ("DELETE", f"{JOBS}/{NOBODYS}", 0.5),
             ):
-                group.create_task(hammer(method, path))
+                group.create_task(insist(method, path, each_second))
             busy = await look()
             over.set()
         seconds = time.monotonic() - began
@@ -251,6 +256,59 @@ async def test_address_at_all_its_caps_leaves_others_their_turn(servers: Servers
         assert reads <= 20 + 20 * seconds + 1
         assert changes <= 60 + seconds + 1
         assert all(status in (201, 200, 202, 204, 404, 429) for seen in counts.values() for status in seen)
+
+
+async def test_photo_of_another_waits_for_what_one_address_may_have_under_way_and_no_more(
+    servers: Servers,
+) -> None:
+    """One address wants 80 photos at once: 60 are taken, and another each time that one ends. Who comes then
+    is done as soon as 60 were, at the throughput that was measured."""
+    async with Cluster.running(
+        servers,
+        gateways=1,
+        consumers=1,
+        MAX_UNFINISHED_PER_SESSION="20",
+        MAX_UNFINISHED_PER_ADDRESS="60",
+        **BEHIND_PROXY,
+    ) as cluster:
+        cluster.model.delay_seconds = lambda _marker: 2.0
+        other = cluster.new_client()
+        other.headers["X-Forwarded-For"] = an_address()
+        alone = await quickly(other, cluster, "alone")
+        tokens = [await cluster.client.session() for _ in range(4)]
+        jobs = [cluster.ledger.track(f"greedy-{number}", tokens[number % 4]) for number in range(80)]
+        for job in jobs:
+            await cluster.client.ticket(job)
+            await cluster.client.put(job)
+        began = time.monotonic()
+        answers = await asyncio.gather(*map(cluster.client.complete, jobs))
+        statuses = Counter(answer.status for answer in answers)
+        assert statuses[429] >= 10
+        waiting = [asyncio.create_task(accepted_in_the_end(cluster, job)) for job in jobs]
+        waited = await quickly(other, cluster, "other")
+        await asyncio.gather(*waiting)
+        ends = [(await cluster.client.follow(job, 120)).name for job in jobs]
+        throughput = len(jobs) / (time.monotonic() - began)
+        print(
+            f"{dict(statuses)}; {throughput:.1f} photos a second; another's took {waited:.1f} s, "
+            f"{alone:.1f} s when it was alone"
+        )
+        assert set(ends) == {"done"}
+        assert waited <= 60 / throughput + 2 * alone
+        await other.close()
+        await cluster.prove()
+
+
+async def quickly(client: Client, cluster: Cluster, marker: str) -> float:
+    """The seconds from one's upload-complete to the advice."""
+    job = cluster.ledger.track(marker, await client.session())
+    await client.ticket(job)
+    await client.put(job)
+    began = time.monotonic()
+    assert (await client.complete(job)).status == 202
+    client.watch(job)
+    assert (await client.seen(job, 120)).name == "done"
+    return time.monotonic() - began
 
 
 async def test_tickets_of_a_thousand_addresses_are_refused_over_the_rate_of_all(servers: Servers) -> None:

@@ -371,7 +371,7 @@ async def test_what_was_said_of_a_job_that_is_gone_is_forgotten(visit: Visit) ->
     said = "JSON.stringify({ isTold: true, choice: null, at: Date.now() })"
     await visit.page.evaluate(f"localStorage.setItem('growbin-opinion:gone', {said})")
     await visit.page.reload()
-    await visit.page.wait_for_function(f"{OPINIONS}.length === 0")
+    await visit.page.wait_for_function(f"() => {OPINIONS}.length === 0")
 
 
 # --- for everybody ---------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Wire:
     """A client without any manners."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
+        self.reader = reader
         self._writer = writer
 
     def stop_reading(self) -> None:
@@ -77,17 +77,17 @@ class Wire:
 
     async def answer(self) -> Answer:
         async with asyncio.timeout(LONG_ENOUGH_SECONDS):
-            head = await self._reader.readuntil(b"\r\n\r\n")
+            head = await self.reader.readuntil(b"\r\n\r\n")
             line, *fields = head.decode().rstrip().split("\r\n")
             headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
-            body = await self._reader.readexactly(int(headers.get("content-length", "0")))
+            body = await self.reader.readexactly(int(headers.get("content-length", "0")))
         return Answer(int(line.split()[1]), headers, body)
 
     async def end(self) -> bytes:
         """Whatever still comes until the server hangs up."""
         async with asyncio.timeout(LONG_ENOUGH_SECONDS):
             try:
-                return await self._reader.read()
+                return await self.reader.read()
             except ConnectionResetError:
                 return b""
 

@@ -4,17 +4,22 @@ import asyncio
 import io
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 from PIL import Image
 
 from growbin.adapters.photo_cleaner import ChildPhotoCleaner, _Origin, _Turns, usable_cores
+from growbin.config import Settings
 from growbin.errors import JobFailed
 from growbin.photo import ANSWER, MEMORY_BYTES, REQUEST
+from growbin.wiring.consumer import open_cleaner
+from growbin.wiring.parts import CannotStart
 from tests.heic_files import phone_heic
 from tests.hostile_photos import RGB, png, scan_bomb
 
@@ -49,6 +54,41 @@ async def opened(children: int = 1, timeout_seconds: float = 15) -> AsyncIterato
 async def works(cleaner: ChildPhotoCleaner) -> bool:
     photo = await cleaner.clean(jpeg(), "image/jpeg")
     return (photo.width, photo.height, photo.content_type) == (40, 30, "image/jpeg")
+
+
+CLEANS_ONE = """
+import asyncio
+from growbin.adapters.photo_cleaner import ChildPhotoCleaner
+
+async def clean() -> None:
+    async with ChildPhotoCleaner.open(max_pixels=100, max_side=100, children=1) as cleaner:
+        await cleaner.look()
+
+asyncio.run(clean())
+"""
+
+
+def test_children_find_what_their_parent_found() -> None:
+    """Packages of a user's own (`pip install --user`) or on PYTHONPATH are no Python's of itself."""
+    bare_python = Path(sys.base_prefix) / "bin" / Path(sys.executable).name
+    paths = [path for path in sys.path if path and not path.startswith(sys.base_prefix)]
+    ended = subprocess.run(
+        [bare_python, "-c", CLEANS_ONE],
+        env={"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+async def test_children_that_cannot_work_are_told_before_a_photo_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A consumer that could clean nothing does not start, rather than fail every photo."""
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(CannotStart, match="no photo can be cleaned here"):
+        async with open_cleaner(Settings(photo_children=1)):
+            pass
 
 
 async def gone(pids: set[int]) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from growbin.gateway.app import CALLS
+from growbin.gateway.session_watch import Vector
 from growbin.messages import failure
 from tests.unit.gateway_node import Client, Node
 
@@ -71,7 +72,7 @@ async def test_job_of_another_session_looks_like_none(
     assert after.entry == before.entry
 
 
-async def test_list_and_stream_of_a_session_show_no_other_sessions_job(node: Node, client: Client) -> None:
+async def test_list_of_a_session_shows_no_other_sessions_job(node: Node, client: Client) -> None:
     """Nor does a cursor that names it, nor an idempotency key that made it."""
     headers = {"Idempotency-Key": "the same"}
     mine = (await (await client.post("/api/v1/waste/analyze", headers=headers)).json())["job_id"]
@@ -82,3 +83,34 @@ async def test_list_and_stream_of_a_session_show_no_other_sessions_job(node: Nod
     assert [job["job_id"] for job in listed["jobs"]] == [theirs]
     assert (await stranger.get(f"/api/v1/waste/jobs?cursor={mine}")).status == 400
     assert (await stranger.get("/api/v1/waste/jobs?limit=51")).status == 400
+
+
+async def test_stream_of_a_session_tells_nothing_of_another_sessions_job(node: Node, client: Client) -> None:
+    """Not what begins, goes on or ends meanwhile, and not when its own last id names the other's job."""
+    mine = await node.submitted(client)
+    stranger = await node.client()
+    theirs = await node.submitted(stranger)
+    state = await node.progress.state(mine.job_id)
+    assert state is not None
+    vector = Vector(None, {mine.job_id: state.entry.id, theirs.job_id: ""}).encode()
+    async with stranger.get("/api/v1/waste/events", headers={"Last-Event-ID": vector}) as stream:
+        later = await node.submitted(client)
+        for job in (mine, later, theirs):
+            await node.progress.cancel(job.job_id)
+        said = b""
+        while b"event: cancelled" not in said:
+            said += await stream.content.readuntil(b"\n\n")
+    assert str(theirs.job_id).encode() in said
+    assert not any(str(job.job_id).encode() in said for job in (mine, later))
+
+
+async def test_end_of_a_session_touches_no_other_session(node: Node, client: Client) -> None:
+    """Nor the jobs of it, also where its own are erased."""
+    mine = await node.submitted(client)
+    stranger = await node.client()
+    theirs = await node.submitted(stranger)
+    assert (await stranger.delete("/api/v1/sessions/current?erase=true")).status == 204
+    await node.erased()
+    assert set(node.uploads.objects) == {mine.key}
+    assert (await client.get(f"/api/v1/waste/jobs/{mine.job_id}")).status == 200
+    assert (await client.get(f"/api/v1/waste/jobs/{theirs.job_id}")).status == 404

@@ -16,6 +16,15 @@ from growbin.errors import JobFailed, Unavailable
 from growbin.job import CleanPhoto, ContentType
 from growbin.photo import ANSWER, RECEIVED, REQUEST, TARGETS
 
+# An isolated Python (-I) looks neither into a user's own packages nor into PYTHONPATH, where we may have been
+# found ourselves: so the child is told where we look.
+_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from growbin.photo import main; main()"
+# As PNG.
+_WHITE_PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a494441"
+    "54789c63f80f0001010100b138f6140000000049454e44ae426082"
+)
+
 
 class ChildPhotoCleaner:
     """A few long-lived children, each cleaning one photo at a time."""
@@ -45,6 +54,10 @@ class ChildPhotoCleaner:
         finally:
             for child in started:
                 await child.stop()
+
+    async def look(self) -> None:
+        """Clean one white pixel. Raises Unavailable or JobFailed when no photo could be cleaned."""
+        await self.clean(_WHITE_PIXEL, "image/jpeg")
 
     async def clean(
         self, data: bytes, target: ContentType, *, owner: str | None = None, address: str | None = None
@@ -148,7 +161,7 @@ class _Child:
     async def start(self) -> None:
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-m", "growbin.photo"),
+                *(sys.executable, "-I", "-c", _CHILD, *map(os.path.abspath, sys.path)),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,

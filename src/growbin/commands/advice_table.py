@@ -49,18 +49,18 @@ def summary(outcome: Outcome) -> str:
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """A row for each item of each photo; what to do stands indented below it."""
+    """A row for each item of each photo that has a result; what to do stands indented below it. Empty when
+    there is none: how the others ended was told in their own lines."""
     rows: list[tuple[str, ...]] = [("PHOTO", "ITEM", "SURE", "BIN")]
     notes: dict[int, list[str]] = {}
     for outcome in outcomes:
-        name = tail(clean(str(outcome.photo)), NAME_COLUMNS)
         if outcome.result is None:
-            rows.append((name, "-", "-", clean((outcome.failure or {})["detail"])))
             continue
+        name = tail(clean(str(outcome.photo)), NAME_COLUMNS)
         items = _likely(outcome.result)
         certainty = _certainty(outcome.result)
         if not items:
-            rows.append((name, "-", certainty, "-"))
+            rows.append((name, "?", certainty, ""))
             notes[len(rows) - 1] = []
         for item, following in zip_longest(items, items[1:]):
             rows.append((name, clean(item["name"]), certainty, clean(item["bin"])))
@@ -70,6 +70,8 @@ def table(outcomes: Iterable[Outcome]) -> str:
         rest = _asked_back(outcome.result)
         rest += [f"> {outcome.result['answer']}"] if outcome.result.get("answer") else []
         notes[len(rows) - 1].extend(map(clean, rest))
+    if len(rows) == 1:
+        return ""
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, tuple("─" * min(columns, RULE_COLUMNS) for columns in widths))
     lines = []

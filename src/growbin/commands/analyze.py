@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import locale as system_locale
+import os
 import sys
 import time
 import uuid
@@ -20,9 +21,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from growbin.commands.advice_table import JSON, Outcome, summary, table
-from growbin.commands.progress_bars import ProgressBars
+from growbin.commands.photo_to_send import UnusablePhoto, photo_to_send
+from growbin.commands.progress_bars import ProgressBar, ProgressBars, told
 from growbin.job import TERMINAL_STAGES
-from growbin.photo_file.by_type import sniff
 
 PHOTOS_AT_ONCE = 4  # as many streams as a session may have open
 PATIENCE_SECONDS = 60
@@ -32,6 +33,7 @@ RECONNECT_SECONDS = 2.0
 CANCEL_SECONDS = 5
 
 JOBS = "/api/v1/waste/jobs"
+ADVICE = "Start growbin there (`growbin stack`), or name another address with --server or GROWBIN_SERVER."
 
 Answer = TypeVar("Answer")
 
@@ -64,12 +66,15 @@ async def _analyze_all(
     photos: Sequence[Path], server: str, wishes: Mapping[str, str | None], as_json: bool
 ) -> list[Outcome]:
     turns = asyncio.Semaphore(PHOTOS_AT_ONCE)
-    bars = ProgressBars(sys.stderr, is_quiet=as_json)
+    language = wishes["locale"] or "ko"
+    bars = ProgressBars(sys.stderr, language, is_quiet=as_json)
 
-    async def take_turn(photo: Path) -> Outcome:
+    async def take_turn(photo: Path, bar: ProgressBar) -> Outcome:
         async with turns:
-            bar = bars.begin(photo)
-            outcome = await _analyze(service, photo, wishes, lambda *seen: bars.show(bar, *seen))
+            bars.begin(bar)
+            outcome = await _analyze(
+                service, photo, wishes, lambda event: bars.show(bar, *told(event, language))
+            )
             bars.end(bar, summary(outcome))
             if as_json:
                 sys.stdout.write(outcome.as_json() + "\n")
@@ -77,26 +82,26 @@ async def _analyze_all(
             return outcome
 
     async with _service(server) as service, bars.drawn(), asyncio.TaskGroup() as group:
-        tasks = [group.create_task(take_turn(photo)) for photo in photos]
+        tasks = [group.create_task(take_turn(photo, bars.add(photo))) for photo in photos]
     return [task.result() for task in tasks]
 
 
 async def _analyze(
-    service: Service, photo: Path, wishes: Mapping[str, str | None], show: Callable[[int, str], None]
+    service: Service, photo: Path, wishes: Mapping[str, str | None], show: Callable[[JSON], None]
 ) -> Outcome:
-    """Read, ask for a ticket, upload, follow to the end, all of which `show` hears as percent and message.
-    When cancelled, the job is cancelled as well."""
+    """Read, ask for a ticket, upload, follow to the end, each event of which `show` hears. When cancelled,
+    the job is cancelled as well."""
     job_id = None
     try:
-        data, content_type = await asyncio.to_thread(_read, photo)
+        data, content_type = await asyncio.to_thread(photo_to_send, photo)
         body = {"content_type": content_type, "content_length": len(data), **wishes}
         key = {"Idempotency-Key": uuid.uuid4().hex}
         ticket = await _patiently(lambda: service.call("POST", "/api/v1/waste/analyze", body, key))
         job_id = ticket["job_id"]
         await _patiently(lambda: service.upload(ticket, data))
         await _patiently(lambda: service.call("POST", f"/upload-complete/{job_id}"))
-        end = await service.follow(job_id, lambda event: show(event["progress"], event["message"]))
-    except Refused as error:
+        end = await service.follow(job_id, show)
+    except (Refused, UnusablePhoto) as error:
         failure = {"code": error.code, "detail": error.detail, "retryable": False}
         return Outcome(photo, "refused", failure=failure)
     except Unreachable as error:
@@ -112,17 +117,6 @@ async def _analyze(
         return Outcome(photo, "done", result=end["result"])
     told = {"code": end["stage"], "detail": end["message"], "retryable": end["stage"] == "expired"}
     return Outcome(photo, end["stage"], failure=end.get("failure") or told)
-
-
-def _read(photo: Path) -> tuple[bytes, str]:
-    try:
-        data = photo.read_bytes()
-    except OSError as error:
-        raise Refused("unreadable_file", f"The file cannot be read: {error.strerror}.") from None
-    content_type = sniff(data)
-    if content_type is None:
-        raise Refused("unsupported_photo", "This is no JPEG, PNG, WebP or HEIC photo.")
-    return data, content_type
 
 
 async def _patiently(attempt: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -150,6 +144,10 @@ class Refused(Exception):
         super().__init__(detail)
         self.code = code
         self.detail = detail
+
+
+class Stranger(Refused):
+    """The answer is none of growbin's."""
 
 
 class Unreachable(Exception):
@@ -180,7 +178,10 @@ class Service:
         with _translated():
             async with self._http.request(method, self._server + path, json=body, headers=sent) as answer:
                 await _check(answer)
-                return await answer.json()
+                try:
+                    return await answer.json()
+                except (aiohttp.ContentTypeError, ValueError):
+                    raise Stranger("unexpected_answer", f"{_named(answer)} answered no JSON.") from None
 
     async def upload(self, ticket: JSON, data: bytes) -> None:
         """To wherever the ticket points, so without our token. 412: it is already there."""
@@ -227,15 +228,23 @@ class Service:
 @asynccontextmanager
 async def _service(server: str) -> AsyncIterator[Service]:
     if urlsplit(server).scheme not in ("http", "https"):
-        raise Refused("bad_server", f"--server must start with http:// or https:// (is {server!r}).")
+        raise Refused(
+            "bad_server", f"The address of the gateway must start with http:// or https:// (is {server!r})."
+        )
     timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout) as http:
         try:
             session = await _new_session(Service(http, server))
+            token = session["token"]
+        except Stranger as error:
+            raise Refused(
+                error.code, f"What answers at {server} is no growbin: {error.detail} {ADVICE}"
+            ) from None
+        except (KeyError, TypeError):
+            raise Refused("unexpected_answer", f"What answers at {server} is no growbin. {ADVICE}") from None
         except Unreachable as error:
-            advice = "Start growbin there (`growbin stack`), or name another address with --server."
-            raise Unreachable(f"Nobody answers at {server}: {error.detail}. {advice}") from None
-        yield Service(http, server, session["token"])
+            raise Unreachable(f"Nobody answers at {server}: {error.detail}. {ADVICE}") from None
+        yield Service(http, server, token)
 
 
 async def _new_session(service: Service) -> JSON:
@@ -266,6 +275,8 @@ async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, str, 
 def _translated() -> Iterator[None]:
     try:
         yield
+    except aiohttp.ClientConnectorError as error:
+        raise Unreachable(os.strerror(error.errno) if error.errno else str(error)) from error
     except (aiohttp.ClientError, TimeoutError) as error:
         raise Unreachable(str(error) or "no answer in time") from error
 
@@ -273,16 +284,23 @@ def _translated() -> Iterator[None]:
 async def _check(answer: aiohttp.ClientResponse) -> None:
     if answer.status < 400:
         return
+    is_ours = True
     try:
         problem = await answer.json(content_type=None)
         code, detail = str(problem["code"]), str(problem["detail"])
     except (ValueError, KeyError, TypeError):
-        code, detail = "unexpected_answer", f"{urlsplit(str(answer.url)).netloc} answered {answer.status}."
+        is_ours = False
+        code, detail = "unexpected_answer", f"{_named(answer)} answered {answer.status} {answer.reason}."
     if answer.status in (429, 502, 503, 504):
         retry_after = answer.headers.get("Retry-After", "")
         seconds = float(retry_after) if retry_after.isdecimal() else None
         raise Unreachable(detail, retry_after_seconds=seconds, comes_in_turn=answer.status == 429)
-    raise Refused(code, detail)
+    raise Refused(code, detail) if is_ours else Stranger(code, detail)
+
+
+def _named(answer: aiohttp.ClientResponse) -> str:
+    """Who answers, as it calls itself, else by its address."""
+    return answer.headers.get("Server") or answer.url.authority
 
 
 def _own_language() -> str | None:

@@ -72,9 +72,11 @@ async def evaluate(wishes: Wishes, model: str, open_analyst: OpenAnalyst) -> int
     missing = [key for key in photos if key not in answered or answered[key].error == NO_ANSWER_YET]
     if missing:
         with results_file(wishes.results) as file:
-            bars = ProgressBars(sys.stderr, is_quiet=wishes.as_json)
+            bars = ProgressBars(sys.stderr, "en", is_quiet=wishes.as_json, usual_seconds=None)
+            bar = bars.add(wishes.source)
+            bars.begin(bar)
             async with open_analyst() as analyse, bars.drawn():
-                asking = _Asking(model, analyse, file, bars, bars.begin(wishes.source), len(missing))
+                asking = _Asking(model, analyse, file, bars, bar, len(missing))
                 await asking.ask_all({key: photos[key] for key in missing}, wishes.concurrency)
                 answered |= asking.results
     report = _report(model, [_labelled(answered[key], photo) for key, photo in photos.items()], other)

@@ -14,7 +14,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from growbin.gateway import asyncapi, openapi
+from growbin.gateway import asyncapi, openapi, reference
 from growbin.gateway.advice import LONGEST_NAME, find_advice
 from growbin.gateway.answers import CancelAsked, JobList, JobView, RuleAdvice, Submitted
 from growbin.gateway.context import GATEWAY, Gateway
@@ -48,6 +48,7 @@ log = structlog.get_logger()
 LONGEST_BODY_BYTES = 16 * 1024
 PAGE = Path(__file__).parent / "page"
 INDEX = PAGE / "index.html"
+FRAMES = (INDEX, PAGE / "docs" / "docs.html")  # they are filled in before they are sent
 TAKES_QUESTIONS = 'data-questions="yes"'  # in the page: whether to offer the field for a question
 
 CALLS = (
@@ -179,7 +180,7 @@ CALLS = (
         "Whether the answer was right, or what it is instead. Counted once for a job, and kept of nobody",
         answers={204: None},
         headers=COUNTED,
-        refusals=(400, 401, 403, 404, 408, 409, 413),
+        refusals=(400, 401, 403, 404, 408, 409, 413, 415),
         body=Feedback,
     ),
     Call(
@@ -312,7 +313,7 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
 
         return send_file
 
-    for file in (path for path in sorted(PAGE.rglob("*")) if path.is_file() and path != INDEX):
+    for file in (path for path in sorted(PAGE.rglob("*")) if path.is_file() and path not in FRAMES):
         app.router.add_get("/" + file.relative_to(PAGE).as_posix(), serve(file))
     index = INDEX.read_text(encoding="utf-8")
     if not app[GATEWAY].takes_questions:
@@ -324,7 +325,7 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
     app.router.add_get("/", send_index)
     app.router.add_get("/index.html", send_index)
 
-    docs = openapi.page(CALLS)
+    docs = reference.page(CALLS)
 
     def serve_description(document: dict[str, Any]) -> Handler:
         body = json.dumps(document).encode()
@@ -335,8 +336,7 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
         return send_description
 
     async def send_docs(_request: web.Request) -> web.Response:
-        policy = {"Content-Security-Policy": openapi.PAGE_POLICY}
-        return web.Response(text=docs, content_type="text/html", headers=policy)
+        return web.Response(text=docs, content_type="text/html", headers=headers)
 
     calls = openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes)
     app.router.add_get("/openapi.json", serve_description(calls))

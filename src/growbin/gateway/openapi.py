@@ -1,12 +1,9 @@
-"""The API described: an OpenAPI 3.1 document and a plain page, both from the table of calls. Pure."""
+"""The API described: an OpenAPI 3.1 document from the table of calls. Pure."""
 
 from __future__ import annotations
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -195,47 +192,3 @@ def _response(status: int, content: Mapping[str, object] | None, headers: Sequen
 
 def _schema(model: type[BaseModel]) -> dict[str, dict[str, str]]:
     return {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
-
-
-# --- the page ----------------------------------------------------------------------------------
-
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}"
-    "code{background:#8882;padding:.1em .3em;border-radius:3px}li{margin:.2em 0}"
-)
-PAGE_POLICY = (
-    f"default-src 'none'; style-src 'sha256-{b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
-
-def page(calls: Sequence[Call]) -> str:
-    """The calls as plain HTML that needs nothing from anywhere."""
-    sections = "".join(_section(call) for call in calls)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>growbin API</title>'
-        f"<style>{STYLE}</style><h1>growbin API</h1>"
-        '<p>As a machine reads it: <a href="/openapi.json">openapi.json</a>, and what is streamed: '
-        f'<a href="/asyncapi.json">asyncapi.json</a></p>{sections}</html>'
-    )
-
-
-def _section(call: Call) -> str:
-    rows = [
-        f"<li><code>{escape(parameter.name)}</code> ({parameter.place}): {escape(parameter.description)}</li>"
-        for parameter in call.parameters
-    ]
-    if call.body:
-        fields = ", ".join(
-            f"<code>{escape(name)}</code>{'' if field.is_required() else ' (optional)'}"
-            for name, field in call.body.model_fields.items()
-        )
-        rows.append(f"<li>JSON body: {fields}</li>")
-    for status, model in call.answers.items():
-        given = (
-            ", ".join(f"<code>{escape(name)}</code>" for name in model.model_fields) if model else "no body"
-        )
-        rows.append(f"<li>{status}: {'a stream of ' if call.streams and model else ''}{given}</li>")
-    refusals = ", ".join(map(str, sorted({*call.refusals, *EVERY_REFUSAL})))
-    title = f"<h2><code>{call.method} {escape(call.path)}</code></h2><p>{escape(call.summary)}.</p>"
-    return f"{title}<ul>{''.join(rows)}<li>problems: {refusals}</li></ul>"

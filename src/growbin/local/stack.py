@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import locale
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from growbin.capabilities import CALL_SETTINGS
 from growbin.local.child import PartFailed, draw_port, is_free
 from growbin.local.parts.nginx import Nginx
 from growbin.local.parts.part import Part, write_private
-from growbin.local.parts.programs import ConsumerProgram, GatewayProgram, ModelServerProgram
+from growbin.local.parts.programs import ConsumerProgram, GatewayProgram, ModelServerProgram, Program
 from growbin.local.parts.rabbitmq import RabbitMQ
 from growbin.local.parts.seaweedfs import SeaweedFS
 from growbin.local.parts.valkey import Valkey
@@ -27,14 +28,28 @@ from growbin.rules.overlay import BadRules, load_rulebook
 DEFAULT_CACHE_SECONDS = "86400"
 
 
-def run(*, data: Path, port: int, parts_only: bool, env_file: Path | None, model_id: str) -> int:
-    """Run until SIGINT or SIGTERM; returns the exit code. The gateway listens on `port`, and `model_id` is
-    the name to which the embedded model answers.
+RESTART_SECONDS = (0, 1, 2, 5, 10, 30)  # before the next try; the last for all that follow
+WELL_SECONDS = 60  # who has run that long is started again at once
 
-    All state lives in the folder `data`: two stacks need two folders. `env_file` is written when the
-    parts are useful and removed when they no longer are; `data/status.json` says which process is which.
+
+def run(
+    *,
+    data: Path,
+    port: int,
+    parts_only: bool,
+    env_file: Path | None,
+    model_id: str,
+    look_at_model: Callable[[], Awaitable[str]],
+) -> int:
+    """Run until SIGINT or SIGTERM; returns the exit code. The gateway listens on `port`, `model_id` is the
+    name to which the embedded model answers, and `look_at_model` says how another one is.
+
+    All state lives in the folder `data`: two stacks need two folders. `env_file` (`data/stack.env`) is
+    written when the parts are useful and removed when they no longer are; `data/status.json` says which
+    process is which.
     """
     data = data.resolve()
+    env_file = env_file or data / "stack.env"
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _only_one(data, "parts only" if parts_only else f"http://127.0.0.1:{port}"):
@@ -42,7 +57,7 @@ def run(*, data: Path, port: int, parts_only: bool, env_file: Path | None, model
                 raise PartFailed(
                     f"Port {port} is in use: end what listens there, or choose another with --port."
                 )
-            asyncio.run(_Stack(data, port, parts_only, env_file, model_id).run())
+            asyncio.run(_Stack(data, port, parts_only, env_file, model_id, look_at_model).run())
     except (PartFailed, OSError) as failure:
         print(f"growbin stack: {failure}", file=sys.stderr)
         return 1
@@ -68,18 +83,28 @@ def _only_one(data: Path, address: str) -> Iterator[None]:
 
 
 class _Stack:
-    def __init__(self, data: Path, port: int, parts_only: bool, env_file: Path | None, model_id: str) -> None:
+    def __init__(
+        self,
+        data: Path,
+        port: int,
+        parts_only: bool,
+        env_file: Path,
+        model_id: str,
+        look_at_model: Callable[[], Awaitable[str]],
+    ) -> None:
         self._data = data
         self._port = port
         self._parts_only = parts_only
         self._env_file = env_file
         self._model_id = model_id
+        self._look_at_model = look_at_model
         rules_dir = os.environ.get("RULES_DIR")
         self._rules_dir = Path(rules_dir).absolute() if rules_dir else None
         self._status_file = data / "status.json"
         self._started_at = time.monotonic()
         self._parts: list[Part] = []
-        self._programs: list[Part] = []  # the gateway, then the consumer: ended in this order
+        self._programs: list[Program] = []  # the gateway, then the consumer: ended in this order
+        self._settings_told: dict[str, str] = {}
         self._asked_to_stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -119,11 +144,22 @@ class _Stack:
             self._programs = [gateway, consumer]
             await self._start_together(self._programs)
             settings |= gateway.settings()
-            _say(_walk_through(self._port))
+            _say(_banner(self._port, self._env_file))
         seconds = time.monotonic() - self._started_at
         _say(f"Ready after {seconds:.1f} s. Logs: {self._data / 'log'}. Ctrl-C ends it.")
-        self._publish_files(settings)
-        await asyncio.gather(*(self._watch(part) for part in (*self._parts, *self._programs)))
+        self._settings_told = settings
+        self._publish_files()
+        async with asyncio.TaskGroup() as group:
+            for part in (*self._parts, *self._programs):
+                group.create_task(self._watch(part))
+            if self._programs and not any(isinstance(part, ModelServerProgram) for part in self._parts):
+                group.create_task(self._tell_of_model())
+
+    async def _tell_of_model(self) -> None:
+        try:
+            _say(await self._look_at_model())
+        except Exception as error:  # noqa: BLE001  # whatever it is, the stack runs on without it
+            _say(f"model        not asked: {error!r}")
 
     def _check_rules(self) -> None:
         """A mistake in them would stop each of growbin's processes, in a log that nobody has open."""
@@ -153,7 +189,7 @@ class _Stack:
         _say(f"{variable} is set: what it names is used instead of a part of ours")
         return True
 
-    async def _start_together(self, parts: list[Part]) -> None:
+    async def _start_together(self, parts: Sequence[Part]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for part in parts:
@@ -168,9 +204,27 @@ class _Stack:
         _say(f"{part.name:<12} ready in {time.monotonic() - started_at:4.1f} s on 127.0.0.1:{part.port}")
 
     async def _watch(self, part: Part) -> None:
-        code = await part.ended()
-        if not self._asked_to_stop.is_set():
-            _say(f"{part.name} ended unexpectedly (exit code {code}); the rest runs on. See {part.log}")
+        """A part of somebody else's is left to the person; a program of ours is started again, as a service
+        manager would do it."""
+        tries = 0
+        while True:
+            started_at = time.monotonic()
+            code = await part.ended()
+            if self._asked_to_stop.is_set():
+                return
+            told = f"{part.name} ended unexpectedly (exit code {code}), see {part.log}"
+            if not isinstance(part, Program):
+                _say(f"{told}: the rest runs on")
+                return
+            tries = 0 if time.monotonic() - started_at > WELL_SECONDS else tries
+            delay_seconds = RESTART_SECONDS[min(tries, len(RESTART_SECONDS) - 1)]
+            tries += 1
+            _say(f"{told}: it is started again{f' in {delay_seconds} s' if delay_seconds else ''}")
+            await asyncio.sleep(delay_seconds)
+            await part.kill()  # what is left of its group would be in the way
+            with suppress(PartFailed, OSError):  # its end is seen above, and told
+                await self._start_one(part)
+                self._publish_files()
 
     async def _stop(self) -> None:
         self._withdraw_files()
@@ -199,19 +253,17 @@ class _Stack:
             settings |= part.settings()
         return settings | {"PORT": str(self._port)}
 
-    def _publish_files(self, settings: dict[str, str]) -> None:
+    def _publish_files(self) -> None:
         running = {
             part.name: {"pid": part.pid, "port": part.port} for part in (*self._parts, *self._programs)
         }
         write_private(self._status_file, json.dumps({"parts": running}, indent=2) + "\n")
-        if self._env_file is not None:
-            lines = (f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
-            write_private(self._env_file, "".join(lines))
+        lines = (f"{name}={shlex.quote(value)}\n" for name, value in self._settings_told.items())
+        write_private(self._env_file, "".join(lines))
 
     def _withdraw_files(self) -> None:
         for path in (self._status_file, self._env_file):
-            if path is not None:
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _say(text: str) -> None:
@@ -219,18 +271,42 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
+def _banner(port: int, env_file: Path) -> str:
+    """Where it answers, and what may be done next, in words that can be pasted."""
+    own_name = "python -m growbin" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    # From its own folder the file is found; from elsewhere the shell must be told.
+    is_found = env_file == Path.cwd() / "var" / "stack.env"
+    found = "" if is_found else f"  set -a; . {shlex.quote(str(env_file))}; set +a\n"
+    commands = {
+        "a photo, yours as well": f"analyze {_example()}",
+        "is every part well?": "doctor",
+        "what could not be done": "dead-letters list",
+    }
+    lines = "\n".join(f"  {why + ':':24} {own_name} {words}" for why, words in commands.items())
+    return f"""
+growbin answers on http://127.0.0.1:{port}
+
+In another terminal:
+
+{found}{lines}
+{_walk_through(port)}"""
+
+
+def _example() -> str:
+    return shlex.quote(os.path.relpath(Path(__file__).parents[3] / "examples" / "coffee-cup.jpg"))
+
+
 def _walk_through(port: int) -> str:
     """One job by hand, for any POSIX shell with curl and python3. Without comments: not every
     interactive shell understands them."""
     photo = Path(__file__).parents[3] / "examples" / "coffee-cup.jpg"
+    language = "ko" if (locale.getlocale()[0] or "").startswith("ko") else "en"
     return f"""
-growbin answers on http://127.0.0.1:{port}
-
 To see one job by hand, paste this into another terminal. It takes a ticket, puts the photo straight into
 S3 with the headers the ticket asks for, says that it is there, and watches.
 
 api=http://127.0.0.1:{port} jar=$(mktemp) photo={shlex.quote(str(photo))}
-ticket=$(curl -sS -b "$jar" -c "$jar" -X POST "$api/api/v1/waste/analyze")
+ticket=$(curl -sS -b "$jar" -c "$jar" -H "Accept-Language: {language}" -X POST "$api/api/v1/waste/analyze")
 job=$(printf %s "$ticket" | python3 -c 'import json, sys; print(json.load(sys.stdin)["job_id"])')
 printf %s "$ticket" | python3 -c '
 import json, sys

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -26,12 +26,20 @@ from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
 from growbin.consumer.obituaries import end_dead_job
 from growbin.consumer.pacing import Throttle
-from growbin.errors import Unavailable
+from growbin.errors import JobFailed, Unavailable
 from growbin.probes import build_probes
 from growbin.rules.rulebook import Rulebook
 from growbin.usage import BadPrices, PriceList, Usage, load_prices
 from growbin.wiring.fallback import open_fallback
-from growbin.wiring.parts import CannotStart, open_progress, open_queue, open_uploads, rulebook, serving
+from growbin.wiring.parts import (
+    PROBE_KEY,
+    CannotStart,
+    open_bucket,
+    open_progress,
+    open_queue,
+    rulebook,
+    serving,
+)
 
 log = structlog.get_logger()
 
@@ -39,15 +47,13 @@ log = structlog.get_logger()
 MOST_INPUT_TOKENS: dict[ImageDetail, int] = {"low": 8_000, "high": 40_000, "auto": 40_000, "none": 40_000}
 RESERVED_LONGER_SECONDS = 10.0  # than a call may take; then its process was dead
 
-PROBE_KEY = "incoming/probe"  # nothing lies there; that S3 says so shows that it is well
-
 
 async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
     """Jobs until `stop` is set; then running ones finish within their grace. Raises CannotStart."""
     rules = rulebook(settings)  # a mistake in them is told before anything is tried
     async with AsyncExitStack() as stack:
         progress = await stack.enter_async_context(open_progress(settings, budget_of(settings)))
-        uploads = await stack.enter_async_context(open_uploads(settings))
+        uploads = await stack.enter_async_context(open_bucket(settings))
         consumer = await opened_consumer(settings, stack, progress, uploads, rules)
         queue = await stack.enter_async_context(open_queue(settings))
         consuming = queue.consuming(
@@ -87,13 +93,7 @@ async def opened_consumer(
 ) -> Consumer:
     """With what it asks photos and models through; `stack` closes it."""
     photos = await stack.enter_async_context(open_photos(settings, uploads))
-    cleaner = await stack.enter_async_context(
-        ChildPhotoCleaner.open(
-            max_pixels=settings.photo_max_pixels,
-            max_side=settings.photo_model_side,
-            children=settings.photo_children,
-        )
-    )
+    cleaner = await stack.enter_async_context(open_cleaner(settings))
     analyst = await stack.enter_async_context(open_analyst(settings))
     fallback = await stack.enter_async_context(open_fallback(settings))
     outages = await stack.enter_async_context(RedisOutages.open(url=settings.redis_progress_url))
@@ -142,6 +142,21 @@ def open_photos(settings: Settings, uploads: S3UploadStore) -> AbstractAsyncCont
         read_from_store=uploads.read,
         max_bytes=settings.photo_max_bytes,
     )
+
+
+@asynccontextmanager
+async def open_cleaner(settings: Settings) -> AsyncIterator[ChildPhotoCleaner]:
+    """Raises CannotStart when its children cannot work: every photo would fail."""
+    async with ChildPhotoCleaner.open(
+        max_pixels=settings.photo_max_pixels,
+        max_side=settings.photo_model_side,
+        children=settings.photo_children,
+    ) as cleaner:
+        try:
+            await cleaner.look()
+        except (JobFailed, Unavailable) as error:
+            raise CannotStart(f"no photo can be cleaned here: {error}.") from None
+        yield cleaner
 
 
 def thresholds_by_model(settings: Settings) -> Callable[[str], Thresholds]:

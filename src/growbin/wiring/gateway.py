@@ -30,9 +30,9 @@ from growbin.probes import build_probes
 from growbin.rules.things import ThingFinder
 from growbin.wiring.parts import (
     find_upload_origin,
+    open_bucket,
     open_progress,
     open_queue,
-    open_uploads,
     rulebook,
     serving,
 )
@@ -51,7 +51,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         queue = await enter(open_queue(settings))
         hub, feed = await enter(live_progress(settings, progress))
         records = await enter(open_records(settings))
-        uploads = await enter(open_uploads(settings, GATEWAY_S3_TIMEOUT_SECONDS))
+        uploads = await enter(open_bucket(settings, GATEWAY_S3_TIMEOUT_SECONDS))
         eraser = await enter(working_eraser(settings, progress, records, uploads))
         gateway = Gateway(
             limits=limits_of(settings),

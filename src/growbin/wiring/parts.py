@@ -18,12 +18,15 @@ from growbin.adapters.rabbitmq.letters import RabbitDeadLetters
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.budgets import Budget
 from growbin.config import Settings
+from growbin.errors import Unavailable
 from growbin.rules.overlay import BadRules, load_rulebook
 from growbin.rules.rulebook import Rulebook
 from growbin.telemetry import logs
 
 log = structlog.get_logger()
 
+PROBE_KEY = "incoming/probe"  # nothing lies there; that S3 says so shows that it is well
+BUCKET_LOOK_SECONDS = 2.0
 GATEWAY_SHUTDOWN_SECONDS = 1.0  # the server waits that long twice: for the handler, then for its task
 
 Accept = Callable[[web.Server], Callable[[], asyncio.Protocol]]
@@ -110,6 +113,26 @@ def open_uploads(
         endpoint_url=settings.s3_endpoint_url,
         total_timeout_seconds=total_timeout_seconds,
     )
+
+
+@asynccontextmanager
+async def open_bucket(settings: Settings, total_timeout_seconds: float = 10) -> AsyncIterator[S3UploadStore]:
+    """The uploads, after a look at their bucket. Raises CannotStart when S3 says that there is none: no job
+    could ever succeed. An S3 that does not answer now may do so later."""
+    async with open_uploads(settings, total_timeout_seconds) as uploads:
+        try:
+            await asyncio.wait_for(uploads.look(PROBE_KEY), BUCKET_LOOK_SECONDS)
+        except TimeoutError:
+            pass
+        except Unavailable as error:
+            if error.reason == "NoSuchBucket":
+                raise CannotStart(_no_bucket(settings)) from None
+        yield uploads
+
+
+def _no_bucket(settings: Settings) -> str:
+    where = settings.s3_endpoint_url or f"AWS in {settings.aws_region}"
+    return f"there is no bucket {settings.s3_bucket_name} at {where}: create it, or correct S3_BUCKET_NAME."
 
 
 async def find_upload_origin(settings: Settings) -> str:

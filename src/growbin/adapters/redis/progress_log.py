@@ -253,7 +253,9 @@ class RedisProgressLog(PaidCallsScript):
         await self._run("release", job.job_id, run=job.run, attempt=attempt, refund=refund or None)
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
-        return await self._append(job, attempt, stage)
+        most = self._limits.max_starts
+        told = f'"max_attempts":{most}' if 1 < attempt <= most else None
+        return await self._append(job, attempt, stage, told)
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         if isinstance(end, Result):

@@ -1,5 +1,6 @@
 // The advice as it is shown: the bin in its colour, the steps, what to mind, and who says so.
 
+import { readAdvice } from "./api.js";
 import { icon, KINDS, REASONS, SIGNS } from "./icons.js";
 import { capital, fill, language, say } from "./words.js";
 
@@ -20,6 +21,20 @@ export function read(result) {
     doubt: typeof asked === "string" ? { reason: "unknown", text: asked, choices: [] } : asked,
     isEmbedded: result.model === EMBEDDED,
   };
+}
+
+/** The same result in the language of the page: what the rules say of what was seen. What the model wrote stays. */
+export async function inOurLanguage(result) {
+  const locale = language();
+  const items = await Promise.all(result.items.map(async (item) => {
+    const { name, category, material, condition } = item;
+    if (category === "unclassified") return item;
+    const { items: [told] } = await readAdvice({ category, material, condition });
+    return { ...item, ...told, name };
+  }));
+  const asked = result.ask_back;
+  const choices = asked?.choices?.map((choice) => ({ ...choice, label: say(choice.material ?? choice.category) }));
+  return { ...result, locale, items, ask_back: choices ? { ...asked, choices } : asked };
 }
 
 /** Things that go the same way are told once. */

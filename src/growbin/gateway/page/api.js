@@ -39,13 +39,14 @@ export const completeUpload = (id, waiting) =>
 export const readJob = (id) => call("GET", `${JOBS}/${id}`);
 export const cancelJob = (id) => patiently({}, () => call("POST", `${JOBS}/${id}/cancel`));
 export const removeJob = (id) => call("DELETE", `${JOBS}/${id}`);
-export const listJobs = (cursor) => patiently({}, () => call("GET", cursor ? `${JOBS}?cursor=${cursor}` : JOBS));
+export const listJobs = (cursor) => patiently({}, () => call("GET", `${JOBS}?limit=50${cursor ? `&cursor=${cursor}` : ""}`));
 export const eventsOf = (id, lastId) =>
   new EventSource(`${JOBS}/${id}/events` + (lastId ? `?last_event_id=${encodeURIComponent(lastId)}` : ""));
 
-/** Advice by rule, without a photo: `query` is {name}, or {category, material}. */
-export function readAdvice(query, signal) {
+/** Advice by rule, without a photo: `query` is {name}, or {category, material, condition: [...]}. */
+export function readAdvice({ condition = [], ...query }, signal) {
   const given = Object.entries({ ...query, locale: language() }).filter(([, value]) => value);
+  given.push(...condition.map((each) => ["condition", each]));
   return call("GET", `/api/v1/waste/advice?${new URLSearchParams(given)}`, { signal });
 }
 

@@ -5,24 +5,27 @@ import { listJobs } from "./api.js";
 import { Card } from "./card.js";
 import { Finder } from "./finder.js";
 import { Job } from "./job.js";
+import { forget, keptPhotos } from "./kept.js";
 import { forgetOthers } from "./opinion.js";
 import { explain, fill, language, say, switchLanguage } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const cards = new Map(); // job -> card
-let photosSoFar = 0;
+let lastNumber = 0;
 let olderCursor = null;
 
 // --- photos in ---
 
-function addPhotos(files) {
+async function addPhotos(files) {
   if (files.length === 0) return;
+  await numbered;
   for (const card of cards.values()) card.open(false);
   closeThing();
   finder.clear();
   const question = $("question").value.trim();
-  const jobs = files.map((file) => Job.of(file, question));
-  for (const job of jobs) show(job, { isOpen: files.length === 1, isNewest: true });
+  const batch = Date.now();
+  const jobs = files.map((file) => Job.of(file, question, ++lastNumber, batch));
+  for (const job of jobs) show(job, files.length === 1);
   $("question").value = "";
   bringIntoView($("jobs"));
   hasMoved = false;
@@ -112,15 +115,20 @@ $("thing-close").onclick = () => {
 
 // --- their cards ---
 
-function show(job, { isOpen = false, isNewest = false } = {}) {
-  photosSoFar += 1;
-  const card = new Card(job, photosSoFar, { isOpen, takeAnother, onChoice });
+/** The newest batch first, and in it the photos as they were chosen. */
+const isBefore = (one, other) => one.batch > other.batch || (one.batch === other.batch && one.number < other.number);
+
+function show(job, isOpen = false) {
+  const card = new Card(job, { isOpen, takeAnother, onChoice });
+  const next = [...cards].filter(([other]) => isBefore(job, other)).reduce((first, [other, card]) => (first && isBefore(first[0], other) ? first : [other, card]), null);
   cards.set(job, card);
-  if (isNewest) $("jobs").prepend(card.element);
-  else $("jobs").append(card.element);
+  $("jobs").insertBefore(card.element, next && next[1].element);
   card.buttons.remove.onclick = () => remove(job, card);
   let told = job.id ? job.stage : "";
+  let { id } = job;
   job.onChange = () => {
+    if (job.id !== id) dropTwins(job);
+    ({ id } = job);
     const isNews = job.stage !== told;
     const isAnswer = isNews && job.stage === "done";
     const isAwaited = isAnswer && isWatched(card);
@@ -129,12 +137,23 @@ function show(job, { isOpen = false, isNewest = false } = {}) {
     if (isAnswer) card.arrive();
     if (isAwaited) bringAnswer(card); // only now that it has its size
     if (isNews) announce(job, card);
+    tellBatch();
   };
   function onChoice() {
     bringAnswer(card);
     $("live").textContent = card.spoken;
   }
   $("how").hidden = true;
+}
+
+/** A reload may fall between a ticket and its note here: then the job is listed, and sent once more as well. */
+function dropTwins(job) {
+  for (const [other, card] of cards) {
+    if (!job.id || other === job || other.id !== job.id) continue;
+    other.leave();
+    card.element.remove();
+    cards.delete(other);
+  }
 }
 
 /** For who listens instead of looks: every stage of a single photo, of many only the ends. */
@@ -154,21 +173,63 @@ async function remove(job, card) {
   card.forget();
   card.element.remove();
   cards.delete(job);
+  tellBatch();
   $("how").hidden = cards.size > 0;
   next.focus();
 }
 
-/** What this session has sent before; what is unfinished is followed again. */
+// --- several at once ---
+
+const jobsInBatch = () => {
+  const running = new Set([...cards.keys()].filter((job) => !job.hasEnded).map((job) => job.batch));
+  return [...cards.keys()].filter((job) => running.has(job.batch));
+};
+
+function tellBatch() {
+  const jobs = jobsInBatch();
+  const words = say("batch", { done: jobs.filter((job) => job.hasEnded).length, count: jobs.length });
+  $("batch").hidden = jobs.length < 2;
+  if ($("batch-told").textContent !== words) $("batch-told").textContent = words;
+}
+
+$("cancel-all").onclick = () => {
+  for (const job of jobsInBatch().reverse()) if (job.canCancel) job.cancel();
+};
+
+setInterval(() => {
+  for (const [job, card] of cards) if (!job.hasEnded) card.tick();
+}, 1000);
+
+// What this browser could not keep would be lost.
+addEventListener("beforeunload", (event) => {
+  if ([...cards.keys()].some((job) => !job.hasEnded && !job.acceptedAt && job.file && !job.isKept)) event.preventDefault();
+});
+
+const kept = keptPhotos();
+const numbered = kept.then((photos) => (lastNumber = Math.max(0, ...photos.map(({ number }) => number))));
+
+/** What this session has sent before, or would have; what is unfinished goes on. */
 async function showEarlier() {
+  const photos = new Map((await kept).map((photo) => [photo.id ?? photo.name, photo]));
+  const shown = new Set([...cards.keys()].map((job) => job.id));
+  const begin = (jobs) => {
+    for (const job of jobs) show(job, !job.hasEnded && jobs.length === 1);
+    for (const job of jobs.filter((job) => !job.hasEnded)) job.resume();
+    tellBatch();
+  };
+  const unsent = [...photos.values()].filter(({ id }) => !id);
+  if (!olderCursor) begin(unsent.map((photo) => Job.kept(photo)));
   try {
     const page = await listJobs(olderCursor);
-    const known = new Set([...cards.keys()].map((job) => job.id));
-    const jobs = page.jobs.filter((view) => !known.has(view.job_id)).map(Job.known);
-    for (const job of jobs) show(job, { isOpen: !job.hasEnded && jobs.length === 1 });
+    // A ticket that nothing is known of here is that of an unsent photo, which comes back to it.
+    const isOurs = (view) => photos.has(view.job_id) || view.stage !== "awaiting_upload" || !unsent.length;
+    const views = page.jobs.filter((view) => !shown.has(view.job_id) && isOurs(view));
+    begin(views.map((view) => (photos.has(view.job_id) ? Job.kept(photos.get(view.job_id), view) : Job.known(view))));
     olderCursor = page.next_cursor;
     $("older").hidden = !olderCursor;
-    forgetOthers(new Set([...cards.keys()].map((job) => job.id)), !olderCursor);
-    for (const job of jobs.filter((job) => !job.hasEnded)) job.resume();
+    const ids = new Set([...cards.keys()].map((job) => job.id));
+    forgetOthers(ids, !olderCursor);
+    for (const { id, name } of photos.values()) if (id && !olderCursor && !ids.has(id)) forget(name);
   } catch (error) {
     tell(explain(error));
   }
@@ -186,6 +247,7 @@ function translate() {
   $("language").textContent = say("switch_language");
   $("language").lang = language() === "ko" ? "en" : "ko";
   for (const card of cards.values()) card.translate();
+  tellBatch();
   tellConnection();
 }
 
@@ -196,10 +258,7 @@ function tell(sentence) {
 
 const tellConnection = () => tell(navigator.onLine ? "" : say("offline"));
 
-$("language").onclick = () => {
-  switchLanguage();
-  translate();
-};
+$("language").onclick = () => switchLanguage().then(translate, () => tell(say("unreachable")));
 addEventListener("offline", tellConnection);
 addEventListener("online", tellConnection);
 

@@ -1,6 +1,6 @@
 // How one job looks: a card that follows its job, then shows the answer, and folds once that is read.
 
-import { advised, certaintyWord, grouped, kindOf, made, read } from "./advice.js";
+import { advised, certaintyWord, grouped, inOurLanguage, kindOf, made, read } from "./advice.js";
 import { readAdvice } from "./api.js";
 import { icon, REASONS, SIGNS } from "./icons.js";
 import { STAGES } from "./job.js";
@@ -9,30 +9,30 @@ import { Picker } from "./picker.js";
 import { capital, explain, fill, language, say } from "./words.js";
 
 const template = document.getElementById("card");
+const USUAL_MS = 15_000;
 const PROBABLE = 0.5; // what is beside the best thing has no word of its own: below this it is a guess
 let cards = 0;
 
 export class Card {
   #job;
-  #number;
   #preview = null; // object URL of the local photo
   #shown = null; // the result that the advice shows
   #answer = null; // what it says,
   #opinion = null; // what the person says of it,
   #chosen = null; // and the advice for what they say it is
+  #told = new Map(); // language -> the result in it, where it is not the one that it was written in
 
   /** `takeAnother` is called when the advice asks for another photo, `onChoice` when the person has chosen. */
-  constructor(job, number, { isOpen, takeAnother, onChoice }) {
+  constructor(job, { isOpen, takeAnother, onChoice }) {
     this.#job = job;
-    this.#number = number;
     Object.assign(this, { takeAnother, onChoice });
     this.element = template.content.firstElementChild.cloneNode(true);
     const find = (selector) => this.element.querySelector(selector);
-    for (const part of ["certainty", "state", "fold", "running", "stages", "advice", "note"]) this[part] = find(`.${part}`);
+    for (const part of ["certainty", "state", "clock", "fold", "running", "stages", "advice", "note"]) this[part] = find(`.${part}`);
     this.photo = find("img");
     this.title = find("h3");
     this.bar = find("progress");
-    this.buttons = { retry: find(".retry"), cancel: find(".cancel"), remove: find(".remove") };
+    this.buttons = { retry: find(".retry"), cancel: find(".cancel"), share: find(".share"), remove: find(".remove") };
 
     cards += 1;
     this.title.id = `job-${cards}`;
@@ -42,6 +42,7 @@ export class Card {
     this.fold.onclick = () => this.open(!this.isOpen);
     this.buttons.retry.onclick = () => job.retry();
     this.buttons.cancel.onclick = () => job.cancel();
+    this.buttons.share.onclick = () => this.#share();
     if (job.file) this.#showPhoto((this.#preview = URL.createObjectURL(job.file)));
     this.open(isOpen);
     this.translate();
@@ -49,7 +50,7 @@ export class Card {
 
   get name() {
     if (this.#chosen) return this.#chosen.name;
-    if (!this.#answer) return `${say("photo")} ${this.#number}`;
+    if (!this.#answer) return `${say("photo")} ${this.#job.number ?? ""}`.trim();
     const { items, locale, nothing } = this.#answer;
     if (items.length === 0) return nothing;
     const name = capital(items[0].name);
@@ -87,7 +88,9 @@ export class Card {
 
   update() {
     const job = this.#job;
-    if (job.result && this.#shown !== job.result) this.#take(job.result);
+    const result = this.#told.get(language()) ?? job.result;
+    if (!job.result) this.#told.clear();
+    if (job.result && this.#shown !== result) this.#take(result);
     if (!job.result) this.#answer = this.#chosen = this.#shown = null;
     this.element.dataset.stage = job.stage;
     this.title.textContent = this.#heading();
@@ -99,10 +102,25 @@ export class Card {
     [...this.stages.children].forEach((step, index) => {
       step.className = index < reached ? "past" : index === reached ? "now" : "";
     });
-    const note = job.note || (job.hasEnded ? "" : job.notice);
+    this.tick();
+    const note = job.note || (job.hasEnded ? "" : job.notice || (this.#isSlow ? say("slow") : ""));
     if (this.note.textContent !== note) this.note.textContent = note; // or it would be read aloud again
     this.#showButtons();
     this.#showFold();
+  }
+
+  /** Another second has passed. */
+  tick() {
+    const { hasEnded, since } = this.#job;
+    this.clock.hidden = hasEnded;
+    if (hasEnded) return;
+    if (this.#job.stage === "queued") this.state.textContent = this.#sentence(); // the wait grows shorter
+    this.clock.textContent = say("seconds", { seconds: Math.max(0, Math.floor((Date.now() - since) / 1000)) });
+    if (this.#isSlow && !this.note.textContent) this.note.textContent = say("slow");
+  }
+
+  get #isSlow() {
+    return Date.now() - (this.#job.acceptedAt ?? Date.now()) > USUAL_MS;
   }
 
   /** The moment that people wait for: the bin springs up. */
@@ -135,16 +153,38 @@ export class Card {
     const { failure, message } = this.#job;
     if (failure) return failure.detail;
     if (this.#chosen) return this.#chosen.bin;
-    if (!this.#answer) return message;
+    if (!this.#answer) return this.#inLine(message);
     const { items, certainty, doubt } = this.#answer;
     return certainty === "unsure" ? (doubt?.text ?? say("nothing_more")) : items[0].bin;
   }
 
+  /** The service's words, with the place in line or the attempt where there is one to tell. */
+  #inLine(message) {
+    const { position, wait_seconds: wait, attempt, max_attempts: most } = this.#job.place;
+    if (this.#job.hasEnded) return message;
+    if (attempt > 1) return `${say(most ? "again_of" : "again_nth", { attempt, most })} ${message}`;
+    if (!(position > 1)) return message;
+    const seconds = wait - Math.floor((Date.now() - (this.#job.acceptedAt ?? Date.now())) / 1000);
+    return `${message} ${say(seconds > 0 ? "in_line_about" : "in_line_at", { place: position, seconds })}`;
+  }
+
+  async #share() {
+    const item = this.#chosen ?? this.#answer.items[0];
+    try {
+      const { share } = await import("./share.js"); // few need it
+      const isCopied = await share(item, getComputedStyle(this.element).getPropertyValue("--kind"));
+      if (isCopied) this.note.textContent = say("copied");
+    } catch (error) {
+      this.note.textContent = say("internal");
+    }
+  }
+
   #showButtons() {
-    const { retry, cancel, remove } = this.buttons;
+    const { retry, cancel, share, remove } = this.buttons;
     const had = document.activeElement;
     retry.hidden = !this.#job.canRetry;
     cancel.hidden = !this.#job.canCancel;
+    share.hidden = !(navigator.share || navigator.clipboard) || !this.#answer?.items.length;
     remove.hidden = !this.#job.hasEnded;
     // The focus was on a button that is no longer there: keep it in the card.
     if (had?.hidden && this.element.contains(had)) this.element.focus({ preventScroll: true });
@@ -183,14 +223,24 @@ export class Card {
     this.#shown = result;
     this.#answer = read(result);
     this.#exchangePhoto(result.image_url);
+    if (result.locale !== language()) this.#retell(result);
     if (this.#opinion?.jobId !== this.#job.id) this.#opinion = new Opinion(this.#job.id);
     this.#showAnswer();
     const { choice } = this.#opinion;
     if (choice) this.#showChoice(choice).catch((error) => (this.note.textContent = explain(error)));
   }
 
+  /** The advice is made by rule, so it can be had in the other language as well. */
+  async #retell(result) {
+    const told = await inOurLanguage(result).catch(() => null);
+    if (!told || this.#job.result !== result) return;
+    this.#told.set(told.locale, told);
+    this.update();
+  }
+
   #showAnswer() {
-    const { result, question } = this.#job;
+    const { question } = this.#job;
+    const result = this.#shown;
     const { items, certainty, isEmbedded } = this.#answer;
     const isUnsure = certainty === "unsure" && !this.#chosen;
     const main = this.#chosen ?? items[0];

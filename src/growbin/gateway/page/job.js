@@ -1,6 +1,7 @@
 // One photo's job: sent, followed to its end, cancelled, deleted. Knows nothing of how it is shown.
 
 import * as api from "./api.js";
+import { forget, keep } from "./kept.js";
 import { prepare, Refused } from "./photo.js";
 import { explain, language, say } from "./words.js";
 
@@ -26,23 +27,41 @@ export class Job {
   imageUrl = null;
   note = "";
   notice = ""; // why it takes longer
+  place = {}; // in line, and which attempt it is, as the last event tells
+  isKept = false; // a reload would lose nothing
+  since = Date.now(); // when it was chosen,
+  acceptedAt = null; // and when the service had it
   onChange = () => {};
 
   #key = newKey();
+  #keptAs = this.#key;
   #sending = null;
   #photo = null;
   #isCancelling = false;
 
-  /** A file that was chosen now, */
-  static of(file, question) {
+  /** A file that was chosen now; of all that were chosen at once `batch` is the time, */
+  static of(file, question, number, batch) {
     const job = new Job();
-    return Object.assign(job, { file, question, locale: language(), message: say("in_line") });
+    Object.assign(job, { file, question, number, batch, since: batch, locale: language(), message: say("in_line") });
+    job.#keep();
+    return job;
   }
 
-  /** or a job of this session that the service told of. */
+  /** or before a reload; `view` is what the service tells of it, if it does, */
+  static kept({ name, key, ...photo }, view) {
+    const job = new Job();
+    Object.assign(job, photo, { isKept: true, since: photo.batch, message: say("in_line") });
+    job.#key = key;
+    job.#keptAs = name;
+    if (view) job.take(view);
+    return job;
+  }
+
+  /** or a job of this session that only the service knows. */
   static known(view) {
     const job = new Job();
     job.id = view.job_id;
+    job.batch = job.since = Date.parse(view.updated_at);
     job.take(view);
     return job;
   }
@@ -65,9 +84,11 @@ export class Job {
     if (view.stage === "awaiting_upload" && this.file) return; // of our own upload we know more
     this.imageUrl = view.image_url ?? view.result?.image_url ?? this.imageUrl;
     const { stage, message, updated_at: updatedAt, result = null, failure = null } = view;
+    const { position, wait_seconds, attempt, max_attempts } = view;
     const progress = isReset ? view.progress : Math.max(view.progress, this.progress);
     const note = this.#isCancelling && !ENDS.includes(stage) ? this.note : "";
-    this.#set({ stage, progress, message, updatedAt, result, failure, note, notice: view.notice?.message ?? "" });
+    this.#set({ stage, progress, message, updatedAt, result, failure, note, notice: view.notice?.message ?? "", place: { position, wait_seconds, attempt, max_attempts } });
+    if (stage === "done" && this.isKept && this.file) this.#keep();
   }
 
   async send() {
@@ -82,6 +103,7 @@ export class Job {
         const ticket = await inTurn(() => api.analyze(this.#wishes(), this.#key, waiting));
         this.id = ticket.job_id;
         this.imageUrl = ticket.image_url;
+        this.#keep();
         this.#set({ stage: "awaiting_upload", message: say("uploading") });
         // The service counts from 10 % on, when the job is queued.
         const onProgress = (part) => this.#set({ progress: Math.floor(part * 9), message: say("uploading") });
@@ -99,6 +121,7 @@ export class Job {
 
   /** Found unfinished after the page was opened again. */
   async resume() {
+    if (this.stage === "preparing") return this.send();
     if (this.stage !== "awaiting_upload") return follow(this);
     try {
       await api.completeUpload(this.id, {}); // it may have been uploaded, and only this was left to say
@@ -111,7 +134,8 @@ export class Job {
   retry() {
     if (this.stage !== "stuck") this.#renew();
     this.#isCancelling = false;
-    this.#set({ stage: "preparing", progress: 0, message: say("in_line"), result: null, failure: null, note: "", notice: "" });
+    this.since = Date.now();
+    this.#set({ stage: "preparing", progress: 0, message: say("in_line"), place: {}, result: null, failure: null, note: "", notice: "" });
     return this.send();
   }
 
@@ -120,6 +144,7 @@ export class Job {
     this.#set({ note: say("cancelling") });
     this.#sending?.abort(new DOMException("cancelled", "AbortError"));
     if (!this.id) {
+      forget(this.#keptAs);
       this.#set({ stage: "cancelled", message: "", note: "" });
       return;
     }
@@ -143,7 +168,14 @@ export class Job {
       }
     }
     unfollow(this);
+    forget(this.#keptAs);
     return true;
+  }
+
+  /** Nobody looks at it any more. */
+  leave() {
+    this.onChange = () => {};
+    unfollow(this);
   }
 
   /** The stream is gone or back. */
@@ -176,6 +208,14 @@ export class Job {
     if (error.status === 404 || error.status === 410) this.#renew();
     this.#set({ stage: isRefused ? "refused" : "stuck", progress: 0, message: explain(error) });
     if (isRefused) this.id = null;
+    if (isRefused) forget(this.#keptAs);
+  }
+
+  /** A job that is done is read from the service: its file need not stay. */
+  async #keep() {
+    const { number, batch, question, locale, id, file } = this;
+    const photo = { name: this.#keptAs, key: this.#key, number, batch, question, locale, id };
+    this.isKept = (await keep(this.stage === "done" ? photo : { ...photo, file })) !== null;
   }
 
   /** The next try is a new job. */
@@ -184,6 +224,8 @@ export class Job {
     this.id = null;
     this.updatedAt = "";
     this.lastEventId = null;
+    this.acceptedAt = null;
+    if (this.file) this.#keep();
   }
 
   #set(changes) {
@@ -234,6 +276,7 @@ const polled = new Set();
 let isPolling = false;
 
 function follow(job) {
+  job.acceptedAt ??= Date.now();
   if (job.hasEnded || streams.has(job) || polled.has(job)) return;
   if (streams.size < STREAMS_AT_ONCE) stream(job);
   else poll(job);

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import aio_pika
@@ -26,6 +28,8 @@ class RabbitMQ(Part):
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)
+        self._real_folder = self.folder
+        self.folder = _ascii_name(self._real_folder)
         self._epmd = Child(data / "log" / "rabbitmq-epmd.log")
 
     @property
@@ -90,6 +94,7 @@ log.console.level = warning
         return inherited | {name: str(value) for name, value in own.items()}
 
     async def start(self) -> None:
+        self._point_to_folder()
         # Left alone, the node would start a daemon that outlives it; this one is ours to end.
         if self._epmd.pid is None:
             port = str(self.ports["epmd"])
@@ -111,14 +116,38 @@ log.console.level = warning
     async def stop(self) -> None:
         await super().stop()
         await self._epmd.stop(1)
+        self._forget_name()
 
     async def kill(self) -> None:
         await super().kill()
         await self._epmd.kill()
+        self._forget_name()
 
     def kill_group(self) -> None:
         super().kill_group()
         self._epmd.kill_group()
+
+    def _point_to_folder(self) -> None:
+        if self.folder == self._real_folder:
+            return
+        self._forget_name()
+        try:
+            self.folder.symlink_to(self._real_folder)
+        except OSError as error:
+            raise PartFailed(f"rabbitmq needs {self.folder}, which is another's: {error.strerror}.") from None
+
+    def _forget_name(self) -> None:
+        if self.folder != self._real_folder and self.folder.is_symlink():
+            with suppress(OSError):  # another user's: to point it elsewhere fails as well, and is told
+                self.folder.unlink()
+
+
+def _ascii_name(folder: Path) -> Path:
+    """The folder itself, or a link to it: releases like Debian 12's 3.10 end at once where a path has other
+    letters. The name stays the same, for the node remembers where its data lies."""
+    if str(folder).isascii():
+        return folder
+    return Path("/tmp") / f"growbin-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"  # noqa: S108
 
 
 RABBITMQ_MISSING = (

@@ -1,0 +1,96 @@
+"""What a person is told while they wait: how long, which place, which attempt, and when it takes longer."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.async_api import Route, expect
+
+from tests.e2e.system import System
+from tests.page.conftest import COFFEE, HeldModel, Visit, Visiting
+
+UPDATED = "2030-01-01T00:00:00.000Z"
+
+
+def stream_of(*events: dict[str, Any]) -> str:
+    """Progress events as the service writes them."""
+    lines = []
+    for number, event in enumerate(events, 1):
+        told = {
+            "seq": number,
+            "progress": 10,
+            "message": "기다려요.",
+            "attempt": 1,
+            "updated_at": UPDATED,
+            **event,
+        }
+        lines.append(f"retry: 60000\nid: a.{number}.b\nevent: progress\ndata: {json.dumps(told)}\n\n")
+    return "".join(lines)
+
+
+async def test_seconds_are_counted_and_what_takes_long_is_said(visit: Visit, model: HeldModel) -> None:
+    """Every second while it is waited for; after a quarter of a minute that it takes longer than usual."""
+    async with model.held():
+        await visit.page.clock.install()
+        await visit.page.reload()
+        await visit.choose(COFFEE)
+        card = await visit.reaches("analysing")
+        await expect(card.locator(".note")).to_be_empty()
+        await visit.page.clock.fast_forward(8000)
+        await expect(card.locator(".clock")).to_have_text("8초")
+        await expect(card.locator(".note")).to_be_empty()
+        await visit.page.clock.fast_forward(8000)
+        await expect(card.locator(".clock")).to_have_text("16초")
+        await expect(card.locator(".note")).to_contain_text("평소보다 오래")
+    card = await visit.reaches("done")
+    await expect(card.locator(".clock")).to_be_hidden()
+    await expect(card.locator(".note")).to_be_empty()
+
+
+async def test_wait_that_was_told_grows_shorter(visiting: Visiting, system: System, model: HeldModel) -> None:
+    """Each second; once it is over only the place is told."""
+
+    async def tell(route: Route) -> None:
+        event = {"stage": "queued", "position": 3, "wait_seconds": 8}
+        await route.fulfill(content_type="text/event-stream", body=stream_of(event))
+
+    async with visiting(system.base_url, locale="en-GB") as visit, model.held():
+        await visit.page.route("**/events*", tell)
+        await visit.page.clock.install()
+        await visit.page.reload()
+        await visit.choose(COFFEE)
+        card = await visit.reaches("queued")
+        await visit.page.clock.fast_forward(4000)
+        await expect(card.locator(".state")).to_contain_text(re.compile("about [34] s"))
+        await visit.page.clock.fast_forward(6000)
+        await expect(card.locator(".state")).to_have_text("기다려요. Number 3 in line.")
+
+
+@pytest.mark.parametrize(
+    ("locale", "event", "words"),
+    [
+        ("ko-KR", {"position": 3, "wait_seconds": 80}, r"기다려요. 3번째 차례예요, 약 (80|7\d)초."),
+        ("en-GB", {"position": 3, "wait_seconds": 80}, r"기다려요. Number 3 in line, about (80|7\d) s."),
+        ("en-GB", {"position": 3}, "기다려요. Number 3 in line."),
+        ("en-GB", {"position": 1, "wait_seconds": 1}, "기다려요."),
+        ("ko-KR", {"attempt": 2, "max_attempts": 4}, r"다시 시도하고 있어요 \(4번 중 2번째\). 기다려요."),
+        ("en-GB", {"attempt": 2, "max_attempts": 4}, r"Trying again \(2 of 4\). 기다려요."),
+        ("en-GB", {"attempt": 6}, r"Trying again \(6\). 기다려요."),
+    ],
+)
+async def test_place_and_attempt_are_told(
+    visiting: Visiting, system: System, model: HeldModel, locale: str, event: dict[str, Any], words: str
+) -> None:
+    """From the events, where they tell something: the first place and the first attempt do not."""
+
+    async def tell(route: Route) -> None:
+        await route.fulfill(content_type="text/event-stream", body=stream_of({"stage": "queued", **event}))
+
+    async with visiting(system.base_url, locale=locale) as visit, model.held():
+        await visit.page.route("**/events*", tell)
+        await visit.choose(COFFEE)
+        card = await visit.reaches("queued")
+        await expect(card.locator(".state")).to_have_text(re.compile(f"^{words}$"))
