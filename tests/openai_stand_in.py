@@ -74,6 +74,9 @@ class BilledCall:
     picture_tokens: int
     output_tokens: int
     usd: Decimal
+    key: str
+    question: str
+    began: float  # time.monotonic()
 
 
 class Refused(Exception):
@@ -121,9 +124,10 @@ class StandIn:
         except Refused as refused:
             self.refusals.append(str(refused.error["code"]))
             return web.json_response({"error": refused.error}, status=refused.status, headers=refused.headers)
+        began = time.monotonic()
         await asyncio.sleep(self.seconds())
         text = self.answer(body)
-        call = self._billed(body, text)
+        call = self._billed(body, text, request.headers["Authorization"].removeprefix("Bearer "), began)
         self.calls.append(call)
         return web.json_response(_completion(self.tariff.model, text, call))
 
@@ -158,13 +162,14 @@ class StandIn:
 
     # --- what it costs
 
-    def _billed(self, body: Mapping[str, Any], text: str) -> BilledCall:
+    def _billed(self, body: Mapping[str, Any], text: str, key: str, began: float) -> BilledCall:
         beginning = str(body["messages"][0]["content"])
-        prompt, pictures = _tokens(beginning), 0
+        prompt, pictures, question = _tokens(beginning), 0, ""
         for message in body["messages"][1:]:
             for part in _parts(message["content"]):
                 if part["type"] == "text":
                     prompt += _tokens(part["text"])
+                    question += part["text"]
                 else:
                     pictures += self._picture(part["image_url"])
         cached = 0
@@ -175,7 +180,7 @@ class StandIn:
         usd = (
             (given - cached) * self.tariff.input + cached * self.tariff.cached + written * self.tariff.output
         )
-        return BilledCall(given, cached, pictures, written, usd / MILLION)
+        return BilledCall(given, cached, pictures, written, usd / MILLION, key, question, began)
 
     def _picture(self, told: Mapping[str, str]) -> int:
         with Image.open(io.BytesIO(base64.b64decode(told["url"].partition(",")[2]))) as picture:

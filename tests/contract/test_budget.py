@@ -288,3 +288,18 @@ async def test_keys_of_the_budget_go_by_themselves(parts: dict[str, str]) -> Non
         ]
         for name in names:
             assert 0 < await progress._redis.ttl(name) <= keys.BUDGET_SECONDS
+
+
+async def test_probe_counts_in_everybodys_budget_and_is_never_refused(parts: dict[str, str]) -> None:
+    """It is no person's: neither a session's nor an address' share is used."""
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    limits = budget(everybody="2 calls/day")
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test", budget=limits) as progress:
+        await progress._redis.delete(keys.budget(keys.EVERYBODY), keys.open_reservations())
+        for _ in range(3):
+            await progress.count_probe()
+        desk = Desk(progress)
+        assert (await desk.books())["calls"] == 3
+        assert isinstance(await desk.count(), BudgetSpent)
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as unbounded:
+        await unbounded.count_probe()

@@ -72,6 +72,8 @@ async def test_each_key_of_a_finished_job_has_its_promised_life(client: Client, 
         name: found[name] for name, life in promised.items() if not life - JUST_NOW < found[name] <= life
     }
     assert not wrong
+    claims = await lives(system, PROGRESS, f"same:{{{owner}}}:*")
+    assert [WEEK - JUST_NOW < left <= WEEK for left in claims.values()] == [True]
     async with database(system, RECORDS) as redis:
         assert set(await redis.info("keyspace")) == {
             f"db{number}" for number in (RECORDS, PROGRESS, SESSIONS)

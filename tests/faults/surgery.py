@@ -53,7 +53,8 @@ async def attempts_of(cluster: Cluster, job: TrackedJob) -> dict[str, int]:
     """token, starts, paid, open."""
     async with database(cluster, PROGRESS) as progress:
         counts = await progress.hgetall(f"job:{{{job.job_id}}}:attempts")
-    return {str(name): int(count) for name, count in counts.items() if str(name) != "counted"}
+    texts = {"counted", "reserved", "same"}
+    return {str(name): int(count) for name, count in counts.items() if str(name) not in texts}
 
 
 async def flush(cluster: Cluster, *databases: int) -> None:

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from typing import Any, get_args
 
@@ -395,3 +398,23 @@ def test_rules_data_with_a_mistake_is_refused(data: dict[str, Any], complaint: s
     """An unknown id, a missing language, a long step: loading names it instead of guessing."""
     with pytest.raises(ValidationError, match=complaint):
         Rulebook.model_validate_json(json.dumps(data))
+
+
+def test_version_is_the_same_in_every_process() -> None:
+    """Gateways agree on an ETag, and consumers on what an answer depends on, however sets are ordered."""
+    told = [
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from growbin.rules import overlay as o; print(o.load_rulebook(None).version)",
+            ],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    ]
+    assert len(set(told)) == 1
+    assert told[0].strip() == load_rulebook(None).version

@@ -12,6 +12,7 @@ they may chain: a fluorescent lamp becomes a lamp, and a broken lamp becomes non
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
 from collections.abc import Iterable
 from datetime import date
@@ -126,6 +127,11 @@ class Place(Noun):
     options: frozenset[str]  # those that it has set
 
 
+def _in_order(value: object) -> object:
+    """A set has another order in each process."""
+    return sorted(value) if isinstance(value, frozenset) else str(value)
+
+
 class Rulebook(Noun, extra="forbid"):
     """All of `data/rules.json` and `data/things.json`, and what an overlay has changed."""
 
@@ -173,8 +179,9 @@ class Rulebook(Noun, extra="forbid"):
 
     @cached_property
     def version(self) -> str:
-        """Another one whenever anything in the rules is another."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Another one whenever anything in the rules is another, and the same in every process."""
+        told = json.dumps(self.model_dump(), default=_in_order)
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -112,7 +112,7 @@ async def opened_consumer(
         lease_renew_seconds=settings.lease_renew_seconds,
         max_starts=settings.max_starts,
         breakers=Breakers(
-            {"model": analyst.probe, "s3": lambda: uploads.look(PROBE_KEY)},
+            {"model": partial(probe_model, analyst, progress), "s3": lambda: uploads.look(PROBE_KEY)},
             outages,
             covered=frozenset({"model"} if fallback else ()),
         ),
@@ -125,6 +125,13 @@ async def opened_consumer(
         fallback_after_seconds=settings.fallback_after_seconds,
         throttle=Throttle(settings.consumer_concurrency),
     )
+
+
+async def probe_model(analyst: OpenAIAnalyst, progress: RedisProgressLog) -> None:
+    """Raises Unavailable while the model does not answer. A Redis that is away says nothing of the model."""
+    with suppress(Unavailable):
+        await progress.count_probe()
+    await analyst.probe()
 
 
 def open_photos(settings: Settings, uploads: S3UploadStore) -> AbstractAsyncContextManager[CdnPhotoSource]:

@@ -19,6 +19,8 @@ from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
+NO_JOB = UUID(int=0)
+
 
 class PaidCallsScript(ABC):
     """The part of the progress log that implements ports.PaidCalls. A budget rides in the calls that are made
@@ -84,6 +86,12 @@ class PaidCallsScript(ABC):
             call_id=call_id,
             **_cost(answer.usage.cost_usd),
         )
+
+    async def count_probe(self) -> None:
+        """In everybody's budget alone."""
+        if self._has_budget:
+            everybody = keys.budget(keys.EVERYBODY)
+            await self._run("count_probe", NO_JOB, everybody, budget=self._limits_told)
 
     async def _run_with_budget(self, operation: str, job: Job, *claimed: str, **parameters: object) -> Any:
         return await self._run(

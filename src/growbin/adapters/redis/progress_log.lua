@@ -533,6 +533,14 @@ function operations.settle_paid_call()
   settle_if_reserved(true)
 end
 
+-- A call that is no person's job: everybody's budget counts it, and refuses it nothing.
+function operations.count_probe()
+  for window in pairs(LENGTH_MS) do
+    use('everybody', window, 'calls', 1, now_ms, now_ms)
+    use('everybody', window, 'micros', p.budget.call_micros, now_ms, now_ms)
+  end
+end
+
 -- The raw answer was paid for, whoever won. Only a deletion refuses it, and a redrive: the new run asks anew.
 function operations.keep_answer()
   settle_if_reserved(true)
