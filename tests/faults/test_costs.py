@@ -62,11 +62,12 @@ async def no_budget_used(cluster: Cluster) -> None:
 
 async def books(cluster: Cluster) -> dict[str, int]:
     """Everybody's; what lapsed and nobody has looked at since counts as settled."""
-    async with database(cluster, PROGRESS) as redis:
-        told = await redis.hgetall("budget:{everybody}")
-        now_ms = int(time.time() * 1000)
-        lapsed = await redis.zcount("budget:{everybody}:open", "-inf", now_ms)
-        still_open = await redis.zcount("budget:{everybody}:open", f"({now_ms}", "+inf")
+    now_ms = int(time.time() * 1000)
+    async with database(cluster, PROGRESS) as redis, redis.pipeline(transaction=True) as at_one_moment:
+        at_one_moment.hgetall("budget:{everybody}")
+        at_one_moment.zcount("budget:{everybody}:open", "-inf", now_ms)
+        at_one_moment.zcount("budget:{everybody}:open", f"({now_ms}", "+inf")
+        told, lapsed, still_open = await at_one_moment.execute()
     return {
         "calls": int(told.get("day:calls", 0)),
         "reserved": int(told.get("reserved", 0)),
