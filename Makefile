@@ -38,15 +38,15 @@ TRAIN_PYTHON := PYTHONPATH=src $(TRAIN_VENV)/bin/python
 
 BROWSER := $(PYTHON) -m tests.browser
 TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/image --ignore=tests/train
-# Half of the time that the tests take, and all that needs a browser or node.
-TEST_BESIDE := tests/faults tests/page tests/stream_conformance/test_clients.py tests/contract
-BESIDE := $(VENV)/test-beside.log
+# A third of the time that the tests take each; the third is all that is not named here.
+TEST_FAULTS := tests/faults
+TEST_PARTS := tests/contract tests/page tests/stream_conformance/test_clients.py tests/unit
 
 # What npm installs for tests.
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults alerts mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-beside rabbitmq curl chromium node prometheus faketime buildah debian-packages
+.PHONY: help run test faults alerts mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-faults test-parts rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,20 +55,19 @@ help:  ## print this list
 run: $(RUNNABLE) rabbitmq curl  ## start everything here and serve http://127.0.0.1:8080
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
-test: setup $(if $(ARGS),chromium node prometheus)  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
-	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=2 test-here test-beside; code=$$?; cat $(BESIDE); exit $$code)
+test: setup chromium node prometheus  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
+	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=3 test-here test-faults test-parts; code=$$?; cat $(VENV)/test-*.log; exit $$code)
 
-# Two runs that mostly wait, each on servers of its own; the second one's output is kept apart until the end.
+# Three runs that mostly wait, each on servers of its own; the output of two is kept apart until the end.
 test-here:
-	@echo "$(TEST_BESIDE) run beside these: their output follows."
-	@$(TEST) $(TEST_BESIDE:%=--ignore=%)
+	@echo "$(TEST_FAULTS) $(TEST_PARTS) run beside these: their output follows."
+	@$(TEST) $(TEST_FAULTS:%=--ignore=%) $(TEST_PARTS:%=--ignore=%)
 
-# The browser is installed meanwhile, and the others after it: two apt-gets would get in each other's way.
-test-beside:
-	+@$(QUIETLY) --silent chromium
-	+@$(QUIETLY) --silent node
-	+@$(QUIETLY) --silent prometheus
-	@$(TEST) $(TEST_BESIDE) >$(BESIDE) 2>&1
+test-faults:
+	@$(TEST) $(TEST_FAULTS) >$(VENV)/test-faults.log 2>&1
+
+test-parts:
+	@$(TEST) $(TEST_PARTS) >$(VENV)/test-parts.log 2>&1
 
 faults: setup faketime prometheus  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \

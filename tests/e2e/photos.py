@@ -14,8 +14,10 @@ TURN_RIGHT = 6
 
 
 def drawn(image_format: str, width: int = 320, height: int = 200) -> bytes:
-    """A bottle-like figure, a little different each time, so that no two uploads are the same bytes."""
-    picture = Image.new("RGB", (width, height), (random.randrange(256), 220, 230))
+    """A bottle-like figure, a little different each time, so that no two uploads are the same photo: its
+    owner would be given the same answer."""
+    background = (random.randrange(256), random.randrange(180, 256), random.randrange(180, 256))
+    picture = Image.new("RGB", (width, height), background)
     pen = ImageDraw.Draw(picture)
     pen.rectangle((width // 3, height // 4, width // 2, height - 10), fill=(30, 120, 60))
     pen.rectangle((width // 3 + 15, 10, width // 2 - 15, height // 4), fill=(30, 120, 60))
