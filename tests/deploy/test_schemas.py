@@ -40,7 +40,7 @@ def test_custom_resources_meet_their_schemas(overlay: str) -> None:
     assert set(said["unchecked"]) <= UNCHECKED
 
 
-@pytest.mark.skipif(
+@pytest.mark.skipif(  # they are not ours to ship, and no package has them
     not DEFINITIONS.is_dir(), reason="the operators' definitions are not beside the repository"
 )
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -49,7 +49,7 @@ class Growbin:
                 with self._open(method, self.server + path, data, headers) as answer:
                     return json.loads(answer.read() or b"null")
             except urllib.error.HTTPError as error:
-                time.sleep(_patience_seconds(error))
+                time.sleep(_patience_seconds(error))  # as long as the answer asks us to wait
 
     def submit(self, photo: Path, content_type: str = "image/jpeg", locale: str = "en") -> str:
         """Ticket, upload, upload-complete. After that the job is safe; returns its id."""
@@ -92,7 +92,7 @@ class Growbin:
                 wait_seconds = _patience_seconds(error)
             except OSError:
                 pass  # cut: on from the last id
-            time.sleep(wait_seconds)
+            time.sleep(wait_seconds)  # what the stream or a refusal asked for
 
     def _upload(self, ticket: dict[str, Any], data: bytes) -> None:
         """Straight to the storage, with the ticket's headers and without our token."""
