@@ -115,7 +115,7 @@ async def test_wiped_job_keeps_its_tombstone(desk: Desk) -> None:
     record = upload()
     job = job_of(record)
     assert isinstance(await desk.progress.begin(job, alone=False, call_id="1"), Started)
-    await desk.progress.keep_answer(job, ModelAnswer(text="{}"), "c1")
+    await desk.progress.keep_answer(job, 1, ModelAnswer(text="{}"), "c1")
     await desk.progress.erase(job.job_id, record.owner)
     await desk.agenda.wipe(job.job_id)
     state = await desk.progress.state(job.job_id)

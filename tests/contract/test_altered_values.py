@@ -427,7 +427,7 @@ async def _made(world: World, owner: str, way: Way) -> tuple[Job, str]:
         await world.redis.delete(keys.lease(job_id))
         return job, idempotency_key
     await world.progress.count_paid_call(job, start.attempt, "a")
-    await world.progress.keep_answer(job, ANSWER, "a")
+    await world.progress.keep_answer(job, start.attempt, ANSWER, "a")
     if way in ("answered", "erased"):
         await world.progress.release(job, start.attempt)
         if way == "erased":

@@ -163,7 +163,7 @@ async def test_dollars_are_reserved_at_their_most_and_settled_at_what_they_were(
     assert await desk.progress.count_paid_call(job, attempt, "a") == "counted"
     assert isinstance(await desk.count(), BudgetSpent)
     answer = ModelAnswer(text="{}", usage=Usage(input_tokens=1, cost_usd=0.0004))
-    await desk.progress.keep_answer(job, answer, "a")
+    await desk.progress.keep_answer(job, attempt, answer, "a")
     assert await desk.books() == {"calls": 1, "micros": 400, "reserved": 1, "settled": 1, "open": 0}
     assert await desk.count() == "counted"
 
@@ -214,7 +214,7 @@ async def test_late_answer_of_a_lapsed_call_changes_nothing(desk_with: Open) -> 
     await desk.let_lapse()
     await desk.count()
     cheap = ModelAnswer(text="{}", usage=Usage(input_tokens=1, cost_usd=0.0))
-    await desk.progress.keep_answer(job, cheap, "a")
+    await desk.progress.keep_answer(job, attempt, cheap, "a")
     assert (await desk.books())["micros"] == 2 * CALL_MICROS
 
 

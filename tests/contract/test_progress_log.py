@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID, uuid4
 
 import pytest
@@ -336,14 +336,14 @@ async def test_answer_of_a_deleted_job_is_not_kept(progress: ProgressLog) -> Non
     job = job_of(record)
     await begun(progress, job)
     await progress.erase(job.job_id, record.owner)
-    await progress.keep_answer(job, ANSWER, "k")
+    await progress.keep_answer(job, 1, ANSWER, "k")
     assert await kept_answer(progress, job) is None
 
     other = job_of(upload())
     await begun(progress, other)
     await progress.finish(other, None, FAILURE)
     again = await progress.reopen(other, 300)
-    await progress.keep_answer(other, ANSWER, "k")
+    await progress.keep_answer(other, 1, ANSWER, "k")
     assert (await begun(progress, again)).answer is None
 
 
@@ -352,7 +352,7 @@ async def test_answer_of_an_ended_job_is_kept(progress: ProgressLog) -> None:
     job = job_of(upload())
     await begun(progress, job)
     await progress.finish(job, None, FAILURE)
-    await progress.keep_answer(job, ANSWER, "k")
+    await progress.keep_answer(job, 1, ANSWER, "k")
     assert (await begun(progress, await progress.reopen(job, 300))).answer == ANSWER
 
 
@@ -365,7 +365,7 @@ async def test_accepted_job_does_not_expire_with_its_ticket(progress: ProgressLo
         progress.clock.advance(1)
     assert not await progress.expire_if_due(job)
     await begun(progress, job)
-    assert told(await log_of(progress, job)) == [("awaiting_upload", 1), ("queued", 1)]
+    assert told(await log_of(progress, job)) == [("awaiting_upload", 1), ("queued", 1), ("fetching", 1)]
 
 
 async def test_no_reader_ends_an_accepted_job_with_its_ticket(progress: ProgressLog) -> None:
@@ -398,7 +398,7 @@ async def test_job_whose_paid_calls_are_used_up_is_not_begun(progress: ProgressL
         await progress.count_paid_call(job, start.attempt, call_id)
     await progress.release(job, start.attempt)
     assert await progress.begin(job, alone=False, call_id=secrets.token_hex(4)) == "exhausted"
-    await progress.keep_answer(job, ANSWER, "k")
+    await progress.keep_answer(job, start.attempt, ANSWER, "k")
     assert (await begun(progress, job)).answer == ANSWER
 
 
@@ -407,10 +407,62 @@ async def test_kept_answer_is_given_to_the_next_start(progress: ProgressLog) -> 
     job = job_of(upload())
     start = await begun(progress, job)
     assert start.answer is None
-    await progress.keep_answer(job, ANSWER, "k")
-    await progress.keep_answer(job, ANSWER.model_copy(update={"text": "another"}), "k")
+    await progress.keep_answer(job, start.attempt, ANSWER, "k")
+    await progress.keep_answer(job, start.attempt, ANSWER.model_copy(update={"text": "another"}), "k")
     await progress.release(job, start.attempt)
     assert (await begun(progress, job)).answer == ANSWER
+
+
+async def test_stages_ride_in_the_calls_that_are_made_anyway(progress: ProgressLog) -> None:
+    """The lease brings the first, the count of the paid call and the answer the next; whatever is repeated,
+    because a reply was lost, tells nothing again."""
+    job = job_of(upload())
+    expected = [("queued", 1)]
+    attempt = 1
+
+    async def again_and_again(stage: str, call: Callable[[], Awaitable[object]]) -> None:
+        await call()
+        await call()
+        expected.append((stage, 1))
+        assert told(await log_of(progress, job)) == expected
+
+    await again_and_again("fetching", lambda: progress.begin(job, alone=False, call_id="b"))
+    await again_and_again("analysing", lambda: progress.count_paid_call(job, attempt, "c"))
+    await again_and_again("advising", lambda: progress.keep_answer(job, attempt, ANSWER, "c"))
+    assert await progress.announce(job, attempt, Stage.ADVISING) == "ours"
+    assert told(await log_of(progress, job)) == expected
+    assert await progress.lease_lives(job.job_id)
+    assert await progress.finish(job, attempt, FAILURE) == "ours"
+    assert not await progress.lease_lives(job.job_id)
+
+
+async def test_end_of_a_later_attempt_tells_what_it_ended_with(progress: ProgressLog) -> None:
+    """How many attempts there may be is for those who wait, and takes no place of the result."""
+    job = job_of(upload())
+    await progress.release(job, (await begun(progress, job)).attempt)
+    start = await begun(progress, job)
+    assert await progress.finish(job, start.attempt, result_of(job)) == "ours"
+    state = await progress.state(job.job_id)
+    assert state is not None
+    assert (state.entry.event, state.is_readable) == ("done", True)
+    end = json.loads(state.entry.data)
+    assert end["result"]["job_id"] == str(job.job_id)
+    assert "max_attempts" not in end
+
+
+async def test_answer_is_kept_whatever_becomes_of_the_stage(progress: ProgressLog) -> None:
+    """Who was overtaken, or whose job has ended, is told so, and has left what was paid for."""
+    overtaken, ended = job_of(upload()), job_of(upload())
+    start = await begun(progress, overtaken)
+    await progress.release(overtaken, start.attempt)
+    await begun(progress, overtaken)
+    assert await progress.keep_answer(overtaken, start.attempt, ANSWER, "k") == "lost"
+    start = await begun(progress, ended)
+    await progress.cancel(ended.job_id)
+    assert await progress.keep_answer(ended, start.attempt, ANSWER, "k") == "ended"
+    for job in (overtaken, ended):
+        assert await kept_answer(progress, job) is not None
+        assert "advising" not in [stage for stage, _ in told(await log_of(progress, job))]
 
 
 async def test_cancel_ends_a_running_job(progress: ProgressLog) -> None:
@@ -488,7 +540,7 @@ async def test_answer_that_is_no_analysis_is_dropped_by_a_redrive(progress: Prog
     ):
         job = job_of(upload())
         await begun(progress, job)
-        await progress.keep_answer(job, answer, "k")
+        await progress.keep_answer(job, 1, answer, "k")
         await progress.finish(job, None, FAILURE)
         start = await begun(progress, await progress.reopen(job, 300))
         assert (start.answer == answer) is kept
@@ -716,7 +768,7 @@ async def test_redrive_that_was_lost_with_the_log_is_told_by_its_delivery(progre
     await progress.queue_job(job_of(record, run=2))
     state = await progress.state(job.job_id)
     assert state is not None
-    assert (state.run, json.loads(state.entry.data)["stage"]) == (2, "queued")
+    assert (state.run, json.loads(state.entry.data)["stage"]) == (2, "fetching")
     assert await progress.cancel(job.job_id)
 
 

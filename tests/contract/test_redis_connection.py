@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from yarl import URL
 
 from growbin.adapters.redis.connection import ask, open_redis, reason_of
@@ -100,21 +101,14 @@ async def test_first_write_after_the_name_has_moved_finds_the_new_primary(pair: 
         assert await ask(writing.get("key")) == "kept"
 
 
-@pytest.mark.parametrize("way", ["pipeline", "script"])
-async def test_refusal_inside_a_pipeline_or_script_is_known_as_well(pair: Pair, way: str) -> None:
-    """However the write was sent, it is done once, by the new primary."""
+async def test_refusal_inside_a_script_is_known_as_well(pair: Pair) -> None:
+    """The write is done once, by the new primary."""
     async with open_redis(pair.url) as redis:
         script = redis.register_script("return redis.call('INCR', KEYS[1])")
         await ask(script(keys=["warm"]))
         await pair.hand_over()
         pair.move_address()
-        if way == "script":
-            assert await ask(script(keys=["count"])) == 1
-        else:
-            async with redis.pipeline(transaction=False) as pipeline:
-                pipeline.incr("count")
-                pipeline.get("count")
-                assert await ask(pipeline.execute()) == [1, "1"]
+        assert await ask(script(keys=["count"])) == 1
 
 
 async def test_replica_that_serves_nothing_is_left_on_a_read_as_well(pair: Pair) -> None:
@@ -127,6 +121,87 @@ async def test_replica_that_serves_nothing_is_left_on_a_read_as_well(pair: Pair)
         await operate(pair.replica, "REPLICAOF", "NO", "ONE")
         assert await ask(redis.get("key")) is None
         assert (await ask(redis.role()))[0] == "master"
+
+
+@pytest_asyncio.fixture
+async def alone(tmp_path: Path) -> AsyncIterator[tuple[Proxy, str]]:
+    """A server of one's own, and the way to it."""
+    valkey = Valkey(tmp_path)
+    try:
+        await valkey.start()
+        await valkey.ready()
+        async with Proxy("redis", valkey.port) as proxy:
+            yield proxy, valkey.url.replace(f":{valkey.port}", f":{proxy.port}")
+    finally:
+        await valkey.kill()
+
+
+async def test_all_calls_of_a_client_share_one_connection(alone: tuple[Proxy, str]) -> None:
+    """However many are made at once, before anything was connected as well; and each gets its own answer,
+    also beside one that is refused."""
+    proxy, url = alone
+    async with open_redis(f"{url}/2") as redis:
+        told = await asyncio.gather(*(ask(redis.echo(str(number))) for number in range(200)))
+        assert told == [str(number) for number in range(200)]
+        await ask(redis.lpush("list", "item"))
+        answers = await asyncio.gather(
+            *(redis.get("list") if number % 3 == 0 else redis.echo(str(number)) for number in range(60)),
+            return_exceptions=True,
+        )
+        for number, answer in enumerate(answers):
+            assert isinstance(answer, ResponseError) if number % 3 == 0 else answer == str(number)
+        assert len(proxy.connections) == 1
+
+
+async def test_answer_of_a_cancelled_call_is_nobody_elses(alone: tuple[Proxy, str]) -> None:
+    """It comes in its turn and is dropped; the connection goes on."""
+    proxy, url = alone
+    async with open_redis(url) as redis:
+        await ask(redis.ping())
+        await proxy.slow(0.05)
+        calls = [asyncio.create_task(ask(redis.echo(str(number)))) for number in range(30)]
+        await asyncio.sleep(0.02)  # they are under way
+        for call in calls[::2]:
+            call.cancel()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert found[1::2] == [str(number) for number in range(1, 30, 2)]
+        assert all(isinstance(answer, asyncio.CancelledError) for answer in found[::2])
+        assert await ask(redis.echo("next")) == "next"
+        assert len(proxy.connections) == 1
+
+
+async def test_connection_that_fell_silent_is_left(alone: tuple[Proxy, str]) -> None:
+    """Half open, it would be believed for a quarter of an hour: the calls that it swallows time out, and the
+    next one goes over another, with those that wait."""
+    proxy, url = alone
+    async with open_redis(url) as redis:
+        await ask(redis.ping())
+        proxy.silence(b"")
+        swallowed = asyncio.create_task(ask(redis.echo("swallowed")))
+        await asyncio.sleep(1)
+        late = asyncio.create_task(ask(redis.echo("late")))
+        with pytest.raises(Unavailable, match="TimeoutError"):
+            await swallowed
+        await asyncio.sleep(0.1)
+        assert await ask(redis.echo("heard")) == "heard"
+        assert await late == "late"
+
+
+async def test_call_whose_connection_breaks_is_made_once_more(alone: tuple[Proxy, str]) -> None:
+    """All that were under way, over one new connection; while nothing listens it is Unavailable at once."""
+    proxy, url = alone
+    async with open_redis(url) as redis:
+        await ask(redis.ping())
+        await proxy.slow(0.1)
+        calls = [asyncio.create_task(ask(redis.echo(str(number)))) for number in range(20)]
+        await asyncio.sleep(0.05)
+        await proxy.cut()
+        assert await asyncio.gather(*calls) == [str(number) for number in range(20)]
+        await proxy.down()
+        with pytest.raises(Unavailable, match="ConnectionError"):
+            await ask(redis.ping())
+        await proxy.passing()
+        assert await ask(redis.ping())
 
 
 async def test_refused_password_is_told_from_what_passes_by_itself(parts: dict[str, str]) -> None:

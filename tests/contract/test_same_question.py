@@ -49,7 +49,7 @@ async def test_second_job_gets_the_first_ones_answer(progress: Progress, owner: 
     """Also from another consumer, and again when it is asked again; no call of its own is counted."""
     first, attempt = await begun(progress, owner)
     assert await progress.count_paid_call(first, attempt, "a", "digest") == "counted"
-    await progress.keep_answer(first, ANSWER, "a")
+    await progress.keep_answer(first, attempt, ANSWER, "a")
     second, attempt = await begun(progress, owner)
     for call_id in "abcde":  # more than a job's paid calls
         assert await progress.count_paid_call(second, attempt, call_id, "digest") == ANSWER
@@ -60,7 +60,7 @@ async def test_anything_else_is_another_question(progress: Progress, owner: str,
     """Another session's same photo, or one's own other question, is paid for."""
     first, attempt = await begun(progress, owner)
     await progress.count_paid_call(first, attempt, "a", "digest")
-    await progress.keep_answer(first, ANSWER, "a")
+    await progress.keep_answer(first, attempt, ANSWER, "a")
     second, attempt = await begun(progress, "b" * 64 if difference == "owner" else owner)
     same = {"owner": "digest", "digest": "another", "no digest": None}[difference]
     assert await progress.count_paid_call(second, attempt, "b", same) == "counted"
@@ -72,7 +72,7 @@ async def test_job_waits_while_another_asks_the_same(progress: Progress, owner: 
     await progress.count_paid_call(first, one, "a", "digest")
     second, two = await begun(progress, owner)
     assert await progress.count_paid_call(second, two, "b", "digest") == "awaited"
-    await progress.keep_answer(first, ANSWER, "a")
+    await progress.keep_answer(first, one, ANSWER, "a")
     assert await progress.count_paid_call(second, two, "b", "digest") == ANSWER
 
 
@@ -104,7 +104,7 @@ async def test_deletion_of_the_job_that_paid_takes_its_answer_from_everybody(
     """The next one pays; nothing leads to the deleted job any more."""
     first, one = await begun(progress, owner)
     await progress.count_paid_call(first, one, "a", "digest")
-    await progress.keep_answer(first, ANSWER, "a")
+    await progress.keep_answer(first, one, ANSWER, "a")
     await progress.erase(first.job_id, owner)
     if isinstance(progress, RedisProgressLog):
         assert await progress._redis.exists(keys.same(owner, "digest")) == 0
@@ -116,7 +116,7 @@ async def test_deletion_of_another_job_leaves_the_answer(progress: Progress, own
     """Who was only given it takes nothing with it."""
     first, one = await begun(progress, owner)
     await progress.count_paid_call(first, one, "a", "digest")
-    await progress.keep_answer(first, ANSWER, "a")
+    await progress.keep_answer(first, one, ANSWER, "a")
     second, two = await begun(progress, owner)
     await progress.count_paid_call(second, two, "b", "digest")
     await progress.erase(second.job_id, owner)
@@ -128,11 +128,11 @@ async def test_answer_of_no_use_is_asked_for_afresh(progress: Progress, owner: s
     """Then the new answer is the one that counts."""
     first, one = await begun(progress, owner)
     await progress.count_paid_call(first, one, "a", "digest")
-    await progress.keep_answer(first, ANSWER, "a")
+    await progress.keep_answer(first, one, ANSWER, "a")
     second, two = await begun(progress, owner)
     assert await progress.count_paid_call(second, two, "b", "digest", is_fresh=True) == "counted"
     better = ANSWER.model_copy(update={"text": '{"items": []}'})
-    await progress.keep_answer(second, better, "b")
+    await progress.keep_answer(second, two, better, "b")
     third, three = await begun(progress, owner)
     assert await progress.count_paid_call(third, three, "c", "digest") == better
 

@@ -15,8 +15,8 @@ from tests.contract.jobs import job_of, upload
 from tests.contract.round_trips import counting
 from tests.unit.test_consumer import Bench
 
-# begin, fetching, analysing, call counted, answer kept, advising, done, off the unfinished, given back
-TRIPS_OF_A_JOB = 9
+# begun (fetching), call counted (analysing), answer kept (advising), done (given back, off the unfinished)
+TRIPS_OF_A_JOB = 4
 
 
 async def trips(url: str, budget: Budget | None, answers_depend_on: str | None) -> int:
@@ -43,7 +43,7 @@ async def trips(url: str, budget: Budget | None, answers_depend_on: str | None) 
 
 
 async def test_budget_and_kept_answers_ride_in_calls_that_are_made_anyway(parts: dict[str, str]) -> None:
-    """A job asks Redis as often with them as without: nine times."""
+    """A job asks Redis as often with them as without: four times."""
     url = f"{parts['REDIS_URL'].rstrip('/')}/2"
     limits = parse_limits("everybody", "1000000 calls/day, $1000/day, 1000000 calls/minute")
     async with open_redis(url) as redis:

@@ -175,14 +175,12 @@ class FakeProgressLog(MayBeAway):
             return "crashed" if attempts.is_open else "exhausted"
         if attempts.is_open and attempts.starts >= 2 and not alone:
             return "suspect"
-        if kept.snapshot and kept.snapshot.stage is Stage.AWAITING_UPLOAD:
-            kept.snapshot = replace(kept.snapshot, deadline_ms=job.deadline_ms)
-            self._write(kept, Stage.QUEUED, attempt=1)
         attempts.token += 1
         attempts.starts += 1
         attempts.is_open = True
         attempts.begun_by = call_id
         kept.lease_until_ms = self.clock.now_ms() + self._lease_ms
+        await self.announce(job, attempts.token, Stage.FETCHING)
         return Started(attempts.token, attempts.starts, self.clock.now_ms(), kept.answer)
 
     async def renew(self, job: Job, attempt: int) -> Held:
@@ -216,6 +214,7 @@ class FakeProgressLog(MayBeAway):
             return "refused"
         if self._is_over(kept, job):
             return "refused"
+        await self.announce(job, attempt, Stage.ANALYSING)
         attempts = kept.attempts
         if attempts.counted == (call_id, 1):
             return "counted"
@@ -260,19 +259,20 @@ class FakeProgressLog(MayBeAway):
             cost = None if cost_usd is None else micros(cost_usd)
             self.book.settle(job, call_id, cost, was_paid=True)
 
-    async def keep_answer(self, job: Job, answer: ModelAnswer, call_id: str) -> None:
+    async def keep_answer(self, job: Job, attempt: int, answer: ModelAnswer, call_id: str) -> Held:
         await self.settle_paid_call(job, call_id, answer.usage.cost_usd)
         kept = self._of(job.job_id)
         if kept.erased_by is None and not self._is_of_earlier_run(kept, job):
             kept.answer = kept.answer or answer
+        return await self.announce(job, attempt, Stage.ADVISING)
 
     def answer_of(self, job_id: UUID) -> ModelAnswer | None:
         return self._of(job_id).answer
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
-        if isinstance(end, Result):
-            return self._append(job, attempt, Stage.DONE, result=end.model_dump(mode="json"))
-        return self._append(job, attempt, Stage.FAILED, failure=end.model_dump(mode="json"))
+        is_done = isinstance(end, Result)
+        told = {"result" if is_done else "failure": end.model_dump(mode="json")}
+        return self._append(job, attempt, Stage.DONE if is_done else Stage.FAILED, **told)
 
     async def mark_feedback(self, job_id: UUID) -> bool:
         self._answer()

@@ -144,7 +144,7 @@ async def test_job_whose_record_or_photo_is_gone_is_refused(desk: Desk) -> None:
 async def test_kept_answer_is_used_again_only_if_it_is_one(desk: Desk, text: str, is_kept: bool) -> None:
     """What was paid for is not paid for again; what failed the job would fail it again."""
     job = await desk.accepted()
-    await desk.progress.keep_answer(job, ModelAnswer(text=text), "c1")
+    await desk.progress.keep_answer(job, 1, ModelAnswer(text=text), "c1")
     await desk.progress.finish(job, None, failure("model_answer_invalid", "ko"))
     assert await desk.redrive(EndedSelection(job_id=job.job_id)) == 0
     start = await desk.progress.begin(desk.queue.published[0], alone=False, call_id="a")

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import structlog
 
 from growbin.consumer.context import Consumer
-from growbin.consumer.lease import HELD_DELAY_SECONDS, REDIS_PAUSE_SECONDS, Settled
+from growbin.consumer.lease import HELD_DELAY_SECONDS, REDIS_PAUSE_SECONDS, Lease, Settled
 from growbin.errors import Unavailable
 from growbin.job import (
     Analysis,
@@ -34,7 +35,7 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure
-from growbin.ports import RETRY_DELAYS_SECONDS, Ack, Held, Retry, Started, Verdict
+from growbin.ports import RETRY_DELAYS_SECONDS, Ack, Held, Retry, Verdict
 from growbin.rules.advice import Advised
 from growbin.telemetry import metrics, traces
 
@@ -48,10 +49,12 @@ Answer = TypeVar("Answer")
 class Attempt:
     """A started job: our lease on it, its time left, and how far it came."""
 
-    def __init__(self, job: Job, consumer: Consumer, start: Started) -> None:
+    def __init__(self, job: Job, consumer: Consumer, lease: Lease) -> None:
         self.job = job
         self.consumer = consumer
-        self._start = start
+        self._lease = lease
+        self._start = lease.start
+        self._stage = Stage.FETCHING  # told with the lease
         self._loop_start = self._loop_lap = asyncio.get_running_loop().time()
         self._laps_ms: dict[str, int] = {}
         self.has_shown = self.is_done = False
@@ -78,9 +81,7 @@ class Attempt:
         metrics.stage_seconds.labels(stage=name).observe(now - self._loop_lap)
         self._loop_lap = now
 
-    def result(
-        self, photo: FetchedPhoto, answer: ModelAnswer, analysis: Analysis, advised: Advised
-    ) -> Result:
+    def result(self, photo: PhotoReport, answer: ModelAnswer, analysis: Analysis, advised: Advised) -> Result:
         """What the client gets."""
         now_ms = self.now_ms()
         queue_ms = max(0, self._start.now_ms - self.job.accepted_at_ms)
@@ -98,7 +99,7 @@ class Attempt:
             model=answer.model,
             answered_by=answer.answered_by,
             usage=answer.usage,
-            photo=PhotoReport(source=photo.source, cache=photo.cache, bytes=len(photo.data)),
+            photo=photo,
             timings_ms=Timings(queue=queue_ms, total=total_ms, **self._laps_ms),
             analysed_at=rfc3339(now_ms),
         )
@@ -115,15 +116,22 @@ class Attempt:
     # --- steps
 
     async def announce(self, stage: Stage) -> None:
-        """Append a stage; waits for a Redis that is away rather than burn the attempt."""
-        self._go_on(
-            await self.patiently(lambda: self.consumer.progress.announce(self.job, self.number, stage))
-        )
+        """Append a stage, unless it was told with something else; waits for a Redis that is away rather than
+        burn the attempt."""
+        if stage.rank > self._stage.rank:
+            announcing = partial(self.consumer.progress.announce, self.job, self.number, stage)
+            self.has_told(stage, await self.patiently(announcing))
+
+    def has_told(self, stage: Stage, held: Held) -> None:
+        """In whatever call it rode. Raises Settled where that found the job in other hands, or ended."""
+        self._go_on(held)
+        self._stage = stage
 
     async def finish(self, end: Result | Failure) -> None:
         """The terminal event. It is written before the delivery is acknowledged, however long Redis
         takes: what was paid for is kept in memory until then."""
         self._go_on(await self.patiently(lambda: self.consumer.progress.finish(self.job, self.number, end)))
+        self._lease.is_given_back = True
         self.is_done = isinstance(end, Result)
         outcome = "done" if isinstance(end, Result) else end.code
         if isinstance(end, Result):

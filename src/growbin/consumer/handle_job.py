@@ -16,7 +16,7 @@ from growbin.consumer.pacing import Closing
 from growbin.consumer.paid_call import ask_model
 from growbin.consumer.public_copy import withdraw_unless_done
 from growbin.errors import JobFailed, Unavailable
-from growbin.job import EXPIRY_MARGIN_SECONDS, CleanPhoto, Job, Stage
+from growbin.job import EXPIRY_MARGIN_SECONDS, CleanPhoto, FetchedPhoto, Job, PhotoReport, Stage
 from growbin.ports import Ack, DeadLetter, HandBack, Retry, Verdict
 from growbin.rules.advice import advise_all
 
@@ -24,28 +24,34 @@ log = structlog.get_logger()
 
 
 async def handle_job(job: Job, consumer: Consumer) -> Verdict:
-    """One job, from delivery to verdict. Each step is announced before it begins."""
+    """One job, from delivery to verdict. Each step is announced before it begins: fetching with the lease,
+    analysing with the count of the paid call, advising with the answer that is kept."""
     try:
         async with started(job, consumer) as attempt:
-            await attempt.announce(Stage.FETCHING)
             photo = await attempt.fetch()
             attempt.lap("fetch")
             clean = await attempt.clean(photo.data, "image/jpeg")
             attempt.lap("prepare")
-            await attempt.announce(Stage.ANALYSING)
+            report = report_on(photo)
+            del photo  # it may be ten times as large, and the model takes seconds
             answer = attempt.kept_answer or await ask_model(attempt, clean)
+            await attempt.announce(Stage.ANALYSING)
             analysis = parse_answer(answer)
             attempt.lap("analyse")
             await attempt.announce(Stage.ADVISING)
             thresholds = consumer.thresholds_of(answer.model)
             advised = advise_all(consumer.rules, analysis, job.locale, thresholds)
             await attempt.show(await as_promised(clean, attempt))
-            await attempt.finish(attempt.result(photo, answer, analysis, advised))
+            await attempt.finish(attempt.result(report, answer, analysis, advised))
             return Ack()
     except Settled as settled:
         return settled.verdict
     except Closing:
         return HandBack()
+
+
+def report_on(photo: FetchedPhoto) -> PhotoReport:
+    return PhotoReport(source=photo.source, cache=photo.cache, bytes=len(photo.data))
 
 
 async def as_promised(clean: CleanPhoto, attempt: Attempt) -> CleanPhoto:
@@ -59,8 +65,8 @@ async def started(job: Job, consumer: Consumer) -> AsyncIterator[Attempt]:
     """Take the lease, keep it while the block runs, give it back. Raises Settled when there is nothing to
     do or something went wrong."""
     with structlog.contextvars.bound_contextvars(job_id=str(job.job_id), run=job.run):
-        async with lease_of(job, consumer) as start:
-            attempt = Attempt(job, consumer, start)
+        async with lease_of(job, consumer) as lease:
+            attempt = Attempt(job, consumer, lease)
             try:
                 # A job is due only once its deadline's millisecond has passed on Redis' clock.
                 async with asyncio.timeout(max(0, attempt.left_seconds()) + EXPIRY_MARGIN_SECONDS):

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import structlog
 
@@ -32,8 +33,16 @@ class Settled(Exception):
         self.verdict = verdict
 
 
+@dataclass(slots=True)
+class Lease:
+    """Ours since `start`; with the job's end it is given back."""
+
+    start: Started
+    is_given_back: bool = False
+
+
 @asynccontextmanager
-async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
+async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Lease]:
     """Begin the job, once no part is away. One that may have crashed two consumers runs alone, so that a
     third crash hits no other job."""
     alone = False
@@ -51,8 +60,8 @@ async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Started]:
             if start.starts == 1:  # here, not at the end, so that a wait shows while it lasts
                 metrics.queue_wait_seconds.observe(max(0, start.now_ms - job.accepted_at_ms) / 1000)
             log.info("job_begun", attempt=start.attempt, starts=start.starts)
-            async with renewed(job, consumer, start):
-                yield start
+            async with renewed(job, consumer, start) as lease:
+                yield lease
             return
 
 
@@ -93,9 +102,9 @@ async def not_begun(job: Job, consumer: Consumer, why: str) -> Verdict:
 
 
 @asynccontextmanager
-async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator[None]:
-    """Renew the lease while the block runs. When the job ends elsewhere (a cancel) or another
-    consumer has begun it, the block is cancelled and Settled raised."""
+async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator[Lease]:
+    """Renew the lease while the block runs, then give it back. When the job ends elsewhere (a cancel) or
+    another consumer has begun it, the block is cancelled and Settled raised."""
     block = asyncio.current_task()
     assert block is not None
     found: list[Held] = []
@@ -111,9 +120,9 @@ async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator
                     return
 
     renewer = asyncio.create_task(renew(), name=f"lease-{job.job_id}")
-    refund = False
+    lease, refund = Lease(start), False
     try:
-        yield
+        yield lease
     except Closing:
         refund = True
         raise
@@ -125,5 +134,6 @@ async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator
         raise Settled(Ack() if found[0] == "ended" else Retry(HELD_DELAY_SECONDS)) from None
     finally:
         renewer.cancel()
-        with suppress(Unavailable):
-            await asyncio.shield(consumer.leases.release(job, start.attempt, refund=refund))
+        if not lease.is_given_back:
+            with suppress(Unavailable):
+                await asyncio.shield(consumer.leases.release(job, start.attempt, refund=refund))

@@ -43,6 +43,11 @@ class Throttle:
         doublings = min(quiet_seconds / DOUBLING_SECONDS, 60)
         return min(self._max_places, max(1, int(self._places_then * 2**doublings)))
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a turn would begin at once."""
+        return self._taken < self.places and self._open_at <= asyncio.get_running_loop().time()
+
     def concurrency(self) -> int:
         """How many jobs to take at once now: all; fewer while the model refuses, in powers of two, for each
         change costs a cancel and a consume."""

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import secrets
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from growbin.analysis import is_analysis
 from growbin.consumer.attempt import Attempt
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
-from growbin.job import CleanPhoto, ModelAnswer
+from growbin.job import CleanPhoto, ModelAnswer, Stage
 from growbin.ports import BudgetSpent, Counting
 from growbin.telemetry import metrics
 from growbin.usage import Usage
@@ -50,6 +51,8 @@ async def ask_model(attempt: Attempt, photo: CleanPhoto) -> ModelAnswer:
 async def _ask_model(attempt: Attempt, photo: CleanPhoto, patience: asyncio.Timeout) -> ModelAnswer:
     """`patience` is for waiting: a call that was begun is waited for."""
     gives_up_at, breakers = patience.when(), attempt.consumer.breakers
+    if "model" in breakers.open_parts or not attempt.consumer.throttle.is_free:
+        await attempt.announce(Stage.ANALYSING)  # else with the count of the call, which comes at once
 
     async def call() -> Called | None:
         patience.reschedule(gives_up_at)
@@ -73,7 +76,8 @@ async def _ask_model(attempt: Attempt, photo: CleanPhoto, patience: asyncio.Time
     if call_id is None:
         return answer.model_copy(update={"answered_by": "kept"})
     _write_down(answer.usage, answer.model)
-    await attempt.patiently(lambda: attempt.consumer.calls.keep_answer(attempt.job, answer, call_id))
+    keeping = partial(attempt.consumer.calls.keep_answer, attempt.job, attempt.number, answer, call_id)
+    attempt.has_told(Stage.ADVISING, await attempt.patiently(keeping))
     return answer
 
 
@@ -101,6 +105,8 @@ async def _call_model(
     async with consumer.throttle.turn() as turn:
         patience.reschedule(None)
         found = await attempt.patiently(lambda: calls.count_paid_call(job, number, call_id, same))
+        if found != "refused":
+            attempt.has_told(Stage.ANALYSING, "ours")
         if isinstance(found, ModelAnswer):
             if is_analysis(found):
                 return found, None

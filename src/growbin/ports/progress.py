@@ -197,8 +197,8 @@ class Leases(Protocol):
     """What a consumer asks before it works on a job, and again and again while it does."""
 
     async def begin(self, job: Job, *, alone: bool, call_id: str) -> Beginning:
-        """Take the lease and count the start; expires the job if it is due. To repeat it with the same
-        `call_id`, because the reply was lost, changes nothing."""
+        """Take the lease, count the start and announce `fetching`; expires the job if it is due. To repeat it
+        with the same `call_id`, because the reply was lost, changes nothing."""
 
     async def renew(self, job: Job, attempt: int) -> Held: ...
 
@@ -212,9 +212,10 @@ class PaidCalls(Protocol):
     async def count_paid_call(
         self, job: Job, attempt: int, call_id: str, same: str | None = None, *, is_fresh: bool = False
     ) -> Counting:
-        """Record a paid call before it is made and reserve its budget, or neither. To repeat it with the
-        same `call_id` changes nothing. `same` is the digest of all that an answer depends on: what another
-        job of the owner has asked under it in the last seven days is not asked again, unless `is_fresh`."""
+        """Announce `analysing`; record a paid call before it is made and reserve its budget, or neither. To
+        repeat it with the same `call_id` changes nothing. `same` is the digest of all that an answer depends
+        on: what another job of the owner has asked under it in the last seven days is not asked again, unless
+        `is_fresh`."""
 
     async def uncount_paid_call(self, job: Job, attempt: int, call_id: str) -> None:
         """Nothing was paid: as if it had not been counted."""
@@ -222,9 +223,10 @@ class PaidCalls(Protocol):
     async def settle_paid_call(self, job: Job, call_id: str, cost_usd: float | None) -> None:
         """It is over without an answer to keep. None: nobody knows what it cost, so all that was reserved."""
 
-    async def keep_answer(self, job: Job, answer: ModelAnswer, call_id: str) -> None:
+    async def keep_answer(self, job: Job, attempt: int, answer: ModelAnswer, call_id: str) -> Held:
         """Store the raw answer if there is none, also a loser's: it was paid for. Not that of a deleted job,
-        nor of an earlier run than the present one. What its call cost is settled in the same breath."""
+        nor of an earlier run than the present one. What its call cost is settled in the same breath, and
+        then `advising` announced."""
 
 
 class AttemptProgress(Endings, Protocol):
@@ -234,7 +236,8 @@ class AttemptProgress(Endings, Protocol):
         """Append a stage; refused (`lost`, `ended`) when the lease is another's or the job ended."""
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
-        """Append `done` or `failed` and write the result; attempt None writes without a lease."""
+        """Append `done` or `failed`, write the result and give the lease back; attempt None writes without
+        one."""
 
     async def expire_if_due(self, job: Job) -> bool:
         """True when the job has ended, by this call or before."""

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 from weakref import WeakSet
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from growbin.adapters.redis.shared_link import SharedLink
 from growbin.errors import Unavailable
 
 # A frozen server must become a 503 within two seconds, retry included.
 CONNECT_TIMEOUT_SECONDS = 1.0
 CALL_TIMEOUT_SECONDS = 1.6
-CONNECTIONS = 32
-
-Answer = TypeVar("Answer")
 
 # In an answer these say: I am not the primary, or not now. What is asked of it was not done.
 _NOT_I = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|UNBLOCKED|NOREPLICAS|MOVED|REDIRECT)\b")
@@ -38,19 +36,11 @@ _NEEDS_A_PERSON = re.compile(
 async def ask(call: Any) -> Any:
     """Await one command under the whole-call timeout. Raises Unavailable. (Untyped on purpose: the
     library annotates its commands for both its synchronous and its asynchronous client.)"""
-    task = asyncio.current_task()
-    assert task is not None
-    cancellations = task.cancelling()
     try:
         async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             return await call
     except (RedisError, OSError, TimeoutError) as error:
         raise Unavailable("redis", reason_of(error)) from error
-    finally:
-        # The library sends under asyncio.wait_for, which until Python 3.12 loses a cancellation that comes
-        # while the last bytes go out: a loop that was told to end would go on for ever.
-        if task.cancelling() > cancellations:
-            raise asyncio.CancelledError
 
 
 def reason_of(error: Exception) -> str:
@@ -71,71 +61,91 @@ def is_not_primary(error: Exception) -> bool:
     return isinstance(error, RedisError) and _NOT_I.search(f"{code} {error}") is not None
 
 
-_pools: WeakSet[ConnectionPool] = WeakSet()  # of this process
+_clients: WeakSet[SharedRedis] = WeakSet()  # of this process
 
 
-async def leave_server(pool: ConnectionPool) -> None:
-    """Drop every connection of this process to the server of `pool`, whatever its database: also those that
-    only read, and would never be told. One in the midst of a call goes after it."""
+def leave_server(pool: ConnectionPool) -> None:
+    """Leave every connection of this process to the server of `pool`, whatever its database: also those that
+    only read, and would never be told. Calls that are under way have their answers before."""
     address = _address_of(pool)
-    for other in [other for other in _pools if _address_of(other) == address]:
-        await other.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
-        with suppress(RedisError, OSError, TimeoutError):
-            await other.disconnect(inuse_connections=False)
+    for client in [client for client in _clients if _address_of(client.connection_pool) == address]:
+        client.leave()
 
 
 def _address_of(pool: ConnectionPool) -> tuple[object, object]:
     return pool.connection_kwargs.get("host"), pool.connection_kwargs.get("port")
 
 
-class _OnceMore(Retry):
-    """One more try, over a new connection, where the first had broken or its server said "not I"."""
+def _may_pass(error: Exception) -> bool:
+    """Worth one more try, over a new connection: the first had broken, or its server said "not I"."""
+    return isinstance(error, RedisConnectionError) or is_not_primary(error)
 
-    def __init__(self, leave: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(NoBackoff(), 1, supported_errors=(RedisConnectionError, ResponseError))
-        self._leave = leave
 
-    async def call_with_retry(
-        self,
-        do: Callable[[], Awaitable[Answer]],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,
-        with_failure_count: bool = False,
-    ) -> Answer:
-        async def failed(error: Exception, *count: int) -> None:
-            if is_not_primary(error):
-                await self._leave()
-            await fail(error, *count)
+class SharedRedis(Redis):
+    """The library's client, with all calls over one connection: those made together travel together, so that
+    it needs no pipelines."""
 
-        def may_pass(error: Exception) -> bool:
-            may = isinstance(error, RedisConnectionError) or is_not_primary(error)
-            return may and (is_retryable is None or is_retryable(error))
+    def __init__(self, pool: ConnectionPool) -> None:
+        super().__init__(connection_pool=pool)
+        self._link: SharedLink | None = None
+        self._opening: asyncio.Task[SharedLink] | None = None
 
-        return await super().call_with_retry(do, failed, may_pass, with_failure_count)
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        link = await self._usable_link()
+        try:
+            answer = await link.call(args)
+        except (RedisConnectionError, ResponseError) as error:
+            if not _may_pass(error):
+                raise
+            if is_not_primary(error) and link is self._link:  # else somebody has left it before
+                leave_server(self.connection_pool)
+            answer = await (await self._usable_link()).call(args)
+        options.pop("keys", None)  # of a cache that we do not have
+        understood = self.response_callbacks.get(args[0])
+        return understood(answer, **options) if understood else answer
+
+    async def _usable_link(self) -> SharedLink:
+        if self._link is not None and self._link.is_usable:
+            return self._link
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open_link(), name="redis-link")
+            self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
+        # Shared: who is cancelled meanwhile takes it from nobody.
+        return await asyncio.shield(self._opening)
+
+    async def _open_link(self) -> SharedLink:
+        self._link = await SharedLink.open(self.connection_pool, CALL_TIMEOUT_SECONDS)
+        return self._link
+
+    def leave(self) -> None:
+        """The next call goes over a new connection."""
+        if self._link is not None:
+            self._link.leave()
+        self._link = None
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        self.leave()
+        await super().aclose(close_connection_pool)
 
 
 @asynccontextmanager
 async def open_redis(url: str) -> AsyncIterator[Redis]:
-    """A pool of at most CONNECTIONS; a broken connection is replaced once, a timeout is not retried."""
-
-    async def leave() -> None:  # no method: the library copies its Retry deeply for each connection
-        await leave_server(pool)
-
-    pool: ConnectionPool = BlockingConnectionPool.from_url(
+    """A client whose calls share one connection; a broken one is replaced once, a timeout is not retried."""
+    pool = ConnectionPool.from_url(
         url,
-        max_connections=CONNECTIONS,
-        timeout=CALL_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=CALL_TIMEOUT_SECONDS,
-        retry=_OnceMore(leave),
+        retry=Retry(NoBackoff(), 1),
         decode_responses=True,
-        encoding_errors="replace",  # bytes that are no text make a value unreadable, not the connection
     )
-    _pools.add(pool)
-    client = Redis(connection_pool=pool)
+    client = SharedRedis(pool)
+    _clients.add(client)
     try:
         yield client
     finally:
-        _pools.discard(pool)
+        _clients.discard(client)
         await client.aclose()
         await pool.aclose()

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Self
+from typing import Self
 
 from redis.asyncio import Redis
 
@@ -58,11 +58,14 @@ class RedisGauges:
         redis = self._servers["progress"]
         seconds, microseconds = await ask(redis.time())
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        pipeline = redis.pipeline(transaction=False)
-        for name in (keys.UNFINISHED, keys.WAITING):
-            pipeline.zremrangebyscore(name, "-inf", now_ms - self._kept_ms)
-            pipeline.zcard(name)
-        pipeline.zrange(keys.WAITING, 0, 0, withscores=True)
-        found: list[Any] = await ask(pipeline.execute())
-        oldest = found[4]
-        return found[1], found[3], max(0.0, now_ms - oldest[0][1]) if oldest else 0.0
+        late_ms = now_ms - self._kept_ms
+        _, unfinished, _, waiting, oldest = await ask(
+            asyncio.gather(
+                redis.zremrangebyscore(keys.UNFINISHED, "-inf", late_ms),
+                redis.zcard(keys.UNFINISHED),
+                redis.zremrangebyscore(keys.WAITING, "-inf", late_ms),
+                redis.zcard(keys.WAITING),
+                redis.zrange(keys.WAITING, 0, 0, withscores=True),
+            )
+        )
+        return unfinished, waiting, max(0.0, now_ms - oldest[0][1]) if oldest else 0.0

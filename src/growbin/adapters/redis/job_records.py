@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -207,10 +208,8 @@ class RedisJobRecords:
         return [UUID(job_id) for job_id in found if _is_id(job_id)]
 
     async def newest(self, owners: Sequence[str]) -> Sequence[UUID | None]:
-        async with self._sessions.pipeline(transaction=False) as pipeline:
-            for owner in owners:
-                pipeline.lindex(keys.session_jobs(owner), 0)
-            found = await ask(pipeline.execute())
+        looks = (self._sessions.lindex(keys.session_jobs(owner), 0) for owner in owners)
+        found = await ask(asyncio.gather(*looks))
         return [UUID(job_id) if job_id and _is_id(job_id) else None for job_id in found]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import structlog
@@ -13,8 +13,8 @@ import structlog
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.stored_values import read_answer
 from growbin.budgets import Budget, micros
-from growbin.job import Job, ModelAnswer
-from growbin.ports import BudgetSpent, Counting
+from growbin.job import Job, ModelAnswer, Stage
+from growbin.ports import BudgetSpent, Counting, Held
 from growbin.telemetry import metrics
 
 log = structlog.get_logger()
@@ -38,6 +38,9 @@ class PaidCallsScript(ABC):
         }
 
     @abstractmethod
+    def _told(self, job: Job, stage: Stage) -> dict[str, object]: ...
+
+    @abstractmethod
     async def _run(self, operation: str, job_id: UUID, *shared_keys: str, **parameters: object) -> Any: ...
 
     async def count_paid_call(
@@ -48,7 +51,7 @@ class PaidCallsScript(ABC):
             "count_paid_call",
             job,
             *claimed,
-            run=job.run,
+            **self._told(job, Stage.ANALYSING),
             attempt=attempt,
             call_id=call_id,
             max_paid_calls=self._max_paid_calls,
@@ -77,15 +80,17 @@ class PaidCallsScript(ABC):
         if self._has_budget:
             await self._run_with_budget("settle_paid_call", job, call_id=call_id, **_cost(cost_usd))
 
-    async def keep_answer(self, job: Job, answer: ModelAnswer, call_id: str) -> None:
-        await self._run_with_budget(
+    async def keep_answer(self, job: Job, attempt: int, answer: ModelAnswer, call_id: str) -> Held:
+        held = await self._run_with_budget(
             "keep_answer",
             job,
-            run=job.run,
+            **self._told(job, Stage.ADVISING),
+            attempt=attempt,
             answer=answer.model_dump_json(),
             call_id=call_id,
             **_cost(answer.usage.cost_usd),
         )
+        return cast("Held", held)
 
     async def count_probe(self) -> None:
         """In everybody's budget alone."""

@@ -175,7 +175,7 @@ class RedisProgressFeed:
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("progress_feed_lost", reason=reason_of(error))
                 if is_not_primary(error):
-                    await leave_server(self._pool)
+                    leave_server(self._pool)
             except Exception:  # a bug, here or in a library: to hear on is worth more than to know which
                 log.exception("progress_feed_broken")
             finally:

@@ -5,7 +5,8 @@
 --       7 agenda, of `erase` alone; where a paid call is counted 7 to 10 are the budget's (budget.lua stands
 --       above), and 11 is the claim on the same question about the same photo
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
---       keys live {log_seconds, result_seconds}, and the sets of {unfinished, waiting} jobs that gateways count
+--       keys live {log_seconds, result_seconds}, the sets of {unfinished, waiting} jobs that gateways count, and
+--       the name of a holder's own set {unfinished_of}, "*" for the holder
 --
 -- A log entry is the text "<id> <event> <data>", an id is "<epoch>.<seq>.<nonce>": the epoch is
 -- the run's, the nonce the append's own. A server that came back with older data re-uses numbers
@@ -22,6 +23,7 @@ local LAST_MS = 2 ^ 47
 local p = cjson.decode(ARGV[2])
 local constants = cjson.decode(ARGV[3])
 local UNFINISHED, WAITING = constants.unfinished, constants.waiting
+local UNFINISHED_OF = constants.unfinished_of
 local RANK, ENDS = constants.ranks, { deleted = true }
 for _, stage in ipairs(constants.ends) do
   ENDS[stage] = true
@@ -173,7 +175,13 @@ end
 
 local written_end = false -- the end that this call has written, for the count of ends
 
--- For metrics alone: what goes wrong here hurts no job.
+-- A name for "*", of the same server, as all keys of this role.
+local function key_of(pattern, name)
+  return (string.gsub(pattern, '%*', name))
+end
+
+-- For metrics and limits: what goes wrong here hurts no job. Should a holder's removal get lost, its deadline
+-- does the same.
 local function count_among_others(stage)
   if stage == 'queued' then
     redis.pcall('ZADD', UNFINISHED, whole(now_ms), snapshot.job_id)
@@ -183,6 +191,10 @@ local function count_among_others(stage)
   end
   if RANK[stage] == nil then
     redis.pcall('ZREM', UNFINISHED, snapshot.job_id)
+    redis.pcall('ZREM', key_of(UNFINISHED_OF, snapshot.owner), snapshot.job_id)
+    if fits(snapshot.address, '^[0-9a-f]+$', 64) then
+      redis.pcall('ZREM', key_of(UNFINISHED_OF, snapshot.address), snapshot.job_id)
+    end
   end
 end
 
@@ -278,7 +290,30 @@ end
 
 local operations = {}
 
--- A stage or an end. `attempt` absent: written without a lease (gateway, obituary).
+-- The stage or end that the call names, unless that is not ahead in its attempt. It rides in the calls that
+-- are made anyway.
+local function write_what_is_told(attempt)
+  local rank = RANK[p.stage] or END_RANK
+  if rank > RANK.queued and p.deadline_ms then
+    write_queued_if_missing()
+  elseif not snapshot then
+    open_history()
+  end
+  attempt = attempt or snapshot.attempt
+  local present = RANK[snapshot.stage]
+  if rank < END_RANK and present and attempt == snapshot.attempt and rank <= present then
+    return
+  end
+  if p.stage == 'queued' then
+    set_deadline(p.deadline_ms)
+  end
+  if p.max_attempts and rank < END_RANK and attempt > 1 and attempt <= p.max_attempts then
+    p.tail = '"max_attempts":' .. whole(p.max_attempts) -- so that who waits again reads "2 of 4"
+  end
+  write(p.stage, p.message, p.progress, attempt, p.nonce, p.tail)
+end
+
+-- `attempt` absent: written without a lease (gateway, obituary). An end gives the lease back.
 function operations.append()
   if is_over() or not (snapshot or p.owner) then
     return 'ended'
@@ -286,21 +321,7 @@ function operations.append()
   if p.attempt and not holds_token() then
     return 'lost'
   end
-  local rank = RANK[p.stage] or END_RANK
-  if rank > RANK.queued and p.deadline_ms then
-    write_queued_if_missing()
-  elseif not snapshot then
-    open_history()
-  end
-  local attempt = p.attempt or snapshot.attempt
-  local present = RANK[snapshot.stage]
-  if rank < END_RANK and present and attempt == snapshot.attempt and rank <= present then
-    return 'ours'
-  end
-  if p.stage == 'queued' then
-    set_deadline(p.deadline_ms)
-  end
-  write(p.stage, p.message, p.progress, attempt, p.nonce, p.tail)
+  write_what_is_told(p.attempt)
   return 'ours'
 end
 
@@ -386,8 +407,8 @@ local function started(token)
     redis.call('GET', ANSWER) or '' }
 end
 
--- Takes the lease and counts the start; `open` stays 1 until the holder lets go, so that the
--- next start knows whether its predecessor died.
+-- Takes the lease, counts the start and tells its first stage; `open` stays 1 until the holder lets go, so that
+-- the next start knows whether its predecessor died.
 function operations.begin()
   if expire_if_due() then
     return { 'ended' }
@@ -412,13 +433,11 @@ function operations.begin()
   if holder_died and starts >= p.suspect_from_starts and not p.alone then
     return { 'suspect' }
   end
-  if snapshot and snapshot.stage == 'awaiting_upload' then
-    write_queued_if_missing() -- or the next look would let the job expire with its ticket
-  end
   token = token + 1
   redis.call('HSET', ATTEMPTS, 'token', whole(token), 'starts', whole(starts + 1), 'open', 1)
   redis.call('EXPIRE', ATTEMPTS, RESULT_SECONDS)
   redis.call('SET', LEASE, whole(token) .. ':' .. p.call_id, 'PX', p.lease_ms)
+  write_what_is_told(token) -- after `queued`, or the next look would let the job expire with its ticket
   return started(token)
 end
 
@@ -454,14 +473,12 @@ local function asked_before()
   if type(claim) ~= 'string' or claim == p.job_id or p.is_fresh then
     return nil
   end
-  local function key_of(pattern)
-    return (string.gsub(pattern, '%*', claim)) -- of the same server, as all keys of this role
-  end
-  local answer = redis.call('GET', key_of(p.answer_of))
+  local answer = redis.call('GET', key_of(p.answer_of, claim))
   if answer then
     return { 'kept', answer }
   end
-  local asks = redis.call('EXISTS', key_of(p.lease_of)) == 1 and redis.call('EXISTS', key_of(p.result_of)) == 0
+  local asks = redis.call('EXISTS', key_of(p.lease_of, claim)) == 1
+    and redis.call('EXISTS', key_of(p.result_of, claim)) == 0
   return asks and { 'awaited' } or nil
 end
 
@@ -479,6 +496,7 @@ function operations.count_paid_call()
   if is_over() then
     return { 'ended' }
   end
+  write_what_is_told(p.attempt)
   local mark = p.call_id .. '1'
   if redis.call('HGET', ATTEMPTS, 'counted') == mark then
     return { 'ours' } -- counted before, the reply was lost
@@ -541,14 +559,15 @@ function operations.count_probe()
   end
 end
 
--- The raw answer was paid for, whoever won. Only a deletion refuses it, and a redrive: the new run asks anew.
+-- The raw answer was paid for, whoever won: it is kept before anything else is looked at, and only then the
+-- next stage told. Only a deletion refuses it, and a redrive: the new run asks anew.
 function operations.keep_answer()
   settle_if_reserved(true)
   if is_of_earlier_run() or (result and result.stage == 'deleted') then
     return 'ended'
   end
   redis.call('SET', ANSWER, p.answer, 'NX', 'EX', RESULT_SECONDS)
-  return 'ours'
+  return operations.append()
 end
 
 -- Everything a reader needs: snapshot, result, whether `after_id` is in the log, and what follows it.
@@ -577,5 +596,4 @@ function operations.read()
 end
 
 local found = operations[ARGV[1]]()
--- With an end also who had the job among the unfinished ones.
-return { found or false, written_end, snapshot and snapshot.owner or '', snapshot and snapshot.address or '' }
+return { found or false, written_end }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal, Self, cast
@@ -26,7 +26,7 @@ from growbin.adapters.redis.stored_values import (
 )
 from growbin.analysis import is_analysis
 from growbin.budgets import Budget
-from growbin.errors import Rejected, Unavailable
+from growbin.errors import Rejected
 from growbin.job import (
     STAGE_PROGRESS,
     TERMINAL_STAGES,
@@ -80,6 +80,7 @@ _CONSTANTS = _json(
         "result_seconds": keys.RESULT_SECONDS,
         "unfinished": keys.UNFINISHED,
         "waiting": keys.WAITING,
+        "unfinished_of": keys.unfinished("*"),
         "budget_seconds": keys.BUDGET_SECONDS,
     }
 )
@@ -147,19 +148,10 @@ class RedisProgressLog(PaidCallsScript):
         all_keys = [*(key(job_id) for key in named), *shared_keys]
         # A renewal each second would be all that one sees of a slow job.
         with traces.span(f"redis {operation}", "client") if operation != "renew" else nullcontext():
-            found, written_end, *holders = await ask(self._script(keys=all_keys, args=args))
+            found, written_end = await ask(self._script(keys=all_keys, args=args))
         if written_end is not None:  # here, where it is written, so that an outage shows while it lasts
             metrics.jobs_ended.labels(outcome=given.get("code", written_end)).inc()
-            await self._uncount(job_id, holders)
         return found
-
-    async def _uncount(self, job_id: UUID, holders: Sequence[str]) -> None:
-        """It is no longer unfinished. Should this get lost, its deadline does the same."""
-        with suppress(Unavailable):
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for holder in filter(None, holders):
-                    pipeline.zrem(keys.unfinished(holder), str(job_id))
-                await ask(pipeline.execute(raise_on_error=False))
 
     def _about(self, job: Job) -> dict[str, object]:
         """What the script needs to write a history from nothing, should it have been lost."""
@@ -173,6 +165,15 @@ class RedisProgressLog(PaidCallsScript):
             "queued_message": stage_message(Stage.QUEUED, job.locale),
             "queued_progress": STAGE_PROGRESS[Stage.QUEUED],
             "expired_message": _in_each_locale(Stage.EXPIRED),
+        }
+
+    def _told(self, job: Job, stage: Stage) -> dict[str, object]:
+        """What the script needs to tell a stage or an end."""
+        return self._about(job) | {
+            "stage": stage,
+            "message": stage_message(stage, job.locale),
+            "progress": STAGE_PROGRESS[stage],
+            "max_attempts": self._limits.max_starts if stage.rank > Stage.QUEUED.rank else None,
         }
 
     # --- written by the gateway
@@ -236,7 +237,7 @@ class RedisProgressLog(PaidCallsScript):
         status, *rest = await self._run(
             "begin",
             job.job_id,
-            **self._about(job),
+            **self._told(job, Stage.FETCHING),
             alone=alone,
             call_id=call_id,
             lease_ms=int(self._limits.lease_seconds * 1000),
@@ -260,9 +261,7 @@ class RedisProgressLog(PaidCallsScript):
         await self._run("release", job.job_id, run=job.run, attempt=attempt, refund=refund or None)
 
     async def announce(self, job: Job, attempt: int, stage: Stage) -> Held:
-        most = self._limits.max_starts
-        told = f'"max_attempts":{most}' if 1 < attempt <= most else None
-        return await self._append(job, attempt, stage, told)
+        return await self._append(job, attempt, stage)
 
     async def finish(self, job: Job, attempt: int | None, end: Result | Failure) -> Held:
         if isinstance(end, Result):
@@ -325,10 +324,7 @@ class RedisProgressLog(PaidCallsScript):
         held = await self._run(
             "append",
             job.job_id,
-            **self._about(job),
-            stage=stage,
-            message=stage_message(stage, job.locale),
-            progress=STAGE_PROGRESS[stage],
+            **self._told(job, stage),
             attempt=attempt,
             tail=tail,
             code=code,

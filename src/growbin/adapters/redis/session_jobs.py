@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -43,11 +44,13 @@ class RedisSessionJobs:
     async def states(self, job_ids: Sequence[UUID]) -> Sequence[JobState | None]:
         if not job_ids:
             return []
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            pipeline.mget([keys.result(job_id) for job_id in job_ids])
-            pipeline.mget([keys.progress(job_id) for job_id in job_ids])
-            (seconds, microseconds), ends, snapshots = await ask(pipeline.execute())
+        (seconds, microseconds), ends, snapshots = await ask(
+            asyncio.gather(
+                self._redis.time(),
+                self._redis.mget([keys.result(job_id) for job_id in job_ids]),
+                self._redis.mget([keys.progress(job_id) for job_id in job_ids]),
+            )
+        )
         now_ms = seconds * 1000 + microseconds // 1000
         return [await self._state(*found, now_ms) for found in zip(job_ids, ends, snapshots, strict=True)]
 
