@@ -9,6 +9,7 @@ down a process that holds no secret and does nothing else. The child speaks over
               for a photo that cannot be cleaned width 0, and the failure code in its place
 """
 
+import fcntl
 import io
 import re
 import resource
@@ -37,6 +38,7 @@ TARGETS: tuple[ContentType, ...] = ("image/jpeg", "image/png", "image/webp")
 # What a child writes to, which with the libraries it reads from makes 400 MB; and CPU time for each photo.
 # What the walks of `photo_file` let through stays below both.
 MEMORY_BYTES = 377_000_000
+PIPE_BYTES = 1 << 20
 CPU_SECONDS = 4.0
 
 BAND_PIXELS = 1 << 20  # so many of a large picture are flattened and shrunk at once
@@ -259,6 +261,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS knows the limit but refuses to set it
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    for pipe in (sys.stdin, sys.stdout):
+        with suppress(AttributeError, OSError):  # Linux alone, and no socket: a photo passes in a few pieces
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     while (answer := _next_answer(sys.stdin.buffer, sys.stdout.buffer)) is not None:
         sys.stdout.buffer.write(answer)
         sys.stdout.buffer.flush()

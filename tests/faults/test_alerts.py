@@ -178,7 +178,7 @@ FAULTS = (
     Fault("S3 away", "GrowbinPartAway", links_down("s3"), links_pass("s3")),
     Fault("S3 slow", "GrowbinAnswersSlow", links_slow("s3", 0.7), links_pass("s3")),
     Fault("CDN away", "GrowbinCdnPassedBy", cdn_down, cdn_passes),
-    Fault("CDN slow", "GrowbinPhotosSlow", cdn_slow, cdn_passes),
+    Fault("CDN slow", "GrowbinCdnPassedBy", cdn_slow, cdn_passes),
     Fault("Redis away", "GrowbinRedisAway", links_down("redis"), links_pass("redis")),
     Fault("Redis slow", "GrowbinAnswersSlow", links_slow("redis", 0.12), links_pass("redis")),
     Fault(

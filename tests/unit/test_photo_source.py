@@ -282,3 +282,94 @@ async def test_a_photo_the_cdn_does_not_have_is_no_failure_of_the_cdn(status: in
         for _ in range(8):
             await photos.fetch(KEY, ETAG, len(PHOTO))
     assert asked == 8
+
+
+# --- a CDN that is late ---------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def late_cdn(delay_seconds: Callable[[int], float]) -> AsyncIterator[tuple[str, list[web.BaseRequest]]]:
+    """A CDN that begins its n-th answer after so long."""
+    asked = list[web.BaseRequest]()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        asked.append(request)
+        await asyncio.sleep(delay_seconds(len(asked)))
+        return photo_answer()
+
+    async with served(answer) as url:
+        yield url, asked
+
+
+async def test_stalled_answer_of_the_cdn_costs_a_tenth_of_a_second() -> None:
+    """One in ten stalls: S3 brings those photos, asked once for each, and the CDN goes on with the rest. The
+    request that stalled is closed: of its photo nothing is read."""
+    store = Store()
+    seconds, sources = list[float](), list[str]()
+    async with (
+        late_cdn(lambda number: 30 if number % 10 == 0 else 0) as (url, asked),
+        source(url, store) as photos,
+    ):
+        for _ in range(40):
+            began = time.monotonic()
+            photo = await photos.fetch(KEY, ETAG, len(PHOTO))
+            seconds.append(time.monotonic() - began)
+            sources.append(photo.source)
+            assert photo.data == PHOTO
+        print(f"longest {max(seconds):.3f} s")
+        assert max(seconds) < 0.35  # 0.1 s and what a busy machine takes
+        assert [place for place, one in enumerate(sources, start=1) if one == "s3"] == [10, 20, 30, 40]
+        assert len(store.asked) == 4
+        async with asyncio.timeout(2):
+            while any(request.transport is not None for request in asked[9::10]):
+                await asyncio.sleep(0.01)
+
+
+async def test_late_cdn_is_waited_for_where_s3_is_away() -> None:
+    """Late is better than never; and what S3 says of the photo itself is believed."""
+    async with late_cdn(lambda _: 0.3) as (url, _):
+        async with source(url, Store(Unavailable("s3", "away"))) as photos:
+            photo = await photos.fetch(KEY, ETAG, len(PHOTO))
+            assert (photo.source, photo.data) == ("cdn", PHOTO)
+        async with source(url, Store(JobFailed("photo_changed"))) as photos:
+            with pytest.raises(JobFailed, match="photo_changed"):
+                await photos.fetch(KEY, ETAG, len(PHOTO))
+    async with (
+        late_cdn(lambda _: 30) as (url, _),
+        source(url, Store(Unavailable("s3", "away")), total_timeout_seconds=0.5) as photos,
+    ):
+        with pytest.raises(Unavailable, match="s3: away"):
+            await photos.fetch(KEY, ETAG, len(PHOTO))
+
+
+async def test_cdn_that_is_always_late_is_left_alone() -> None:
+    """As one that always fails: S3 is asked at once."""
+    async with late_cdn(lambda _: 30) as (url, asked), source(url, Store()) as photos:
+        for _ in range(7):
+            assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "s3"
+        assert len(asked) == 5
+
+
+async def test_cdn_that_usually_takes_its_time_is_given_it() -> None:
+    """Late is what takes twice as long as usual: S3 need not do a far CDN's work."""
+    async with late_cdn(lambda _: 0.12) as (url, _), source(url, Store(), failures_to_skip=1000) as photos:
+        sources = [(await photos.fetch(KEY, ETAG, len(PHOTO))).source for _ in range(15)]
+    assert sources[0] == "s3"
+    assert sources[-3:] == ["cdn"] * 3
+
+
+async def test_body_that_stalls_is_not_waited_for() -> None:
+    """Its first byte was in time, the rest is not: S3 after a second."""
+    head = f'HTTP/1.1 200 OK\r\nContent-Length: {len(PHOTO)}\r\nETag: "{ETAG}"\r\n\r\n'.encode()
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + PHOTO[:1000])
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(stall, "127.0.0.1", 0)
+    async with server:
+        began = time.monotonic()
+        await fetched_from_s3(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "TimeoutError")
+        assert 0.9 < time.monotonic() - began < 2

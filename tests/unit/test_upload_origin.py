@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from growbin.config import Settings
-from growbin.wiring.parts import find_upload_origin, open_uploads
+from growbin.wiring.parts import open_uploads
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ async def test_page_may_upload_where_tickets_point(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     chosen = Settings.model_validate(settings)
-    assert await find_upload_origin(chosen) == origin
     async with open_uploads(chosen) as uploads:
+        assert await uploads.origin() == origin
         ticket = urlsplit((await uploads.ticket("incoming/a", "image/jpeg", 5, 300)).url)
     assert f"{ticket.scheme}://{ticket.netloc}" == origin
 
@@ -42,4 +42,5 @@ async def test_page_may_upload_where_tickets_point(
 async def test_endpoint_of_the_environment_counts_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
     """AWS's own variable moves tickets, and the page's policy with them; no credentials are needed."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:8333")
-    assert (await find_upload_origin(Settings.model_validate({}))).endswith("127.0.0.1:8333")
+    async with open_uploads(Settings.model_validate({})) as uploads:
+        assert (await uploads.origin()).endswith("127.0.0.1:8333")

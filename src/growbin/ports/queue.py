@@ -96,7 +96,7 @@ class JobQueue(Protocol):
         """Returns once a quorum queue has confirmed. Raises Unavailable: perhaps sent, perhaps not."""
 
     async def backlog(self) -> Backlog | None:
-        """What waits, at most a second old; None when unknown."""
+        """What waits, a second ago, at most five; None when unknown."""
 
     def consuming(
         self,

@@ -39,6 +39,7 @@ from growbin.wiring.parts import (
     open_queue,
     rulebook,
     serving,
+    settle_down,
 )
 
 log = structlog.get_logger()
@@ -78,6 +79,7 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             await stack.enter_async_context(
                 serving(probes, settings.probe_host, settings.probe_port, "PROBE_PORT")
             )
+            settle_down()
             log.info("consumer_started", concurrency=settings.consumer_concurrency)
             await stop.wait()
             log.info("consumer_stopping")

@@ -24,7 +24,7 @@ from growbin.commands import doctor
 from growbin.config import Settings
 from growbin.errors import PARTS, Unavailable
 from growbin.nearby import proxy_before
-from growbin.wiring.parts import find_upload_origin, open_uploads
+from growbin.wiring.parts import open_uploads
 
 log = structlog.get_logger()
 
@@ -68,8 +68,10 @@ def _checks(settings: Settings, role: Role | None) -> list[doctor.Check]:
             return doctor.judge_photos(await use_photos(uploads, cdn_base_url=cdn, reader_secret=secret))
 
     async def proxies() -> list[doctor.Finding]:
+        async with open_uploads(settings) as uploads:
+            s3 = await uploads.origin()
         addresses = {
-            "s3": await find_upload_origin(settings),
+            "s3": s3,
             **({} if role == "gateway" else {"model": settings.openai_base_url or OPENAI_URL}),
         }
         return doctor.judge_proxies({part: proxy_before(url) for part, url in addresses.items()})

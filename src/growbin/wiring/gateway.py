@@ -34,12 +34,12 @@ from growbin.probes import build_probes, seldom
 from growbin.rules.things import ThingFinder
 from growbin.wiring.parts import (
     PROBE_KEY,
-    find_upload_origin,
     open_bucket,
     open_progress,
     open_queue,
     rulebook,
     serving,
+    settle_down,
 )
 
 log = structlog.get_logger()
@@ -62,7 +62,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         gateway = Gateway(
             limits=limits_of(settings),
             cdn_base_url=settings.cdn_base_url,
-            upload_origin=await find_upload_origin(settings),
+            upload_origin=await uploads.origin(),
             allowed_origins=settings.origins,
             trusted_proxies=tuple(map(ip_network, settings.proxies)),
             secure_cookies=settings.secure_cookies,
@@ -94,6 +94,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             guard_headers(secure=settings.secure_cookies),
         )
         await enter(serving(build_app(gateway), settings.host, settings.port, "PORT", connections.bound))
+        settle_down()
         log.info("gateway_started", address=f"http://{settings.host}:{settings.port}")
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)

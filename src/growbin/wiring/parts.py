@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -106,6 +106,13 @@ async def serving(
         await runner.cleanup()
 
 
+def settle_down() -> None:
+    """Once a program has started: what its imports have made stays, and need not be looked at by each full
+    collection, which holds up everything for so long."""
+    gc.collect()
+    gc.freeze()
+
+
 def rulebook(settings: Settings) -> Rulebook:
     """The rules, with the municipality's overlay where there is one. Raises CannotStart."""
     try:
@@ -158,22 +165,6 @@ async def open_bucket(settings: Settings, total_timeout_seconds: float = 10) -> 
 def _no_bucket(settings: Settings) -> str:
     where = settings.s3_endpoint_url or f"AWS in {settings.aws_region}"
     return f"there is no bucket {settings.s3_bucket_name} at {where}: create it, or correct S3_BUCKET_NAME."
-
-
-async def find_upload_origin(settings: Settings) -> str:
-    """Where tickets point, told by one that nobody can use: the bucket's name and the endpoint decide it in
-    more ways than one."""
-    opening = S3UploadStore.open(
-        bucket=settings.s3_bucket_name,
-        region=settings.aws_region,
-        endpoint_url=settings.s3_endpoint_url,
-        access_key_id="nobody",
-        secret_access_key="nobody",  # noqa: S106  # nobody's
-    )
-    async with opening as uploads:
-        ticket = await uploads.ticket("incoming/nothing", None, None, 1)
-    parts = urlsplit(ticket.url)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def open_queue(settings: Settings) -> AbstractAsyncContextManager[RabbitJobQueue]:

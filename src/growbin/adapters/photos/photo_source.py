@@ -1,4 +1,4 @@
-"""Raw photos: through the CDN, and from S3 when the CDN fails."""
+"""Raw photos: through the CDN, and from S3 when the CDN fails, or its first byte is late."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ from typing import Any, Literal
 import aiohttp
 import structlog
 
-from growbin.errors import JobFailed
+from growbin.errors import JobFailed, Unavailable
 from growbin.job import READER_HEADER, FetchedPhoto
 from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
 CHUNK_BYTES = 64 * 1024
+STALL_SECONDS = 1.0  # between two pieces of a body
+# How long a first byte may take before S3 is asked as well: twice what it usually takes, within these.
+SHORTEST_PATIENCE_SECONDS = 0.08
+MOST_PATIENCE_SECONDS = 0.5
+LEARNT_FROM_EACH = 0.1
+LATE = "late"
 
 # (key, etag, length) -> the bytes; raises JobFailed(photo_missing | photo_changed) or Unavailable.
 ReadFromStore = Callable[[str, str, int], Awaitable[bytes]]
+_Asked = asyncio.Task[aiohttp.ClientResponse]
 
 
 class CdnPhotoSource:
-    """Trusts no body of the CDN that is not the accepted photo by length and ETag. A CDN that fails
-    `failures_to_skip` times in a row is left alone for `skip_seconds`."""
+    """Trusts no body of the CDN that is not the accepted photo by length and ETag. A CDN that fails or is
+    late `failures_to_skip` times in a row is left alone for `skip_seconds`."""
 
     def __init__(
         self,
@@ -46,6 +53,7 @@ class CdnPhotoSource:
         self._skip_seconds = skip_seconds
         self._failures = 0
         self._skipped_until = 0.0
+        self._usual_seconds = 0.0  # until the first byte
 
     @classmethod
     @asynccontextmanager
@@ -80,18 +88,51 @@ class CdnPhotoSource:
         if self._enabled and asyncio.get_running_loop().time() < self._skipped_until:
             metrics.photo_reads_failed.labels(source="cdn").inc()
         elif self._enabled:
+            # A task, so that S3 can be asked while the CDN goes on.
+            asked = asyncio.create_task(
+                self._session.get(f"{self._base_url}/{key}", allow_redirects=False), name=f"cdn-{key}"
+            )
             try:
-                return await _measured("cdn", self._fetch_from_cdn(key, etag, length))
-            except _CdnReadFailed as failure:
-                log.warning("cdn_read_failed", key=key, reason=failure.reason, status=failure.status)
+                return await self._fetch_from_either(asked, key, etag, length)
+            finally:
+                _give_up(asked)
         return await _measured("s3", self._fetch_from_store(key, etag, length))
+
+    async def _fetch_from_either(self, asked: _Asked, key: str, etag: str, length: int) -> FetchedPhoto:
+        """From the CDN, else from S3. Of a CDN that is late no byte is read, unless S3 is away."""
+        try:
+            return await _measured("cdn", self._fetch_from_cdn(asked, etag, length))
+        except _CdnReadFailed as failure:
+            log.warning("cdn_read_failed", key=key, reason=failure.reason, status=failure.status)
+            is_late = failure.reason == LATE
+        try:
+            return await _measured("s3", self._fetch_from_store(key, etag, length))
+        except Unavailable as away:
+            if not is_late:
+                raise
+            try:
+                return await _measured("cdn", self._read_from_cdn(asked, etag, length))
+            except _CdnReadFailed:
+                raise away from None
 
     async def _fetch_from_store(self, key: str, etag: str, length: int) -> FetchedPhoto:
         return FetchedPhoto(await self._read_from_store(key, etag, length), "s3", None)
 
-    async def _fetch_from_cdn(self, key: str, etag: str, length: int) -> FetchedPhoto:
+    async def _fetch_from_cdn(self, asked: _Asked, etag: str, length: int) -> FetchedPhoto:
+        began = time.perf_counter()
+        patience_seconds = min(max(SHORTEST_PATIENCE_SECONDS, 2 * self._usual_seconds), MOST_PATIENCE_SECONDS)
+        await asyncio.wait([asked], timeout=patience_seconds)
+        is_late = not asked.done()
+        seconds = 2 * patience_seconds if is_late else time.perf_counter() - began
+        self._usual_seconds += LEARNT_FROM_EACH * (seconds - self._usual_seconds)
+        if is_late:
+            self._count(failed=True)
+            raise _CdnReadFailed(LATE)
+        return await self._read_from_cdn(asked, etag, length)
+
+    async def _read_from_cdn(self, asked: _Asked, etag: str, length: int) -> FetchedPhoto:
         try:
-            async with self._session.get(f"{self._base_url}/{key}", allow_redirects=False) as answer:
+            async with await asked as answer:
                 _check_head(answer, etag, length)
                 data = await _read_exactly(answer, length)
                 cache = cache_of(answer)
@@ -148,14 +189,24 @@ def _check_head(answer: aiohttp.ClientResponse, etag: str, length: int) -> None:
 
 async def _read_exactly(answer: aiohttp.ClientResponse, length: int) -> bytes:
     """A body cut without Content-Length ends like a whole one: only the length tells."""
-    data = bytearray()
-    async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
-        data += chunk
-        if len(data) > length:
-            break
+    data, loop = bytearray(), asyncio.get_running_loop()
+    async with asyncio.timeout(STALL_SECONDS) as patience:
+        async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+            patience.reschedule(loop.time() + STALL_SECONDS)
+            data += chunk
+            if len(data) > length:
+                break
     if len(data) != length:
         raise _CdnReadFailed("length", answer.status)
     return bytes(data)
+
+
+def _give_up(asked: _Asked) -> None:
+    """Close what was asked and not read; an answer that was read has let go of its connection."""
+    if asked.cancel():
+        asked.add_done_callback(_give_up)
+    elif not asked.cancelled() and asked.exception() is None:
+        asked.result().close()
 
 
 def cache_of(answer: aiohttp.ClientResponse) -> Literal["hit", "miss"] | None:

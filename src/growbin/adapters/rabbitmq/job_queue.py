@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -47,7 +48,8 @@ log = structlog.get_logger()
 OBITUARIES_AT_ONCE = 16
 # After two or three of them without a sign the broker gives a frozen consumer's jobs to others: 12 s at most.
 CONSUMER_HEARTBEAT_SECONDS = 4
-BACKLOG_AGE_SECONDS = 1.0
+BACKLOG_AGE_SECONDS = 1.0  # then it is read again, behind whoever asks
+BACKLOG_OLDEST_SECONDS = 5.0  # then who asks waits for it
 RETRY_PAUSE_SECONDS = 1.0
 HAND_BACK_SECONDS = 5.0
 MANAGEMENT_TIMEOUT_SECONDS = 0.5
@@ -100,7 +102,7 @@ class RabbitJobQueue:
         self._exchange: AbstractExchange
         self._backlog: Backlog | None = None
         self._backlog_read_at = float("-inf")
-        self._backlog_lock = asyncio.Lock()
+        self._backlog_reading: asyncio.Task[None] | None = None
         # Strong references: a job goes on when the delivery that started it is lost with its channel.
         self._running: dict[tuple[UUID, int], asyncio.Task[Verdict]] = {}
         self._callbacks: set[asyncio.Task[Any]] = set()
@@ -118,7 +120,11 @@ class RabbitJobQueue:
         queue = cls(urls, Topology(queue_name), publish_timeout_seconds, management_url)
         # Publishing has a connection of its own: an alarm blocks publishers, never consumers.
         async with BrokerLink.open(urls, "publisher", queue._set_up_publisher) as queue._publisher:
-            yield queue
+            try:
+                yield queue
+            finally:
+                if queue._backlog_reading is not None:
+                    queue._backlog_reading.cancel()
 
     async def is_connected(self) -> bool:
         """For readiness: a confirmed publish could be made now."""
@@ -166,14 +172,22 @@ class RabbitJobQueue:
     async def backlog(self) -> Backlog | None:
         if self._management_url is None:
             return None
-        async with self._backlog_lock:
-            now = asyncio.get_running_loop().time()
-            if now - self._backlog_read_at > BACKLOG_AGE_SECONDS:
-                self._backlog = await self._read_backlog(self._management_url)
-                self._backlog_read_at = now
+        age_seconds = asyncio.get_running_loop().time() - self._backlog_read_at
+        reading = self._backlog_reading
+        if age_seconds > BACKLOG_AGE_SECONDS and (reading is None or reading.done()):
+            # In a context of its own: it is read for whoever asks next, not in this job's trace.
+            reading = self._backlog_reading = asyncio.create_task(
+                self._read_backlog(self._management_url), name="backlog", context=contextvars.Context()
+            )
+        if reading is not None and age_seconds > BACKLOG_OLDEST_SECONDS:
+            await asyncio.shield(reading)
         return self._backlog
 
-    async def _read_backlog(self, management_url: str) -> Backlog | None:
+    async def _read_backlog(self, management_url: str) -> None:
+        self._backlog = await self._ask_backlog(management_url)
+        self._backlog_read_at = asyncio.get_running_loop().time()
+
+    async def _ask_backlog(self, management_url: str) -> Backlog | None:
         # Asked of the broker's management: a passive declare has been seen to report 0 for a full queue.
         path = f"queues/{quote(vhost_of(self._urls[0]), safe='')}/{self._topology.name}"
         try:

@@ -1,0 +1,45 @@
+"""What waits in the queue, as the broker's management tells it: nobody's upload waits for that."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from aiohttp import web
+
+from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
+from growbin.adapters.rabbitmq.topology import Topology
+from growbin.ports import Backlog
+from tests.loopback import served
+
+
+async def test_backlog_is_read_behind_whoever_asks() -> None:
+    """The first who asks waits; later what was read before is told at once, and read again once for all. Only
+    what is too old is waited for."""
+    waiting, asked, delay_seconds = 7, 0, 0.0
+
+    async def tell(request: web.BaseRequest) -> web.Response:
+        nonlocal asked
+        asked += 1
+        told = waiting
+        await asyncio.sleep(delay_seconds)
+        return web.json_response({"messages_ready": told})
+
+    async with served(tell) as url:
+        queue = RabbitJobQueue(["amqp://127.0.0.1:1"], Topology("jobs"), 1, url)
+        assert await asyncio.gather(*(queue.backlog() for _ in range(5))) == [Backlog(7)] * 5
+        assert asked == 1
+
+        waiting, delay_seconds = 9, 0.3
+        queue._backlog_read_at -= 2  # as if it were older
+        began = time.monotonic()
+        assert await asyncio.gather(*(queue.backlog() for _ in range(5))) == [Backlog(7)] * 5
+        assert time.monotonic() - began < 0.2
+        assert queue._backlog_reading is not None
+        await queue._backlog_reading
+        assert await queue.backlog() == Backlog(9)
+        assert asked == 2
+
+        waiting = 11
+        queue._backlog_read_at -= 20
+        assert await queue.backlog() == Backlog(11)
