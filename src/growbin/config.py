@@ -25,9 +25,13 @@ class BadSetting(Exception):
     """A setting cannot be used; the text names the variable and says what would be right."""
 
 
+SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+
+
 def _with_database(url: str, database: int) -> str:
     parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, f"/{database}", parts.query, ""))
+    service = f"/{parts.path.split('/')[1]}" if parts.scheme in SENTINEL_SCHEMES and parts.path else ""
+    return urlunsplit((parts.scheme, parts.netloc, f"{service}/{database}", parts.query, ""))
 
 
 def _listed(value: str) -> list[str]:
@@ -244,8 +248,11 @@ class Settings(BaseSettings):
     @field_validator("redis_url", "redis_jobs_url", "redis_progress_url", "redis_sessions_url")
     @classmethod
     def _is_redis_url(cls, value: str) -> str:
-        if value and urlsplit(value).scheme not in ("redis", "rediss"):
-            raise ValueError("must start with redis:// or rediss://")
+        parts = urlsplit(value)
+        if value and parts.scheme not in ("redis", "rediss", *SENTINEL_SCHEMES):
+            raise ValueError("must start with redis:// or rediss://, or redis+sentinel:// for sentinels")
+        if parts.scheme in SENTINEL_SCHEMES and not parts.path.strip("/"):
+            raise ValueError("must name the service, as redis+sentinel://one:26379,two:26379/service does")
         return value
 
     @field_validator("rabbitmq_url")
