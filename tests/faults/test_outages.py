@@ -77,7 +77,8 @@ async def submitted_while_away(cluster: Cluster) -> list[TrackedJob]:
 
 
 def notices_of(job: TrackedJob) -> list[str]:
-    return [notice["part"] for stream in job.streams for notice in stream.notices]
+    told = (notice["part"] for stream in job.streams for notice in stream.notices)
+    return [part for part in told if part != "queue"]  # a place in line has fallen: no outage
 
 
 async def told_of(cluster: Cluster, part: str, early: list[TrackedJob]) -> None:
