@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import open_redis
@@ -574,7 +575,7 @@ async def test_feedback_is_marked_once_and_only_for_a_job_that_is_done(progress:
     assert not await progress.mark_feedback(failed.job_id)
 
 
-async def test_each_end_is_counted_once_where_it_is_written(parts: dict[str, str]) -> None:
+async def test_each_end_is_counted_and_logged_once_where_it_is_written(parts: dict[str, str]) -> None:
     """Whoever writes it, by stage or failure code; a ticket that nobody used is no job that expired."""
 
     def counts() -> Counter[str]:
@@ -587,25 +588,26 @@ async def test_each_end_is_counted_once_where_it_is_written(parts: dict[str, str
             }
         )
 
-    async with RedisProgressLog.open(
-        url=f"{parts['REDIS_URL'].rstrip('/')}/2", image_base_url="http://cdn.test"
-    ) as progress:
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as progress:
         before = counts()
-        done, failed, late, cancelled, erased = (job_of(upload()) for _ in range(5))
-        await progress.finish(done, (await begun(progress, done)).attempt, result_of(done))
-        for _ in range(2):
-            await progress.finish(failed, None, FAILURE)
-        await progress.expire_if_due(late.model_copy(update={"deadline_ms": 1}))
-        for job in (cancelled, erased):
-            await progress.queue_job(job)
-        assert await progress.cancel(cancelled.job_id)
-        await progress.erase(erased.job_id, erased.owner)
-        unused = upload()
-        await progress.open_job(unused, unused.created_at_ms - 1)
-        await progress.state(unused.job_id)
-        await progress.state(done.job_id)
+        with capture_logs() as lines:
+            done, failed, late, cancelled, erased = (job_of(upload()) for _ in range(5))
+            await progress.finish(done, (await begun(progress, done)).attempt, result_of(done))
+            for _ in range(2):
+                await progress.finish(failed, None, FAILURE)
+            await progress.expire_if_due(late.model_copy(update={"deadline_ms": 1}))
+            for job in (cancelled, erased):
+                await progress.queue_job(job)
+            assert await progress.cancel(cancelled.job_id)
+            await progress.erase(erased.job_id, erased.owner)
+            unused = upload()
+            await progress.open_job(unused, unused.created_at_ms - 1)
+            await progress.state(unused.job_id)
+            await progress.state(done.job_id)
         expected = {"done": 1, FAILURE.code: 1, "expired": 1, "cancelled": 2, "not_uploaded": 1}
         assert counts() - before == expected
+        assert Counter(line["outcome"] for line in lines if line["event"] == "job_ended") == expected
 
 
 async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:
