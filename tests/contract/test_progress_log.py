@@ -610,6 +610,29 @@ async def test_each_end_is_counted_and_logged_once_where_it_is_written(parts: di
         assert Counter(line["outcome"] for line in lines if line["event"] == "job_ended") == expected
 
 
+async def test_end_whose_writer_did_not_hear_of_it_is_counted_when_it_asks_again(
+    parts: dict[str, str],
+) -> None:
+    """The answer was lost, not the end. Nobody else's call about the same job counts it, whatever it says."""
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as progress:
+        job = job_of(upload())
+        attempt = (await begun(progress, job)).attempt
+
+        async def counted(by: int | None, end: Result | Failure) -> list[str]:
+            with capture_logs() as lines:
+                await progress.finish(job, by, end)
+            return [line["outcome"] for line in lines if line["event"] == "job_ended"]
+
+        assert await counted(attempt, FAILURE) == [FAILURE.code]
+        assert await counted(attempt, FAILURE) == [FAILURE.code]
+        assert await counted(None, FAILURE) == []
+        assert await counted(attempt + 1, FAILURE) == []
+        assert await counted(attempt, result_of(job)) == []
+        await progress.erase(job.job_id, job.owner)
+        assert await counted(attempt, FAILURE) == []
+
+
 async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:
     """Nothing is known of a job that nobody opened, and nothing is written by looking or cancelling."""
     job_id = uuid4()
