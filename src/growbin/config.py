@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import shlex
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,12 +26,9 @@ class BadSetting(Exception):
     """A setting cannot be used; the text names the variable and says what would be right."""
 
 
-SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
-
-
 def _with_database(url: str, database: int) -> str:
     parts = urlsplit(url)
-    service = f"/{parts.path.split('/')[1]}" if parts.scheme in SENTINEL_SCHEMES and parts.path else ""
+    service = parts.path.rstrip("/") if "+" in parts.scheme else ""  # what the sentinels watch
     return urlunsplit((parts.scheme, parts.netloc, f"{service}/{database}", parts.query, ""))
 
 
@@ -248,11 +246,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url", "redis_jobs_url", "redis_progress_url", "redis_sessions_url")
     @classmethod
     def _is_redis_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if value and parts.scheme not in ("redis", "rediss", *SENTINEL_SCHEMES):
-            raise ValueError("must start with redis:// or rediss://, or redis+sentinel:// for sentinels")
-        if parts.scheme in SENTINEL_SCHEMES and not parts.path.strip("/"):
-            raise ValueError("must name the service, as redis+sentinel://one:26379,two:26379/service does")
+        if value and not re.match(r"rediss?://|rediss?\+sentinel://[^/]+/\w", value):
+            raise ValueError("must be like redis://host, rediss://host or redis+sentinel://host,host/service")
         return value
 
     @field_validator("rabbitmq_url")
