@@ -22,6 +22,7 @@ from growbin.errors import JobFailed, Unavailable
 from growbin.job import CleanPhoto, StoredUpload
 from growbin.nearby import is_nearby
 from growbin.ports import Ticket
+from growbin.telemetry import metrics
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -109,7 +110,7 @@ class S3UploadStore:
         """One ranged read; an empty object has length 0, and perhaps no known ETag."""
         try:
             async with (
-                self._translated(),
+                self._asked("look"),
                 self._requests.answered("GET", key, {"Range": f"bytes=0-{HEAD_BYTES - 1}"}) as answer,
             ):
                 head = await answer.content.read(HEAD_BYTES)
@@ -133,7 +134,7 @@ class S3UploadStore:
         """
         try:
             async with (
-                self._translated(),
+                self._asked("read"),
                 self._requests.answered("GET", key, {"If-Match": f'"{etag}"'}) as answer,
             ):
                 if answer.content_length != length:
@@ -149,7 +150,7 @@ class S3UploadStore:
     async def keys_of(self, job_id: UUID) -> list[str]:
         """Every object that begins with the job's names, of whatever version."""
         found: list[str] = []
-        async with self._translated():
+        async with self._asked("list"):
             for prefix in (f"incoming/{job_id}", str(job_id)):
                 listed = await self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix)
                 found += [item["Key"] for item in listed.get("Contents", [])]
@@ -165,10 +166,17 @@ class S3UploadStore:
 
     async def _done(self, method: str, key: str, headers: dict[str, str], body: bytes = b"") -> None:
         try:
-            async with self._translated(), self._requests.answered(method, key, headers, body):
+            async with self._asked(method.lower()), self._requests.answered(method, key, headers, body):
                 pass
         except Refused as refused:
             raise Unavailable("s3", refused.code) from None
+
+    @asynccontextmanager
+    async def _asked(self, operation: str) -> AsyncIterator[None]:
+        """One exchange over the network, measured."""
+        with metrics.s3_seconds.labels(operation).time():
+            async with self._translated():
+                yield
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:

@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from growbin.adapters.redis.sentinel import pool_options
 from growbin.adapters.redis.shared_link import SharedLink
 from growbin.errors import Unavailable
 
@@ -134,12 +135,14 @@ class SharedRedis(Redis):
 @asynccontextmanager
 async def open_redis(url: str) -> AsyncIterator[Redis]:
     """A client whose calls share one connection; a broken one is replaced once, a timeout is not retried."""
+    server_url, options = pool_options(url)
     pool = ConnectionPool.from_url(
-        url,
+        server_url,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=CALL_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 1),
         decode_responses=True,
+        **options,
     )
     client = SharedRedis(pool)
     _clients.add(client)
