@@ -40,9 +40,7 @@ QUEUED_EVENTS = 64
 async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) -> web.Application:
     """Streams touch neither broker nor S3 nor CDN: those ports stay empty."""
     records = await stack.enter_async_context(
-        RedisJobRecords.open(
-            jobs_url=redis_url, sessions_url=redis_url, ticket_seconds=600, deadline_seconds=300
-        )
+        RedisJobRecords.open(jobs_url=redis_url, sessions_url=redis_url, ticket_seconds=600)
     )
     sessions = await stack.enter_async_context(RedisSessions.open(url=redis_url))
     progress = await stack.enter_async_context(
@@ -78,7 +76,6 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
         queue=unused,
         eraser=unused,
         hub=hub,
-        news=progress,
         notices=Notices(outages, unused),
     )
     return build_app(gateway)

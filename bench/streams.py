@@ -302,9 +302,7 @@ async def make_jobs(valkey: Valkey, count: int) -> list[WatchedJob]:
     async with (
         RedisSessions.open(url=url) as sessions,
         RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as progress,
-        RedisJobRecords.open(
-            jobs_url=url, sessions_url=url, ticket_seconds=600, deadline_seconds=300
-        ) as records,
+        RedisJobRecords.open(jobs_url=url, sessions_url=url, ticket_seconds=600) as records,
     ):
 
         async def make() -> WatchedJob:

@@ -118,7 +118,7 @@ class Upload(Noun):
     address_hash: Annotated[str, StringConstraints(max_length=200)] | None = None
     created_at_ms: Moment
     ticket_expires_at_ms: Moment
-    # Set by upload-complete; fixed once one publish is confirmed.
+    # Set by the first publish that is confirmed.
     etag: ETag | None = None
     length: Annotated[int, Field(gt=0)] | None = None
     accepted_at_ms: Moment | None = None
@@ -377,16 +377,16 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """What is known of a job now: the latest entry (with `data` as JSON), owner, deadline.
-    `left_seconds` is until the deadline, by Redis' clock."""
+    """What is known of a job now: the latest entry (with `data` as JSON), owner, deadline."""
 
     entry: LogEntry
     run: int
     owner: str
     image_url: str
-    left_seconds: float
+    left_seconds: float  # until the deadline, by Redis' clock
     locale: Locale = "ko"
     is_readable: bool = True  # False: it has ended, and how cannot be told
+    is_accepted: bool = False  # awaiting its upload, as far as is written, its event may be in the queue
 
     @property
     def is_erased(self) -> bool:

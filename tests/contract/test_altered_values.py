@@ -57,8 +57,9 @@ from growbin.job import (
     ModelAnswer,
     Stage,
     Upload,
+    job_of,
 )
-from growbin.ports import Ack, Agenda, Obituary, Retry, Started
+from growbin.ports import Accepted, Ack, Agenda, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
 from growbin.rules.things import ThingFinder
 from growbin.usage import Usage
@@ -125,7 +126,6 @@ async def world(parts: dict[str, str]) -> AsyncIterator[World]:
                 jobs_url=f"{server_url}/0",
                 sessions_url=f"{server_url}/3",
                 ticket_seconds=300,
-                deadline_seconds=300,
             )
         )
         progress = await enter(
@@ -216,7 +216,6 @@ def app_on(
         queue=FakeJobQueue(),
         eraser=eraser,
         hub=hub,
-        news=progress,
         notices=Notices(FakeOutages(Clock()), FakeJobQueue()),
     )
     return build_app(gateway)
@@ -411,12 +410,15 @@ async def _made(world: World, owner: str, way: Way) -> tuple[Job, str]:
     world.uploads.put(upload.key, JPEG)
     stored = await world.uploads.look(upload.key)
     assert stored is not None
-    accepted = await world.records.accept(job_id, stored.etag, stored.length, "image/jpeg")
-    assert accepted is not None
-    job = Job.model_validate(accepted.model_dump(include=set(Job.model_fields)))
+    accepted = await world.progress.accept_job(
+        upload, session_most=100, address_most=100, deadline_seconds=300
+    )
+    assert isinstance(accepted, Accepted)
+    times = {"accepted_at_ms": accepted.at_ms, "deadline_ms": accepted.deadline_ms}
+    job = job_of(upload.model_copy(update={"etag": stored.etag, "length": stored.length, **times}))
     if way == "awaiting":
         return job, idempotency_key
-    await world.records.mark_published(job_id)
+    await world.records.mark_published(job)
     await world.progress.queue_job(job)
     if way == "queued":
         return job, idempotency_key

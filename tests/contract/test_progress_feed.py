@@ -149,17 +149,17 @@ async def test_session_hears_of_its_new_and_redriven_jobs_and_of_no_others(radio
     record, stranger = upload().model_copy(update=one), upload().model_copy(update=another)
     job = job_of(upload().model_copy(update=one))
     await radio.feed.subscribe_session(record.owner)
-    await radio.progress.tell_session(stranger)
-    await radio.progress.tell_session(record)
+    await radio.progress.open_job(stranger, stranger.ticket_expires_at_ms)
+    await radio.progress.open_job(record, record.ticket_expires_at_ms)
     await radio.progress.queue_job(job)
     await radio.progress.finish(job, None, failure("internal", "ko"))
     await radio.progress.reopen(job, 300)
     heard = [await radio.next_told() for _ in range(2)]
     assert heard == [(record.owner, record.job_id), (job.owner, job.job_id)]
     await radio.feed.unsubscribe_session(record.owner)
-    await radio.progress.tell_session(record)
+    await radio.progress.open_job(record, record.ticket_expires_at_ms)
     await radio.feed.subscribe_session(stranger.owner)
-    await radio.progress.tell_session(stranger)
+    await radio.progress.open_job(stranger, stranger.ticket_expires_at_ms)
     assert (await radio.next_told())[0] == stranger.owner
     assert radio.told.empty()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID, uuid4
@@ -28,9 +29,10 @@ from growbin.job import (
     Result,
     Stage,
     Timings,
+    Upload,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Backlog, Started
+from growbin.ports import Acceptance, Accepted, Backlog, Started
 from growbin.telemetry import metrics
 from growbin.usage import Usage
 from tests.contract.jobs import job_of, upload
@@ -370,26 +372,47 @@ async def test_accepted_job_does_not_expire_with_its_ticket(progress: ProgressLo
     assert told(await log_of(progress, job)) == [("awaiting_upload", 1), ("queued", 1), ("fetching", 1)]
 
 
+async def accept(progress: ProgressLog, record: Upload, seconds: int = 300) -> Acceptance:
+    return await progress.accept_job(record, session_most=10**6, address_most=10**6, deadline_seconds=seconds)
+
+
 async def test_no_reader_ends_an_accepted_job_with_its_ticket(progress: ProgressLog) -> None:
     """A gateway knows only what the log holds: there the deadline is the job's before its event is published.
-    It is never nearer than the ticket's, and an ended job has none."""
-    record = upload()
-    await progress.open_job(record, record.created_at_ms - 1)
-    await progress.accept_job(job_of(record))
+    It is never nearer than the ticket's."""
+    record = upload().model_copy(update={"owner": secrets.token_hex(32)})
+    await progress.open_job(record, int(time.time() * 1000) + 60_000)
     state = await progress.state(record.job_id)
     assert state is not None
-    assert (state.entry.event, state.left_seconds > 100) == ("progress", True)
-    await progress.accept_job(job_of(record, deadline_in_ms=-1))
-    state = await progress.state(record.job_id)
-    assert state is not None
-    assert state.entry.event == "progress"
+    assert (state.left_seconds < 61, state.is_accepted) == (True, False)
+    for seconds in (300, 1):  # the second try may be a slower one
+        accepted = await accept(progress, record, seconds)
+        assert isinstance(accepted, Accepted)
+        assert accepted.deadline_ms == accepted.at_ms + seconds * 1000
+        state = await progress.state(record.job_id)
+        assert state is not None
+        assert (state.entry.event, state.left_seconds > 250) == ("progress", True)
+        assert state.is_accepted
     assert told(await log_of(progress, job_of(record))) == [("awaiting_upload", 1)]
-    unknown, ended = job_of(upload()), job_of(upload())
-    await progress.finish(ended, None, FAILURE)
-    for job in (unknown, ended):
-        await progress.accept_job(job)
+
+
+async def test_job_that_does_not_wait_for_its_upload_is_not_accepted(progress: ProgressLog) -> None:
+    """It has ended, or was submitted before: nothing changes, and nothing is counted. Of one whose log was
+    lost nothing is known that would speak against it."""
+    owner = {"owner": secrets.token_hex(32)}
+    ended, queued, deleted, due, unknown = (upload().model_copy(update=owner) for _ in range(5))
+    await progress.finish(job_of(ended), None, FAILURE)
+    await progress.queue_job(job_of(queued))
+    await progress.erase(deleted.job_id, deleted.owner)
+    await progress.open_job(due, due.created_at_ms - 60_000)
+    for record in (ended, queued, deleted, due):
+        assert await accept(progress, record) == "over"
+    state = await progress.state(due.job_id)
+    assert state is not None
+    assert state.entry.event == "expired"
+    assert isinstance(
+        await progress.accept_job(unknown, session_most=1, address_most=1, deadline_seconds=300), Accepted
+    )
     assert await progress.state(unknown.job_id) is None
-    assert [entry.event for entry in await log_of(progress, ended)][-1] == "failed"
 
 
 async def test_job_whose_paid_calls_are_used_up_is_not_begun(progress: ProgressLog) -> None:

@@ -16,7 +16,7 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.session_jobs import RedisSessionJobs
 from growbin.job import Job, Stage, Upload, job_of
 from growbin.messages import failure
-from growbin.ports import SessionJobs
+from growbin.ports import Accepted, SessionJobs
 from growbin.rates import Holder
 from tests.contract.round_trips import counting
 from tests.fakes import Clock, FakeProgressLog, FakeSessionJobs
@@ -31,12 +31,15 @@ class Desk:
     progress: FakeProgressLog | RedisProgressLog
 
     async def admit(self, upload: Upload, session_most: int = 100, address_most: int = 100) -> Holder | None:
-        return await self.jobs.admit(
+        """Who has too many already."""
+        found = await self.progress.accept_job(
             upload,
             session_most=session_most,
             address_most=address_most,
             deadline_seconds=DEADLINE_SECONDS,
         )
+        assert found != "over"
+        return None if isinstance(found, Accepted) else found
 
 
 def database(parts: dict[str, str]) -> str:

@@ -184,6 +184,31 @@ async def test_only_the_hash_of_a_token_is_stored(parts: dict[str, str]) -> None
             await sessions.keep(owner)
 
 
+async def test_new_job_is_listed_as_its_session_is_looked_up(parts: dict[str, str]) -> None:
+    """At the head of a list that lives as long as the session and holds the latest hundred; of a call that is
+    refused, or has no session, nothing is listed."""
+    url = database(parts)
+    async with RedisSessions.open(url=url) as sessions, open_redis(url) as redis:
+        first, *later = [uuid.uuid4() for _ in range(102)]
+        token, _ = await sessions.create(an_address(), rate(), new_job=first)
+        name = keys.session_jobs(owner_of(token))
+        assert await redis.lrange(name, 0, -1) == [str(first)]
+        assert HOUR - 60 < await redis.ttl(name) <= HOUR
+        for job_id in later:
+            await sessions.look(token, an_address(), rate(), new_job=job_id)
+        await sessions.look(token, an_address(), rate())
+        assert await redis.lrange(name, 0, -1) == [str(job_id) for job_id in later[:0:-1]]
+
+        spent = rate(session=Bucket(1, 60))
+        newest = uuid.uuid4()
+        await sessions.look(token, an_address(), spent, new_job=newest)
+        await sessions.look(token, an_address(), spent, new_job=uuid.uuid4())
+        assert (await redis.lindex(name, 0)) == str(newest)
+        stranger = uuid.uuid4().hex
+        await sessions.look(stranger, an_address(), rate(), new_job=uuid.uuid4())
+        assert not await redis.exists(keys.session_jobs(owner_of(stranger)))
+
+
 async def test_session_of_an_earlier_version_is_kept(parts: dict[str, str]) -> None:
     """It wrote "1" for seven days: the session lives on, and its thirty days begin now."""
     url = database(parts)

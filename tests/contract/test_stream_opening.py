@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -21,12 +22,13 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
 from growbin.gateway.hub import Hub
 from growbin.job import Upload
+from growbin.ports import Accepted
 from growbin.rates import Bucket, Rate
 from tests.contract.jobs import job_of, upload
 from tests.contract.test_altered_values import app_on
 from tests.fakes import FakeUploadStore
 from tests.faults.proxy import Proxy
-from tests.unit.gateway_node import Client
+from tests.unit.gateway_node import JPEG, Client
 
 DELAY_SECONDS = 0.1
 ROUND_TRIP_SECONDS = 2 * DELAY_SECONDS
@@ -41,15 +43,21 @@ class Opening:
     sessions: RedisSessions
     records: RedisJobRecords
     progress: RedisProgressLog
+    uploads: FakeUploadStore
 
-    async def queued(self) -> tuple[Upload, str]:
-        """A job under way, and its session's token."""
+    async def ticket(self) -> tuple[Upload, str]:
+        """A job that waits for its upload, and its session's token."""
         token, admission = await self.sessions.create(uuid.uuid4().hex, Rate("tickets", None, Bucket(1, 60)))
         assert admission.session is not None
         record = upload().model_copy(update={"owner": admission.session.owner})
         await self.records.create(record, None)
         await self.progress.open_job(record, record.ticket_expires_at_ms)
         await self.records.list_job(record)
+        return record, token
+
+    async def queued(self) -> tuple[Upload, str]:
+        """A job under way, and its session's token."""
+        record, token = await self.ticket()
         await self.progress.queue_job(job_of(record))
         return record, token
 
@@ -71,9 +79,7 @@ async def opening(parts: dict[str, str]) -> AsyncIterator[Opening]:
         url = str(server.with_port(proxy.port)).rstrip("/")
         progress = await enter(RedisProgressLog.open(url=f"{url}/2", image_base_url="http://cdn.test"))
         records = await enter(
-            RedisJobRecords.open(
-                jobs_url=f"{url}/0", sessions_url=f"{url}/3", ticket_seconds=300, deadline_seconds=300
-            )
+            RedisJobRecords.open(jobs_url=f"{url}/0", sessions_url=f"{url}/3", ticket_seconds=300)
         )
         sessions = await enter(RedisSessions.open(url=f"{url}/3"))
         hub = Hub(progress, buffer_events=64)
@@ -87,11 +93,12 @@ async def opening(parts: dict[str, str]) -> AsyncIterator[Opening]:
         )
         hub.attach(await enter(feed))
         agenda = await enter(RedisAgenda.open(url=f"{url}/2"))
-        app = app_on(records, sessions, progress, FakeUploadStore(), agenda, hub)
+        uploads = FakeUploadStore()
+        app = app_on(records, sessions, progress, uploads, agenda, hub)
         client = TestClient(TestServer(app), cookie_jar=aiohttp.DummyCookieJar())
         await client.start_server()
         stack.push_async_callback(client.close)
-        yield Opening(client, proxy, sessions, records, progress)
+        yield Opening(client, proxy, sessions, records, progress, uploads)
 
 
 async def test_stream_of_a_job_is_opened_in_two_round_trips(opening: Opening) -> None:
@@ -108,12 +115,13 @@ async def test_stream_of_a_job_is_opened_in_two_round_trips(opening: Opening) ->
     assert round_trips < 2.7
 
 
-@pytest.mark.parametrize("kind", ["job", "session"])
+@pytest.mark.parametrize("kind", ["job", "ticket", "session"])
 async def test_stream_is_opened_with_few_commands(opening: Opening, kind: str) -> None:
-    """One script that looks its session up, a subscription, a read; a session's stream reads its list and
-    each job's state besides."""
-    record, token = await opening.queued()
-    paths = {"job": f"/api/v1/waste/jobs/{record.job_id}/events", "session": "/api/v1/waste/events"}
+    """One script that looks its session up, a subscription, a read, also before the upload; a session's
+    stream reads its list and each job's state besides."""
+    record, token = await (opening.ticket() if kind == "ticket" else opening.queued())
+    path = f"/api/v1/waste/jobs/{record.job_id}/events"
+    paths = {"job": path, "ticket": path, "session": "/api/v1/waste/events"}
     await opening.first_event(paths[kind], token)
     said = list[bytes]()
     opening.proxy.overhear = said.append
@@ -125,3 +133,44 @@ async def test_stream_is_opened_with_few_commands(opening: Opening, kind: str) -
     if kind == "session":
         expected |= {"SUBSCRIBE": 2, "EVALSHA": 3, "LRANGE": 1}
     assert counts == expected
+
+
+async def test_stream_of_a_job_that_may_be_in_the_queue_asks_its_record(opening: Opening) -> None:
+    """It was accepted, and `queued` could not be written: whoever looks, mends."""
+    record, token = await opening.ticket()
+    accepted = await opening.progress.accept_job(record, session_most=9, address_most=9, deadline_seconds=300)
+    assert isinstance(accepted, Accepted)
+    await opening.records.mark_published(job_of(record))
+    await opening.first_event(f"/api/v1/waste/jobs/{record.job_id}/events", token)
+    state = await opening.progress.state(record.job_id)
+    assert state is not None
+    assert '"stage":"queued"' in state.entry.data
+
+
+async def test_calls_of_a_job_ask_redis_eight_times(opening: Opening) -> None:
+    """A ticket three times: its session, which lists it; its record; its log. Upload-complete five times: its
+    session, its record, room for it in the log, and after the publish record and log again. A session's first
+    is kept besides."""
+    said = list[bytes]()
+    opening.proxy.overhear = said.append
+
+    def counted() -> int:
+        sent = b"".join(said)
+        said.clear()
+        return len(re.findall(rb"\r\n(?:EVALSHA|GET|SET|PUBLISH|LRANGE|ZCARD|EXISTS)\r\n", sent))
+
+    answer = await opening.client.post("/api/v1/sessions")
+    token = (await answer.json())["token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    counts = list[tuple[int, int]]()
+    for _ in range(3):  # the first brings the scripts
+        said.clear()
+        answer = await opening.client.post("/api/v1/waste/analyze", json={}, headers=headers)
+        assert answer.status == 201
+        job_id = (await answer.json())["job_id"]
+        analyzed = counted()
+        opening.uploads.put(f"incoming/{job_id}", JPEG)
+        answer = await opening.client.post(f"/upload-complete/{job_id}", headers=headers)
+        assert answer.status == 202
+        counts.append((analyzed, counted()))
+    assert counts[-1] == (3, 5)

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from growbin.errors import Rejected
-from growbin.job import ContentType, Upload
+from growbin.job import Job, Upload
 from tests.fakes.absence import MayBeAway
 from tests.fakes.clock import Clock
 
 RECENT_JOBS = 100
+STAMPS = {"etag", "length", "content_type", "accepted_at_ms", "deadline_ms"}
 
 
 class FakeJobRecords(MayBeAway):
-    def __init__(self, clock: Clock, ticket_seconds: int = 300, deadline_seconds: int = 300) -> None:
+    def __init__(self, clock: Clock, ticket_seconds: int = 300) -> None:
         super().__init__()
         self.clock = clock
         self.uploads: dict[UUID, Upload] = {}
         self._ticket_ms = ticket_seconds * 1000
-        self._deadline_ms = deadline_seconds * 1000
         self._keys: dict[tuple[str, str], Upload] = {}
         self._recent: dict[str, list[UUID]] = {}
 
@@ -39,35 +39,25 @@ class FakeJobRecords(MayBeAway):
 
     async def list_job(self, upload: Upload) -> None:
         self._answer()
-        recent = self._recent.setdefault(upload.owner, [])
-        if upload.job_id not in recent:
-            recent.insert(0, upload.job_id)
+        self.put_first(upload.owner, upload.job_id)
+
+    def put_first(self, owner: str, job_id: UUID) -> None:
+        """As sessions do for a new job."""
+        recent = self._recent.setdefault(owner, [])
+        if job_id not in recent:
+            recent.insert(0, job_id)
             del recent[RECENT_JOBS:]
 
     async def get(self, job_id: UUID) -> Upload | None:
         self._answer()
         return self.uploads.get(job_id)
 
-    async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
+    async def mark_published(self, job: Job) -> None:
         self._answer()
-        upload = self.uploads.get(job_id)
-        if upload is None or upload.published:
-            return upload
-        now_ms = self.clock.now_ms()
-        stamps = {
-            "etag": etag,
-            "length": length,
-            "content_type": content_type,
-            "accepted_at_ms": now_ms,
-            "deadline_ms": now_ms + self._deadline_ms,
-        }
-        self.uploads[job_id] = upload.model_copy(update=stamps)
-        return self.uploads[job_id]
-
-    async def mark_published(self, job_id: UUID) -> None:
-        self._answer()
-        if job_id in self.uploads:
-            self.uploads[job_id] = self.uploads[job_id].model_copy(update={"published": True})
+        upload = self.uploads.get(job.job_id)
+        if upload is not None and not upload.published:
+            stamps = job.model_dump(include=STAMPS) | {"published": True}
+            self.uploads[job.job_id] = upload.model_copy(update=stamps)
 
     async def erase(self, job_id: UUID) -> None:
         self._answer()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -26,7 +27,18 @@ from growbin.job import (
     rfc3339,
 )
 from growbin.messages import failure, stage_message
-from growbin.ports import Backlog, Beginning, Counting, EndedJob, Held, History, Started
+from growbin.ports import (
+    Acceptance,
+    Accepted,
+    Backlog,
+    Beginning,
+    Counting,
+    EndedJob,
+    Held,
+    History,
+    Started,
+)
+from growbin.rates import Holder
 from tests.fakes.absence import MayBeAway
 from tests.fakes.agenda import FakeAgenda
 from tests.fakes.budget_book import BudgetBook
@@ -48,6 +60,7 @@ class Snapshot:
     attempt: int = 1
     progress: int = 0
     entry: LogEntry | None = None
+    is_accepted: bool = False
 
 
 @dataclass(slots=True)
@@ -97,6 +110,7 @@ class FakeProgressLog(MayBeAway):
         self.session_listeners: list[Callable[[str, UUID], None]] = []
         self._jobs: dict[UUID, Kept] = {}
         self._claims: dict[tuple[str, str], UUID] = {}
+        self._unfinished: dict[str, dict[UUID, int]] = defaultdict(dict)  # each with its deadline
         self._image_base_url = image_base_url
         self._lease_ms = int(lease_seconds * 1000)
         self._max_starts = max_starts
@@ -128,19 +142,40 @@ class FakeProgressLog(MayBeAway):
                 deadline_ms=deadline_ms,
             )
             self._write(kept, Stage.AWAITING_UPLOAD, attempt=1)
-
-    async def accept_job(self, job: Job) -> None:
-        self._answer()
-        kept = self._of(job.job_id)
-        waits = not self._is_over(kept) and kept.snapshot and kept.snapshot.stage is Stage.AWAITING_UPLOAD
-        if waits and kept.snapshot:
-            deadline_ms = max(kept.snapshot.deadline_ms, job.deadline_ms)
-            kept.snapshot = replace(kept.snapshot, deadline_ms=deadline_ms)
-
-    async def tell_session(self, upload: Upload) -> None:
-        self._answer()
         for listener in self.session_listeners:
             listener(upload.owner, upload.job_id)
+
+    async def accept_job(
+        self, upload: Upload, *, session_most: int, address_most: int, deadline_seconds: int
+    ) -> Acceptance:
+        self._answer()
+        kept = self._of(upload.job_id)
+        is_waiting = kept.snapshot is None or kept.snapshot.stage is Stage.AWAITING_UPLOAD
+        if self._expire(kept) or not is_waiting:
+            return "over"
+        holders: list[tuple[Holder, str | None, int]] = [
+            ("session", upload.owner, session_most),
+            ("address", upload.address_hash, address_most),
+        ]
+        for holder, name, most in holders:
+            if name and len(self._unfinished_of(name) - {upload.job_id}) >= most:
+                return holder
+        now_ms = self.clock.now_ms()
+        deadline_ms = now_ms + deadline_seconds * 1000
+        for _, name, _ in holders:
+            if name:
+                self._unfinished[name][upload.job_id] = deadline_ms
+        if kept.snapshot:
+            later_ms = max(kept.snapshot.deadline_ms, deadline_ms)
+            kept.snapshot = replace(kept.snapshot, deadline_ms=later_ms, is_accepted=True)
+        return Accepted(now_ms, deadline_ms)
+
+    def _unfinished_of(self, holder: str) -> set[UUID]:
+        return {
+            job_id
+            for job_id, deadline_ms in self._unfinished[holder].items()
+            if deadline_ms > self.clock.now_ms() and not self._is_over(self._of(job_id))
+        }
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place: dict[str, int] = {}
@@ -354,7 +389,15 @@ class FakeProgressLog(MayBeAway):
             return None
         left_seconds = (latest.deadline_ms - self.clock.now_ms()) / 1000
         entry = latest.entry if latest.entry.ends else _without_place(latest.entry)
-        return JobState(entry, latest.run, latest.owner, latest.image_url, left_seconds, latest.locale)
+        return JobState(
+            entry,
+            latest.run,
+            latest.owner,
+            latest.image_url,
+            left_seconds,
+            latest.locale,
+            is_accepted=latest.is_accepted,
+        )
 
     async def history(self, job_id: UUID, after_id: str | None) -> History | None:
         state = await self.state(job_id)

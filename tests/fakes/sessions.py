@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from uuid import UUID
 
 from growbin.rates import Admission, Bucket, Holder, Level, LiveSession, Rate
 from tests.fakes.absence import MayBeAway
@@ -26,11 +28,14 @@ class FakeSessions(MayBeAway):
     def __init__(self, clock: Clock, new_session_seconds: int = 3600) -> None:
         super().__init__()
         self.owners: dict[str, Kept] = {}
+        self.on_new_job: Callable[[str, UUID], None] = lambda owner, job_id: None  # their lists are elsewhere
         self._clock = clock
         self._new_session_seconds = new_session_seconds
         self._full_at_ms: dict[tuple[str, str], float] = {}
 
-    async def create(self, address: str, rate: Rate, *, at_least_seconds: int = 0) -> tuple[str, Admission]:
+    async def create(
+        self, address: str, rate: Rate, *, at_least_seconds: int = 0, new_job: UUID | None = None
+    ) -> tuple[str, Admission]:
         self._answer()
         token = secrets.token_urlsafe(32)
         owner = _owner(token)
@@ -39,9 +44,17 @@ class FakeSessions(MayBeAway):
             return token, Admission(None, levels)
         now_ms = self._clock.now_ms()
         self.owners[owner] = Kept(now_ms, now_ms + LONGEST_SECONDS * 1000)
-        return token, Admission(self._slide(owner, at_least_seconds), levels)
+        return token, Admission(self._slide(owner, at_least_seconds, new_job), levels)
 
-    async def look(self, token: str, address: str, rate: Rate, *, at_least_seconds: int = 0) -> Admission:
+    async def look(
+        self,
+        token: str,
+        address: str,
+        rate: Rate,
+        *,
+        at_least_seconds: int = 0,
+        new_job: UUID | None = None,
+    ) -> Admission:
         self._answer()
         owner = _owner(token)
         session = self._live(owner)
@@ -50,7 +63,7 @@ class FakeSessions(MayBeAway):
             return Admission(None, levels)
         if any(level.retry_after_seconds for level in levels):
             return Admission(self._as_told(owner, session), levels)
-        return Admission(self._slide(owner, at_least_seconds), levels)
+        return Admission(self._slide(owner, at_least_seconds, new_job), levels)
 
     async def keep(self, owner: str) -> bool:
         self._answer()
@@ -68,8 +81,10 @@ class FakeSessions(MayBeAway):
         session = self.owners.get(owner)
         return session if session and session.expires_at_ms > self._clock.now_ms() else None
 
-    def _slide(self, owner: str, at_least_seconds: int) -> LiveSession:
+    def _slide(self, owner: str, at_least_seconds: int, new_job: UUID | None = None) -> LiveSession:
         session = self.owners[owner]
+        if new_job is not None:
+            self.on_new_job(owner, new_job)
         slides = KEPT_SECONDS if session.is_kept else self._new_session_seconds
         until_ms = self._clock.now_ms() + max(slides, at_least_seconds) * 1000
         session.expires_at_ms = min(max(until_ms, session.expires_at_ms), session.ends_at_ms)

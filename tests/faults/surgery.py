@@ -49,6 +49,13 @@ async def record_of(cluster: Cluster, job: TrackedJob) -> dict[str, Any]:
     return dict(json.loads(text)) if text else {}
 
 
+async def is_accepted(cluster: Cluster, job: TrackedJob) -> bool:
+    """Its upload was accepted, and its event is being published."""
+    async with database(cluster, PROGRESS) as progress:
+        text = await progress.get(f"job:{{{job.job_id}}}:progress")
+    return bool(json.loads(text or "{}").get("accepted"))
+
+
 async def attempts_of(cluster: Cluster, job: TrackedJob) -> dict[str, int]:
     """token, starts, paid, open."""
     async with database(cluster, PROGRESS) as progress:

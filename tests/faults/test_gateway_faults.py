@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import aio_pika
 import pytest
@@ -30,7 +31,15 @@ from tests.faults.steps import (
     timed,
     uploaded,
 )
-from tests.faults.surgery import make_clock_movable, metric, record_of, reject_next, set_clock, waiting_in
+from tests.faults.surgery import (
+    is_accepted,
+    make_clock_movable,
+    metric,
+    record_of,
+    reject_next,
+    set_clock,
+    waiting_in,
+)
 
 PARALLEL = 50
 LEASE_SECONDS = 2
@@ -193,14 +202,11 @@ async def test_photo_exchanged_or_deleted_after_the_202_fails_unpaid(servers: Se
 
 
 async def killed_while_submitting(cluster: Cluster, job: TrackedJob) -> None:
-    """Upload-complete at the first gateway, which dies as soon as it has stamped the record."""
+    """Upload-complete at the first gateway, which dies as soon as it has accepted the job."""
     first = cluster.gateways[0]
     cut = asyncio.create_task(cluster.client.complete(job, first.url))
 
-    async def is_stamped() -> bool:
-        return "accepted_at_ms" in await record_of(cluster, job)
-
-    await eventually(is_stamped, "the record is stamped")
+    await eventually(partial(is_accepted, cluster, job), "the job is accepted")
     await first.links["redis"].half_open()  # should its publish be confirmed, it cannot say so any more
     await asyncio.sleep(1)
     await first.kill()
@@ -224,10 +230,7 @@ async def test_job_that_may_be_in_the_queue_is_not_ended_with_its_ticket(servers
         await gateway.links["amqp"].slow(0.5)
         post = asyncio.create_task(cluster.client.complete(job))
 
-        async def is_stamped() -> bool:
-            return "accepted_at_ms" in await record_of(cluster, job)
-
-        await eventually(is_stamped, "the record is stamped")
+        await eventually(partial(is_accepted, cluster, job), "the job is accepted")
         await asyncio.sleep(0.2)  # the publish is on its slow way
         await gateway.links["redis"].down()
         assert (await post).status == 503
@@ -583,7 +586,7 @@ async def test_gateway_told_to_stop_answers_the_post_in_flight(
         async def is_in_flight() -> bool:
             if link == "s3":
                 return bool(gateway.links["s3"].connections)
-            return "accepted_at_ms" in await record_of(cluster, job)
+            return await is_accepted(cluster, job)
 
         await eventually(is_in_flight, "the gateway is waiting for the slow part")
         assert not post.done()

@@ -86,6 +86,7 @@ class Node:
 
     async def start(self) -> None:
         self.outages = FakeOutages(self.clock)
+        self.sessions.on_new_job = self.records.put_first
         self.hub = Hub(self.progress, buffer_events=64)
         self.feed = FakeProgressFeed(self.progress, self.hub.on_entry, self.hub.on_session_job)
         self.hub.attach(self.feed)
@@ -122,7 +123,6 @@ class Node:
             queue=self.queue,
             eraser=self.eraser,
             hub=self.hub,
-            news=self.progress,
             notices=Notices(self.outages, self.queue),
         )
         return build_app(gateway)

@@ -59,6 +59,25 @@ async def test_fifty_parallel_repeats_publish_one_message(node: Node, client: Cl
     assert node.uploads.looks == 1
 
 
+@pytest.mark.parametrize("data", [JPEG, b"no photo", None])
+async def test_job_that_went_on_unrecorded_is_told_as_it_is(
+    node: Node, client: Client, data: bytes | None
+) -> None:
+    """Its gateway died between publish and record: the log says that it goes on. Nothing is published again,
+    and no photo removed, whatever lies there by now."""
+    job = await node.submitted(client)
+    stamps = {"published": False, "accepted_at_ms": None, "deadline_ms": None, "etag": None, "length": None}
+    node.records.uploads[job.job_id] = node.records.uploads[job.job_id].model_copy(update=stamps)
+    if data is None:
+        await node.uploads.delete(job.key)
+    else:
+        node.uploads.put(job.key, data)
+    again = await client.post(f"/upload-complete/{job.job_id}")
+    assert (again.status, (await again.json())["stage"]) == (202, "queued")
+    assert len(node.queue.published) == 1
+    assert (await node.uploads.look(job.key) is None) == (data is None)
+
+
 async def test_result_answers_after_the_record_has_gone(node: Node, client: Client) -> None:
     """After 24 hours the owner is known from the result; nothing is published again."""
     job = await node.submitted(client)

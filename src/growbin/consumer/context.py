@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from growbin.certainty import Thresholds
 from growbin.consumer.breakers import Breakers
 from growbin.consumer.pacing import SoloGate, Throttle
+from growbin.consumer.renewals import Renewals
 from growbin.ports import Analyst, AttemptProgress, Leases, PaidCalls, PhotoCleaner, PhotoSource, UploadStore
 from growbin.rules.rulebook import Rulebook
 
@@ -37,6 +38,7 @@ class Consumer:
     fallback_after_seconds: float = 30  # since the person began to wait
     throttle: Throttle = field(default_factory=Throttle)
     solo: SoloGate = field(default_factory=SoloGate)
+    renewals: Renewals = field(default_factory=Renewals)
 
     def concurrency(self) -> int:
         """How many jobs to take at once now: none while a part is away that nothing stands in for, fewer

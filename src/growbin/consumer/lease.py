@@ -13,6 +13,7 @@ import structlog
 from growbin.consumer.context import Consumer
 from growbin.consumer.pacing import Closing
 from growbin.consumer.public_copy import withdraw_unless_done
+from growbin.consumer.renewals import Renewed
 from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.messages import failure
@@ -109,17 +110,12 @@ async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator
     assert block is not None
     found: list[Held] = []
 
-    async def renew() -> None:
-        while True:
-            await asyncio.sleep(consumer.lease_renew_seconds)
-            with suppress(Unavailable):  # the lease may lapse; while nobody else begins, it is still ours
-                held = await consumer.leases.renew(job, start.attempt)
-                if held != "ours":
-                    found.append(held)
-                    block.cancel()
-                    return
+    def leave(held: Held) -> None:
+        found.append(held)
+        block.cancel()
 
-    renewer = asyncio.create_task(renew(), name=f"lease-{job.job_id}")
+    held = Renewed(job, start.attempt, leave)
+    consumer.renewals.add(held, consumer.leases, consumer.lease_renew_seconds)
     lease, refund = Lease(start), False
     try:
         yield lease
@@ -133,7 +129,7 @@ async def renewed(job: Job, consumer: Consumer, start: Started) -> AsyncIterator
         log.info("job_left", held=found[0])
         raise Settled(Ack() if found[0] == "ended" else Retry(HELD_DELAY_SECONDS)) from None
     finally:
-        renewer.cancel()
+        consumer.renewals.remove(held)
         if not lease.is_given_back:
             with suppress(Unavailable):
                 await asyncio.shield(consumer.leases.release(job, start.attempt, refund=refund))

@@ -19,7 +19,6 @@ from growbin.ports import (
     JobQueue,
     JobRecords,
     SessionJobs,
-    SessionNews,
     Sessions,
     UploadStore,
 )
@@ -77,7 +76,6 @@ class Gateway:
     queue: JobQueue
     eraser: Eraser
     hub: Hub
-    news: SessionNews
     notices: Notices
 
     # One upload-complete at a time for each job: parallel repeats find the first one's publish.

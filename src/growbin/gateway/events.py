@@ -78,7 +78,7 @@ def _is_theirs(state: JobState | None, session: Session) -> bool:
         state is not None
         and not state.is_erased
         and hmac.compare_digest(state.owner.encode(), session.owner.encode())
-        and stage_of(state) is not Stage.AWAITING_UPLOAD
+        and not (state.is_accepted and stage_of(state) is Stage.AWAITING_UPLOAD)
     )
 
 

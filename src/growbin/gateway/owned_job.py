@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hmac
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import structlog
 from aiohttp import web
 
-from growbin.gateway.context import GATEWAY
+from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.problems import not_found
 from growbin.gateway.sessions import Session, find_session
 from growbin.job import JobState, Stage, Upload, job_of
@@ -60,6 +60,29 @@ async def find_job(request: web.Request, *, even_erased: bool = False) -> KnownJ
         await gateway.progress.open_job(upload, gateway.limits.upload_deadline_ms(upload))
         state = await gateway.progress.state(job_id)
     return KnownJob(job_id, session, upload, state)
+
+
+async def find_upload(request: web.Request) -> KnownJob:
+    """As `find_job`, but of a job whose record knows of no publish the state is not asked for: whoever
+    accepts it looks at the log in the same breath."""
+    gateway = request.app[GATEWAY]
+    job_id = job_id_of(request.match_info["job_id"])
+    session = await find_session(request)
+    if session is None:
+        raise not_found()
+    upload = await gateway.records.get(job_id)
+    is_theirs = hmac.compare_digest((upload.owner if upload else "").encode(), session.owner.encode())
+    if upload and is_theirs and not upload.published:
+        return KnownJob(job_id, session, upload, None)
+    return await find_job(request)
+
+
+async def looked_at(gateway: Gateway, known: KnownJob) -> KnownJob:
+    """With its state as it is now. Raises Rejected(not_found) for one that is deleted."""
+    state = await gateway.progress.state(known.job_id)
+    if state and state.is_erased:
+        raise not_found()
+    return replace(known, state=state)
 
 
 def job_id_of(text: str) -> UUID:

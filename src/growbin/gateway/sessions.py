@@ -4,6 +4,7 @@ session counts the call against its rate."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel
@@ -77,9 +78,10 @@ async def end_session(request: web.Request) -> web.Response:
     return answer
 
 
-async def find_session(request: web.Request) -> Session | None:
-    """The caller's live session, if any; its call is counted, once. A Bearer token goes before the cookie.
-    Raises Rejected (session_unknown for a Bearer token that opens nothing, too_many_requests)."""
+async def find_session(request: web.Request, new_job: UUID | None = None) -> Session | None:
+    """The caller's live session, if any; its call is counted, once, and a new job put on its list. A Bearer
+    token goes before the cookie. Raises Rejected (session_unknown for a Bearer token that opens nothing,
+    too_many_requests)."""
     if SESSION in request:
         return request[SESSION]
     token, in_cookie = _offered(request)
@@ -89,7 +91,9 @@ async def find_session(request: web.Request) -> Session | None:
         rate = rates.of(request)
         is_ticket = rate is rates.tickets
         seconds = gateway.limits.upload_wait_seconds + AFTER_TICKET_SECONDS if is_ticket else 0
-        admission = await gateway.sessions.look(token, address_key(request), rate, at_least_seconds=seconds)
+        admission = await gateway.sessions.look(
+            token, address_key(request), rate, at_least_seconds=seconds, new_job=new_job
+        )
         live = heed(request, admission).session
     if live is None:
         if not in_cookie:
@@ -138,17 +142,20 @@ def _cookie(request: web.Request) -> str:
     return ""
 
 
-async def find_or_make_session(request: web.Request) -> Session:
+async def find_or_make_session(request: web.Request, new_job: UUID | None) -> Session:
     """The caller's session, or a new one for its cookie: tokens are only ever made here, never taken over."""
-    return await find_session(request) or await _make_session(request, in_cookie=True)
+    return await find_session(request, new_job) or await _make_session(
+        request, in_cookie=True, new_job=new_job
+    )
 
 
-async def _make_session(request: web.Request, *, in_cookie: bool) -> Session:
+async def _make_session(request: web.Request, *, in_cookie: bool, new_job: UUID | None = None) -> Session:
     gateway, rates = request.app[GATEWAY], request.app[RATES]
     token, admission = await gateway.sessions.create(
         address_key(request),
         rates.tickets if in_cookie else rates.sessions,
         at_least_seconds=gateway.limits.upload_wait_seconds + AFTER_TICKET_SECONDS if in_cookie else 0,
+        new_job=new_job,
     )
     live = heed(request, admission).session
     assert live is not None  # only a refusal makes none

@@ -10,12 +10,12 @@ from aiohttp import hdrs, web
 from growbin.errors import Rejected, Unavailable
 from growbin.gateway.answers import Submitted, json_answer, links_of
 from growbin.gateway.context import GATEWAY, Gateway
-from growbin.gateway.owned_job import KnownJob, find_job, job_id_of
+from growbin.gateway.owned_job import KnownJob, find_upload, job_id_of, looked_at
 from growbin.gateway.problems import not_found, photo_too_large, unsupported_photo
 from growbin.gateway.sessions import keep_session, kept
-from growbin.job import ContentType, JobState, Stage, StoredUpload, Upload, job_of
+from growbin.job import JobState, Stage, StoredUpload, Upload, job_of
 from growbin.photo_file.by_type import sniff
-from growbin.ports import Backlog
+from growbin.ports import Accepted, Backlog
 from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ async def complete_upload(request: web.Request) -> web.Response:
     job_id = job_id_of(request.match_info["job_id"])
     try:
         async with gateway.submissions.setdefault(job_id, asyncio.Lock()):
-            known = await find_job(request)
+            known = await find_upload(request)
             stage = await submit_job(gateway, known)
     except Rejected as error:
         metrics.uploads.labels(outcome=error.code if error.code in metrics.UPLOAD_OUTCOMES else "other").inc()
@@ -50,39 +50,49 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
 
     To return is the promise of the 202: S3 holds a photo within the limits, and a quorum queue has
     confirmed the job. To repeat it is safe, in parallel and at any gateway: until a publish is confirmed
-    each try stamps the record anew, afterwards nothing is published again, and should two messages have
+    each try stamps the job anew, afterwards nothing is published again, and should two messages have
     been sent nevertheless, the consumer knows them by their job id.
 
     Raises Rejected (upload_missing, upload_expired, photo_too_large, unsupported_photo, backlog_full,
     too_many_unfinished) and Unavailable; the job may then be submitted again.
     """
+    if (stage := _stage_reached(known)) is not None:
+        return stage
     upload = known.upload
-    if known.stage is Stage.EXPIRED and upload and upload.accepted_at_ms is None:
-        raise _upload_expired()
-    if known.stage not in (None, Stage.AWAITING_UPLOAD):
-        return known.stage  # it was submitted before, or has ended
     if upload is None:
         raise not_found()
 
     stored = await gateway.uploads.look(upload.key)
-    if stored is None:
-        raise _upload_missing(gateway, upload, known.state)
-    content_type = await _inspect(gateway, upload, stored)
+    refusal = _refusal_of(gateway, upload, stored)
+    if stored is None or refusal is not None:
+        # Perhaps it went on long ago: only now that matters.
+        known = await looked_at(gateway, known)
+        if (stage := _stage_reached(known)) is not None:
+            return stage
+        if stored is not None:
+            await gateway.uploads.delete(upload.key)  # the ticket may be used again
+        raise refusal or _upload_missing(gateway, upload, known.state)
     backlog = await _admit(gateway)
-    await _count(gateway, upload)
-
-    accepted = await gateway.records.accept(upload.job_id, stored.etag, stored.length, content_type)
-    if accepted is None:
-        raise not_found()  # its 24 hours ran out in between
-    job = job_of(accepted)
-    if not accepted.published:  # else another gateway was faster, just now
-        # First its session, which is to live as long as the answer: nobody could read it otherwise.
-        if not known.session.is_kept and not await gateway.sessions.keep(job.owner):
-            raise not_found()  # the session has ended in between
-        with traces.job(job.job_id):
-            await gateway.progress.accept_job(job)
-            await gateway.queue.publish(job)
-        await gateway.records.mark_published(job.job_id)
+    accepted = await _accept(gateway, upload)
+    if accepted is None:  # it was submitted, or has ended, just now
+        stage = _stage_reached(await looked_at(gateway, known))
+        if stage is None:
+            raise Unavailable("redis", "a log that had gone on was lost")
+        return stage
+    stamps = {
+        "etag": stored.etag,
+        "length": stored.length,
+        "content_type": sniff(stored.head),
+        "accepted_at_ms": accepted.at_ms,
+        "deadline_ms": accepted.deadline_ms,
+    }
+    job = job_of(upload.model_copy(update=stamps))
+    # First its session, which is to live as long as the answer: nobody could read it otherwise.
+    if not known.session.is_kept and not await gateway.sessions.keep(job.owner):
+        raise not_found()  # the session has ended in between
+    with traces.job(job.job_id):
+        await gateway.queue.publish(job)
+    await gateway.records.mark_published(job)
     try:
         await gateway.progress.queue_job(job, backlog)
     except Unavailable as error:
@@ -90,6 +100,13 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
         log.warning("progress_unwritten", part=error.part, reason=error.reason)
     log.info("job_submitted", length=job.length, content_type=job.content_type)
     return Stage.QUEUED
+
+
+def _stage_reached(known: KnownJob) -> Stage | None:
+    """Of a job that was submitted before, or has ended. Raises Rejected(upload_expired) where nothing was."""
+    if known.stage is Stage.EXPIRED and known.upload and known.upload.accepted_at_ms is None:
+        raise _upload_expired()
+    return None if known.stage is Stage.AWAITING_UPLOAD else known.stage
 
 
 def _upload_missing(gateway: Gateway, upload: Upload, state: JobState | None) -> Rejected:
@@ -105,16 +122,16 @@ def _upload_expired() -> Rejected:
     return Rejected("upload_expired", "The upload_url ran out without a photo. Ask for a new one.")
 
 
-async def _inspect(gateway: Gateway, upload: Upload, stored: StoredUpload) -> ContentType:
-    """The photo's type, by its first bytes. What cannot be taken is deleted: the ticket may be used again."""
+def _refusal_of(gateway: Gateway, upload: Upload, stored: StoredUpload | None) -> Rejected | None:
+    """What cannot be taken, by its length and its first bytes."""
+    if stored is None:
+        return None
     found = sniff(stored.head)
     if stored.length > gateway.limits.photo_max_bytes:
-        await gateway.uploads.delete(upload.key)
-        raise photo_too_large(gateway.limits.photo_max_bytes)
+        return photo_too_large(gateway.limits.photo_max_bytes)
     if stored.length == 0 or found is None or found != (upload.declared_type or found):
-        await gateway.uploads.delete(upload.key)
-        raise unsupported_photo()
-    return found
+        return unsupported_photo()
+    return None
 
 
 async def _admit(gateway: Gateway) -> Backlog | None:
@@ -125,15 +142,19 @@ async def _admit(gateway: Gateway) -> Backlog | None:
     return backlog
 
 
-async def _count(gateway: Gateway, upload: Upload) -> None:
-    """Among the unfinished jobs of its session and address, which are to leave room for others."""
+async def _accept(gateway: Gateway, upload: Upload) -> Accepted | None:
+    """Among the unfinished jobs of its session and address, which are to leave room for others. None: its log
+    has gone on."""
     limits = gateway.limits
-    full = await gateway.session_jobs.admit(
+    accepted = await gateway.progress.accept_job(
         upload,
         session_most=limits.max_unfinished_per_session,
         address_most=limits.max_unfinished_per_address,
         deadline_seconds=limits.job_deadline_seconds,
     )
-    if full is not None:
-        detail = f"This {full} has too many photos under way. The upload is kept: call again when one ends."
-        raise Rejected("too_many_unfinished", detail, retry_after_seconds=UNFINISHED_RETRY_SECONDS)
+    if isinstance(accepted, Accepted):
+        return accepted
+    if accepted == "over":
+        return None
+    detail = f"This {accepted} has too many photos under way. The upload is kept: call again when one ends."
+    raise Rejected("too_many_unfinished", detail, retry_after_seconds=UNFINISHED_RETRY_SECONDS)

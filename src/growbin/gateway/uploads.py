@@ -83,8 +83,9 @@ async def analyze(request: web.Request) -> web.Response:
         raise Rejected("length_required", "Send `content_length`, the photo's size in bytes.")
     idempotency_key = _idempotency_key(request)
 
-    session = await find_or_make_session(request)
     job_id = uuid.uuid4()
+    # Of a key that made a job before it is that job which is listed, later.
+    session = await find_or_make_session(request, None if idempotency_key else job_id)
     content_type = declared_type or "image/jpeg"
     upload = await gateway.records.create(
         Upload(
@@ -103,6 +104,8 @@ async def analyze(request: web.Request) -> web.Response:
         ),
         idempotency_key,
     )
+    if idempotency_key:
+        await gateway.records.list_job(upload)
     answer = json_answer(await _ticket(gateway, upload), status=201)
     answer.headers[hdrs.LOCATION] = links_of(upload.job_id).self
     keep_session(request, answer, session)
@@ -111,10 +114,9 @@ async def analyze(request: web.Request) -> web.Response:
 
 
 async def _ticket(gateway: Gateway, upload: Upload) -> TicketAnswer:
-    """A fresh ticket for the upload's one key; its job is opened and listed if it was not yet."""
+    """A fresh ticket for the upload's one key; its job is opened, and its session's streams told, once it is
+    listed."""
     await gateway.progress.open_job(upload, gateway.limits.upload_deadline_ms(upload))
-    await gateway.records.list_job(upload)
-    await gateway.news.tell_session(upload)
     ticket = await gateway.uploads.ticket(
         upload.key, upload.declared_type, upload.declared_length, gateway.limits.ticket_seconds
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from growbin.ports.photos import Analyst, PhotoCache, PhotoCleaner, PhotoSource, Ticket, UploadStore
 from growbin.ports.progress import (
+    Acceptance,
+    Accepted,
     Agenda,
     AttemptProgress,
     Beginning,
@@ -30,7 +32,6 @@ from growbin.ports.progress import (
     ProgressReader,
     RedriveProgress,
     SessionJobs,
-    SessionNews,
     Sessions,
     Started,
 )
@@ -52,6 +53,8 @@ from growbin.ports.queue import (
 
 __all__ = [
     "RETRY_DELAYS_SECONDS",
+    "Acceptance",
+    "Accepted",
     "Ack",
     "Agenda",
     "Analyst",
@@ -90,7 +93,6 @@ __all__ = [
     "RedriveProgress",
     "Retry",
     "SessionJobs",
-    "SessionNews",
     "Sessions",
     "Started",
     "Ticket",

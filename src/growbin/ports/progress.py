@@ -9,7 +9,6 @@ from uuid import UUID
 
 from growbin.budgets import Scope
 from growbin.job import (
-    ContentType,
     Failure,
     Job,
     JobState,
@@ -35,11 +34,9 @@ class JobRecords(Protocol):
 
     async def get(self, job_id: UUID) -> Upload | None: ...
 
-    async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
-        """Stamp ETag, accepted_at and deadline, unless a publish was confirmed: then unchanged. From now on
-        the record is kept for its day."""
-
-    async def mark_published(self, job_id: UUID) -> None: ...
+    async def mark_published(self, job: Job) -> None:
+        """Its publish is confirmed: from now on the stamps of `job` stand, and the record is kept for its
+        day."""
 
     async def erase(self, job_id: UUID) -> None: ...
 
@@ -53,12 +50,23 @@ class Sessions(Protocol):
     """Redis DB 3."""
 
     # A call costs one round trip: it is counted, and its session's life slides, as the session is looked up.
-    # `address` is the hash of the caller's; the session then lives for `at_least_seconds`.
+    # `address` is the hash of the caller's; the session then lives for `at_least_seconds`, and `new_job`
+    # stands at the head of its list, unless the call is refused.
 
-    async def create(self, address: str, rate: Rate, *, at_least_seconds: int = 0) -> tuple[str, Admission]:
+    async def create(
+        self, address: str, rate: Rate, *, at_least_seconds: int = 0, new_job: UUID | None = None
+    ) -> tuple[str, Admission]:
         """A new token, unless the rate refuses it; only its SHA-256 is stored."""
 
-    async def look(self, token: str, address: str, rate: Rate, *, at_least_seconds: int = 0) -> Admission:
+    async def look(
+        self,
+        token: str,
+        address: str,
+        rate: Rate,
+        *,
+        at_least_seconds: int = 0,
+        new_job: UUID | None = None,
+    ) -> Admission:
         """The session of a token. Where there is none, the call is counted for its address alone."""
 
     async def keep(self, owner: str) -> bool:
@@ -102,6 +110,17 @@ class BudgetSpent:
     opens_at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """By Redis' clock."""
+
+    at_ms: int
+    deadline_ms: int
+
+
+# Or whose unfinished jobs are too many; over: it no longer waits for its upload.
+Acceptance = Accepted | Holder | Literal["over"]
+
 # refused: the job's calls are used up, or it is another's, or over. awaited: another job of the same owner
 # asks the same just now. An answer: that is what it got.
 Counting = Literal["counted", "refused", "awaited"] | BudgetSpent | ModelAnswer
@@ -137,10 +156,14 @@ class GatewayProgress(ProgressReader, Endings, Protocol):
     """What the gateway asks: it reads, begins a job's log, and ends a job that its owner drops."""
 
     async def open_job(self, upload: Upload, deadline_ms: int) -> None:
-        """Append `awaiting_upload`."""
+        """Append `awaiting_upload`, and let the owner's open streams know that its list has a new job."""
 
-    async def accept_job(self, job: Job) -> None:
-        """Before its event is published: from now on no look ends the job with its ticket."""
+    async def accept_job(
+        self, upload: Upload, *, session_most: int, address_most: int, deadline_seconds: int
+    ) -> Acceptance:
+        """Before its event is published: from now on no look ends the job with its ticket, and until it ends,
+        or its deadline has passed, it is counted as unfinished. Where that is too many nothing is changed;
+        to repeat it counts nothing twice, and begins its time anew."""
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         """Append `queued`, with its place when known, unless the consumer was faster."""
@@ -150,13 +173,6 @@ class GatewayProgress(ProgressReader, Endings, Protocol):
 
     async def mark_feedback(self, job_id: UUID) -> bool:
         """True the first time, for a job that is done."""
-
-
-class SessionNews(Protocol):
-    """For streams of sessions, which wait for new jobs."""
-
-    async def tell_session(self, upload: Upload) -> None:
-        """Let the owner's open streams know that its list has a new job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +201,6 @@ class SessionJobs(Protocol):
 
     async def states(self, job_ids: Sequence[UUID]) -> Sequence[JobState | None]:
         """Each job now, in one read for all of them; those that are due are expired first."""
-
-    async def admit(
-        self, upload: Upload, *, session_most: int, address_most: int, deadline_seconds: int
-    ) -> Holder | None:
-        """Count the job as unfinished until it ends, or its deadline has passed. Returns who has too many
-        already, and counts nothing then; to repeat it changes nothing."""
 
 
 class Leases(Protocol):

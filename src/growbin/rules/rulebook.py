@@ -166,13 +166,13 @@ class Rulebook(Noun, extra="forbid"):
         """The rule in force for what is seen, and the switches that led to it."""
         taken = []
         for switch in self.switches:
-            if self._is_on(switch) and switch.applies(rule_id, conditions):
+            if switch.applies(rule_id, conditions) and self._is_on(switch):
                 rule_id = switch.becomes
                 taken.append(switch)
         return rule_id, taken
 
     def notes_on(self, rule_id: str, conditions: frozenset[Condition]) -> list[Note]:
-        return [note for note in self.notes if self._is_on(note) and note.applies(rule_id, conditions)]
+        return [note for note in self.notes if note.applies(rule_id, conditions) and self._is_on(note)]
 
     def _is_on(self, effect: Effect) -> bool:
         return all(self.options[option] is value for option, value in effect.only.items())

@@ -81,7 +81,6 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             queue=queue,
             eraser=eraser,
             hub=hub,
-            news=progress,
             notices=Notices(await enter(RedisOutages.open(url=settings.redis_progress_url)), queue),
         )
 
@@ -171,7 +170,6 @@ def open_records(settings: Settings) -> AbstractAsyncContextManager[RedisJobReco
         jobs_url=settings.redis_jobs_url,
         sessions_url=settings.redis_sessions_url,
         ticket_seconds=settings.ticket_seconds,
-        deadline_seconds=settings.job_deadline_seconds,
         unused_ticket_seconds=settings.unused_ticket_seconds,
     )
 

@@ -15,7 +15,7 @@ from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import ask, open_redis
 from growbin.adapters.redis.stored_values import parse_object, read_record
 from growbin.errors import Rejected, Unavailable
-from growbin.job import RECENT_JOBS, SESSION_SECONDS, ContentType, Upload
+from growbin.job import RECENT_JOBS, SESSION_SECONDS, Job, Upload
 
 # Stamps times from the server's clock, so that gateways with skewed clocks agree.
 CREATE = """
@@ -37,35 +37,22 @@ redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
 return ARGV[1]
 """
 
-# Each try stamps anew until one publish is confirmed; from then on the stamps stand. What was uploaded is
-# kept for its day, and so is the key that made it.
-ACCEPT = """
-local text = redis.call('GET', KEYS[1])
-local is_json, record = pcall(cjson.decode, text)
-if not is_json or type(record) ~= 'table' then return '' end
-if record.published == true then return text end
-local clock = redis.call('TIME')
-record.accepted_at_ms = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
-record.deadline_ms = record.accepted_at_ms + tonumber(ARGV[4])
-record.etag = ARGV[1]
-record.length = tonumber(ARGV[2])
-record.content_type = ARGV[3]
-local is_written, text = pcall(cjson.encode, record)
-if not is_written then return '' end
-redis.call('SET', KEYS[1], text, 'EX', ARGV[5])
-if type(record.claim) == 'string' and string.sub(record.claim, 1, #ARGV[6]) == ARGV[6] then
-  redis.call('EXPIRE', record.claim, ARGV[5])
-end
-return text
-"""
-
+# Once: the stamps of the first publish that was confirmed stand. What was uploaded is kept for its day, and
+# so is the key that made it.
 MARK_PUBLISHED = """
 local is_json, record = pcall(cjson.decode, redis.call('GET', KEYS[1]))
-if not is_json or type(record) ~= 'table' then return end
+if not is_json or type(record) ~= 'table' or record.published == true then return end
+for name, value in pairs(cjson.decode(ARGV[1])) do record[name] = value end
 record.published = true
 local is_written, text = pcall(cjson.encode, record)
-if is_written then redis.call('SET', KEYS[1], text, 'KEEPTTL') end
+if not is_written then return end
+redis.call('SET', KEYS[1], text, 'EX', ARGV[2])
+if type(record.claim) == 'string' and string.sub(record.claim, 1, #ARGV[3]) == ARGV[3] then
+  redis.call('EXPIRE', record.claim, ARGV[2])
+end
 """
+
+STAMPS = {"etag", "length", "content_type", "accepted_at_ms", "deadline_ms"}
 
 # A job keeps its place: to a stream that is open, whatever stands before what it knows is new. The list lives
 # as long as its session (KEYS[2]).
@@ -87,17 +74,13 @@ def _request_hash(upload: Upload) -> str:
 class RedisJobRecords:
     """Implements ports.JobRecords; every method may raise Unavailable."""
 
-    def __init__(
-        self, jobs: Redis, sessions: Redis, ticket_seconds: int, deadline_seconds: int, unused_seconds: int
-    ) -> None:
+    def __init__(self, jobs: Redis, sessions: Redis, ticket_seconds: int, unused_seconds: int) -> None:
         self._jobs = jobs
         self._sessions = sessions
         self._ticket_ms = ticket_seconds * 1000
-        self._deadline_ms = deadline_seconds * 1000
         self._unused_seconds = unused_seconds
         self._create = jobs.register_script(CREATE)
         self._claim = jobs.register_script(CLAIM)
-        self._accept = jobs.register_script(ACCEPT)
         self._mark_published = jobs.register_script(MARK_PUBLISHED)
         self._list_job = sessions.register_script(LIST_JOB)
 
@@ -109,14 +92,13 @@ class RedisJobRecords:
         jobs_url: str,
         sessions_url: str,
         ticket_seconds: int,
-        deadline_seconds: int,
         unused_ticket_seconds: int = 3600,
     ) -> AsyncIterator[Self]:
-        """`unused_ticket_seconds`: how long a record lives that no upload-complete has accepted."""
+        """`unused_ticket_seconds`: how long a record lives whose job was not published."""
         async with AsyncExitStack() as stack:
             jobs = await stack.enter_async_context(open_redis(jobs_url))
             sessions = await stack.enter_async_context(open_redis(sessions_url))
-            yield cls(jobs, sessions, ticket_seconds, deadline_seconds, unused_ticket_seconds)
+            yield cls(jobs, sessions, ticket_seconds, unused_ticket_seconds)
 
     async def create(self, upload: Upload, idempotency_key: str | None) -> Upload:
         if idempotency_key is None:
@@ -176,24 +158,13 @@ class RedisJobRecords:
     async def get(self, job_id: UUID) -> Upload | None:
         return read_record(job_id, await ask(self._jobs.get(keys.record(job_id))))
 
-    async def accept(self, job_id: UUID, etag: str, length: int, content_type: ContentType) -> Upload | None:
-        text = await ask(
-            self._accept(
-                keys=[keys.record(job_id)],
-                args=[
-                    etag,
-                    length,
-                    content_type,
-                    self._deadline_ms,
-                    keys.RECORD_SECONDS,
-                    keys.IDEMPOTENCY,
-                ],
+    async def mark_published(self, job: Job) -> None:
+        stamps = job.model_dump_json(include=STAMPS)
+        await ask(
+            self._mark_published(
+                keys=[keys.record(job.job_id)], args=[stamps, keys.RECORD_SECONDS, keys.IDEMPOTENCY]
             )
         )
-        return read_record(job_id, text)
-
-    async def mark_published(self, job_id: UUID) -> None:
-        await ask(self._mark_published(keys=[keys.record(job_id)]))
 
     async def erase(self, job_id: UUID) -> None:
         claim = parse_object(await ask(self._jobs.get(keys.record(job_id))) or "").get("claim")

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 progress (snapshot)  2 events (log, and channel name)  3 result  4 lease
 --       5 attempts {token, starts, paid, open, counted, reserved, same, feedback}  6 answer
---       7 agenda, of `erase` alone; where a paid call is counted 7 to 10 are the budget's (budget.lua stands
+--       7 agenda, of `erase` alone, and of `accept` alone from 7 on its holders' sets of unfinished jobs; where a paid call is counted 7 to 10 are the budget's (budget.lua stands
 --       above), and 11 is the claim on the same question about the same photo
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
 --       keys live {log_seconds, result_seconds}, the sets of {unfinished, waiting} jobs that gateways count, and
@@ -316,6 +316,9 @@ end
 
 -- `attempt` absent: written without a lease (gateway, obituary). An end gives the lease back.
 function operations.append()
+  if p.session_news then
+    redis.call('PUBLISH', p.session_news, p.job_id)
+  end
   if is_over() or not (snapshot or p.owner) then
     if p.attempt and snapshot and snapshot.ended_by == p.attempt and snapshot.stage == p.stage then
       written_end = p.stage -- by a call whose answer got lost
@@ -329,14 +332,43 @@ function operations.append()
   return 'ours'
 end
 
--- Its event is about to be published. Should `queued` then not be written for a while, no look may end the job
--- by its ticket's deadline.
+-- Which holder of `p.most` has too many unfinished jobs already, counted from 1. Their sets are scored by
+-- deadline: whoever looks drops those that are over.
+local function full_holder()
+  for i, most in ipairs(p.most) do
+    local key = KEYS[6 + i]
+    if redis.call('TYPE', key).ok ~= 'zset' then
+      redis.call('DEL', key)
+    end
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', whole(now_ms))
+    local is_new = not redis.call('ZSCORE', key, p.job_id)
+    if is_new and redis.call('ZCARD', key) >= most then
+      return i
+    end
+  end
+end
+
+-- Its event is about to be published: the job is counted among the unfinished ones of its holders, and should
+-- `queued` then not be written for a while, no look ends it by its ticket's deadline.
 function operations.accept()
-  if not is_over() and snapshot and snapshot.stage == 'awaiting_upload' then
-    set_deadline(math.max(snapshot.deadline_ms, p.deadline_ms))
+  if expire_if_due() or (snapshot and snapshot.stage ~= 'awaiting_upload') then
+    return { 'over' }
+  end
+  local full = full_holder()
+  if full then
+    return { 'full', full }
+  end
+  for i in ipairs(p.most) do
+    redis.call('ZADD', KEYS[6 + i], whole(now_ms + p.deadline_in_ms), p.job_id)
+    redis.call('PEXPIRE', KEYS[6 + i], p.deadline_in_ms)
+  end
+  if snapshot then
+    snapshot.accepted = true
+    set_deadline(math.max(snapshot.deadline_ms, now_ms + p.deadline_in_ms))
     redis.call('SET', PROGRESS, cjson.encode(snapshot))
     keep_for()
   end
+  return { 'accepted', whole(now_ms) }
 end
 
 function operations.cancel()

@@ -41,7 +41,8 @@ from growbin.job import (
     Upload,
 )
 from growbin.messages import failure, failure_codes, stage_message
-from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
+from growbin.ports import Acceptance, Accepted, Backlog, Beginning, EndedJob, Held, History, Started
+from growbin.rates import Holder
 from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
@@ -178,7 +179,7 @@ class RedisProgressLog(PaidCallsScript):
             "stage": stage,
             "message": stage_message(stage, job.locale),
             "progress": STAGE_PROGRESS[stage],
-            "max_attempts": self._limits.max_starts if stage.rank > Stage.QUEUED.rank else None,
+            "max_attempts": None if stage is Stage.QUEUED else self._limits.max_starts,
         }
 
     # --- written by the gateway
@@ -196,13 +197,29 @@ class RedisProgressLog(PaidCallsScript):
             unused_ms=self._limits.unused_ticket_seconds * 1000,
             image_url=upload.image_url,
             locale=upload.locale,
+            session_news=keys.session_news(upload.owner),
         )
 
-    async def accept_job(self, job: Job) -> None:
-        await self._run("accept", job.job_id, deadline_ms=job.deadline_ms)
-
-    async def tell_session(self, upload: Upload) -> None:
-        await ask(self._redis.publish(keys.session_news(upload.owner), str(upload.job_id)))
+    async def accept_job(
+        self, upload: Upload, *, session_most: int, address_most: int, deadline_seconds: int
+    ) -> Acceptance:
+        holders: list[tuple[Holder, str, int]] = [("session", upload.owner, session_most)]
+        if upload.address_hash:
+            holders.append(("address", upload.address_hash, address_most))
+        found, *rest = await self._run(
+            "accept",
+            upload.job_id,
+            *(keys.unfinished(name) for _, name, _ in holders),
+            most=[most for _, _, most in holders],
+            deadline_in_ms=deadline_seconds * 1000,
+            expired_message=_in_each_locale(Stage.EXPIRED),
+        )
+        match found:
+            case "accepted":
+                return Accepted(int(rest[0]), int(rest[0]) + deadline_seconds * 1000)
+            case "full":
+                return holders[int(rest[0]) - 1][0]
+        return "over"
 
     async def queue_job(self, job: Job, backlog: Backlog | None = None) -> None:
         place = []

@@ -8,12 +8,13 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
+from uuid import UUID
 
 from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import ask, open_redis
-from growbin.job import SESSION_SECONDS
+from growbin.job import RECENT_JOBS, SESSION_SECONDS
 from growbin.rates import TOLERANCE_MS, Admission, Bucket, Holder, Level, LiveSession, Rate
 
 TOKEN_BYTES = 32
@@ -23,7 +24,7 @@ TOKEN_BYTES = 32
 #
 # KEYS  1 session  2 its jobs' list  3... the buckets; `of_session` of them, the last, count only if it lives
 # ARGV  1 as JSON {operation, new_seconds, kept_seconds, longest_seconds, at_least_seconds, tolerance_ms,
-#       buckets: [{calls, ms}], of_session}
+#       buckets: [{calls, ms}], of_session, new_job, most_jobs}
 # A bucket's value is the moment, in milliseconds, at which it is full again (growbin/rates.py).
 SCRIPT = """
 local p = cjson.decode(ARGV[1])
@@ -73,6 +74,10 @@ if not is_refused then
   left_seconds = math.min(wanted_seconds, session.ends_at - now_s)
   local value = string.format('%.0f', session.ends_at) .. (session.is_kept and ' kept' or '')
   redis.call('SET', KEYS[1], value, 'EX', left_seconds)
+  if p.new_job then
+    redis.call('LPUSH', KEYS[2], p.new_job)
+    redis.call('LTRIM', KEYS[2], 0, p.most_jobs - 1)
+  end
   redis.call('EXPIRE', KEYS[2], left_seconds)
 end
 return { left_seconds, session.is_kept and 1 or 0, full_in }
@@ -94,12 +99,22 @@ class RedisSessions:
         async with open_redis(url) as redis:
             yield cls(redis, new_session_seconds)
 
-    async def create(self, address: str, rate: Rate, *, at_least_seconds: int = 0) -> tuple[str, Admission]:
+    async def create(
+        self, address: str, rate: Rate, *, at_least_seconds: int = 0, new_job: UUID | None = None
+    ) -> tuple[str, Admission]:
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        return token, await self._run("create", _owner(token), address, rate, at_least_seconds)
+        return token, await self._run("create", _owner(token), address, rate, at_least_seconds, new_job)
 
-    async def look(self, token: str, address: str, rate: Rate, *, at_least_seconds: int = 0) -> Admission:
-        return await self._run("look", _owner(token), address, rate, at_least_seconds)
+    async def look(
+        self,
+        token: str,
+        address: str,
+        rate: Rate,
+        *,
+        at_least_seconds: int = 0,
+        new_job: UUID | None = None,
+    ) -> Admission:
+        return await self._run("look", _owner(token), address, rate, at_least_seconds, new_job)
 
     async def keep(self, owner: str) -> bool:
         return (await self._run("keep", owner)).session is not None
@@ -114,6 +129,7 @@ class RedisSessions:
         address: str = "",
         rate: Rate | None = None,
         at_least_seconds: int = 0,
+        new_job: UUID | None = None,
     ) -> Admission:
         buckets = _buckets(owner, address, rate) if rate else []
         parameters = {
@@ -122,6 +138,7 @@ class RedisSessions:
             "kept_seconds": SESSION_SECONDS,
             "longest_seconds": keys.LONGEST_SESSION_SECONDS,
             "at_least_seconds": at_least_seconds,
+            **({} if new_job is None else {"new_job": str(new_job), "most_jobs": RECENT_JOBS}),
             "tolerance_ms": TOLERANCE_MS,
             "buckets": [{"calls": it.calls, "ms": it.seconds * 1000} for _, _, it in buckets],
             "of_session": int(rate is not None and rate.session is not None),

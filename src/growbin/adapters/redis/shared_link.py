@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -28,7 +27,6 @@ class SharedLink(asyncio.Protocol):
     def __init__(self, connection: AbstractConnection, patience_seconds: float) -> None:
         self._writer = _taken_over(connection)  # kept: a writer that is collected closes its transport
         self._transport = self._writer.transport
-        self._pack: Callable[..., list[bytes]] = connection.pack_command
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse,
             replyError=DefaultParser.parse_error,
@@ -64,7 +62,8 @@ class SharedLink(asyncio.Protocol):
         if not self._waiting:
             self._silent_since = self._loop.time()
         self._waiting.append(answer)
-        self._transport.write(b"".join(self._pack(*command)))
+        name, *arguments = command
+        self._transport.write(hiredis.pack_command((*name.split(), *arguments)))  # "SCRIPT LOAD" is two words
         return answer
 
     def leave(self) -> None:

@@ -89,6 +89,7 @@ def read_snapshot(snapshot: str, now_ms: int) -> JobState | None:
         known["image_url"],
         left_seconds,
         known["locale"],
+        is_accepted=known.get("accepted") is True,
     )
 
 
