@@ -75,6 +75,7 @@ faults: setup faketime prometheus  ## kill, freeze and cut everything, one fault
 	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
 	@$(if $(ARGS),,FUZZ_CASES=10000 $(VENV)/bin/python -m pytest tests/contract/test_altered_values.py)
 	@$(if $(ARGS),,RANDOM_REQUESTS=100000 $(VENV)/bin/python -m pytest --timeout 1200 tests/unit/test_random_requests.py)
+	@$(if $(ARGS),,DESCRIBED_EXAMPLES=1200 $(VENV)/bin/python -m pytest --timeout 1800 tests/e2e/test_description.py)
 
 alerts: setup prometheus  ## a real Prometheus over each fault: its alert during it, no other, silence after (20 minutes)
 	@$(VENV)/bin/python -m pytest -s tests/faults/test_alerts.py $(ARGS)
