@@ -188,6 +188,7 @@ async def test_consumer_before_gateway_writes_queued_itself(progress: ProgressLo
         (None, {}),
         (Backlog(waiting=6), {"position": 7}),
         (Backlog(waiting=6, per_second=2), {"position": 7, "wait_seconds": 4}),
+        (Backlog(waiting=6, handed_out=100), {"position": 7, "turn": 107}),
     ],
 )
 async def test_queued_event_tells_its_place(

@@ -207,8 +207,10 @@ class RedisProgressLog(PaidCallsScript):
         place = []
         if backlog is not None:
             place.append(f'"position":{backlog.position}')
-            if backlog.wait_seconds is not None:
-                place.append(f'"wait_seconds":{backlog.wait_seconds}')
+            if (seconds := backlog.wait_seconds(backlog.position)) is not None:
+                place.append(f'"wait_seconds":{seconds}')
+            if backlog.turn is not None:
+                place.append(f'"turn":{backlog.turn}')
         await self._append(job, None, Stage.QUEUED, ",".join(place) or None)
 
     async def cancel(self, job_id: UUID) -> bool:
