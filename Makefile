@@ -44,14 +44,14 @@ TRAIN_PYTHON := PYTHONPATH=src $(TRAIN_VENV)/bin/python
 BROWSER := $(PYTHON) -m tests.browser
 TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/image --ignore=tests/train
 # A third of the time that the tests take each; the third is all that is not named here.
-TEST_FAULTS := tests/faults
+TEST_FAULTS := tests/faults tests/stream_conformance/test_reference.py tests/stream_conformance/test_foreign_servers.py
 TEST_PARTS := tests/contract tests/page tests/stream_conformance/test_clients.py tests/unit
 
 # What npm installs for tests.
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults alerts mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-faults test-parts rabbitmq curl chromium node prometheus faketime buildah debian-packages
+.PHONY: help run test faults alerts mutants chaos conformance mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-faults test-parts rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,10 @@ mutants: setup faketime  ## take one control out at a time: its row must fail
 
 chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run
 	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+conformance: setup  ## put a job stream through the rules: URL=http://… (another's: DESCRIPTION=its.toml)
+	@$(VENV)/bin/python -m tests.stream_conformance $(or $(URL),http://127.0.0.1:$(PORT)) \
+		$(if $(DESCRIPTION),--description $(DESCRIPTION)) $(ARGS)
 
 mixed: setup  ## this version beside an earlier one, rolled forward and back under load: EARLIER=a-commit
 	@EARLIER=$(EARLIER) $(VENV)/bin/python -m pytest tests/faults/test_mixed_versions.py $(ARGS)

@@ -156,6 +156,13 @@ photo_reads_failed = Counter(
     ("source",),
 )
 present(photo_reads_failed, ("cdn", "s3"))
+s3_seconds = Histogram(
+    "growbin_s3_seconds",
+    "Time until S3 had answered, or was given up: look, read, put, delete, list",
+    ("operation",),
+    buckets=SHORT,
+)
+present(s3_seconds, ("look", "read", "put", "delete", "list"))
 photo_bytes = Histogram("growbin_photo_bytes", "Size of the photos read", buckets=BYTES)
 
 # --- the parts
