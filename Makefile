@@ -51,7 +51,7 @@ TEST_PARTS := tests/contract tests/page tests/stream_conformance/test_clients.py
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults alerts mutants chaos conformance mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-faults test-parts rabbitmq curl chromium node prometheus faketime buildah debian-packages
+.PHONY: help run test faults alerts mutants chaos conformance servers mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-faults test-parts rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats 
 conformance: setup  ## put a job stream through the rules: URL=http://… (another's: DESCRIPTION=its.toml)
 	@$(VENV)/bin/python -m tests.stream_conformance $(or $(URL),http://127.0.0.1:$(PORT)) \
 		$(if $(DESCRIPTION),--description $(DESCRIPTION)) $(ARGS)
+
+servers: setup faketime prometheus  ## the rows of broker and Redis on RabbitMQ 3.10 and 4 and Redis 7, unpacked beside (Debian)
+	@$(VENV)/bin/python -m tests.other_servers $(or $(SERVERS),rabbitmq-3.10 rabbitmq-4 redis-7) $(if $(ARGS),--pytest $(ARGS))
 
 mixed: setup  ## this version beside an earlier one, rolled forward and back under load: EARLIER=a-commit
 	@EARLIER=$(EARLIER) $(VENV)/bin/python -m pytest tests/faults/test_mixed_versions.py $(ARGS)
