@@ -82,8 +82,9 @@ alerts: setup prometheus  ## a real Prometheus over each fault: its alert during
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
 
-chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run
-	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run; IN_FLIGHT=500
+	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT)) $(if $(EARLIER),--before $(EARLIER)) $(ARGS)
 
 mixed: setup  ## this version beside an earlier one, rolled forward and back under load: EARLIER=a-commit
 	@EARLIER=$(EARLIER) $(VENV)/bin/python -m pytest tests/faults/test_mixed_versions.py $(ARGS)

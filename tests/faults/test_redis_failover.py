@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from redis.asyncio import Redis
 
-from growbin.local.parts.valkey import Valkey
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.replica import IN_STEP_SECONDS, replicated
 from tests.faults.steps import Load, begin, eventually, readiness
 
 FAILOVERS = int(os.environ.get("FAILOVERS", "1"))  # in a row
@@ -21,64 +18,6 @@ RUNNING_JOBS = int(os.environ.get("FAILOVER_JOBS", "12"))
 STREAMS_EACH = 2
 NAME_LAGS_SECONDS = 1.5  # the old primary is demoted, and the name still points to it
 WHOLE_AGAIN_SECONDS = 5.0  # two are promised; the machine is shared
-IN_STEP_SECONDS = 20.0
-
-
-class Name:
-    """What every process' address of Redis points to; connections that are open stay where they are."""
-
-    def __init__(self, cluster: Cluster, primary: Valkey, replica: Valkey) -> None:
-        self._cluster = cluster
-        self.primary, self.replica = primary, replica
-
-    async def hand_over(self) -> None:
-        """As the operator of a managed Redis does: once the replica is in step the two change their parts."""
-        await operate(self.primary, "FAILOVER", "TO", "127.0.0.1", str(self.replica.port))
-        await eventually(self._is_demoted, "the old primary is a replica", IN_STEP_SECONDS)
-
-    def move(self) -> float:
-        for link in self._cluster.links("redis"):
-            link.upstream_port = self.replica.port
-        self.primary, self.replica = self.replica, self.primary
-        return time.monotonic()
-
-    async def _is_demoted(self) -> bool:
-        return await role_of(self.primary) == "slave" and await role_of(self.replica) == "master"
-
-    async def is_in_step(self) -> bool:
-        role = await operate(self.replica, "ROLE")
-        assert isinstance(role, list)
-        return role[0:1] == [b"slave"] and role[3:4] == [b"connected"]
-
-
-async def operate(valkey: Valkey, *command: str) -> object:
-    async with Redis.from_url(valkey.url) as operator:
-        return await operator.execute_command(*command)  # type: ignore[no-untyped-call]
-
-
-async def role_of(valkey: Valkey) -> str:
-    role = await operate(valkey, "ROLE")
-    assert isinstance(role, list)
-    return str(role[0].decode())
-
-
-@asynccontextmanager
-async def replicated(cluster: Cluster) -> AsyncIterator[Name]:
-    """The servers' Valkey gets a replica, and is the primary again afterwards."""
-    ours, other = cluster.servers.valkey, Valkey(cluster.folder / "replica")
-    other.secrets["password"] = ours.secrets["password"]
-    await other.start()
-    try:
-        await other.ready()
-        for valkey in (ours, other):
-            await operate(valkey, "CONFIG", "SET", "masterauth", ours.secrets["password"])
-        await operate(other, "REPLICAOF", "127.0.0.1", str(ours.port))
-        name = Name(cluster, ours, other)
-        await eventually(name.is_in_step, "the replica is in step", IN_STEP_SECONDS)
-        yield name
-    finally:
-        await operate(ours, "REPLICAOF", "NO", "ONE")
-        await other.kill()
 
 
 @pytest.mark.timeout(120 + 40 * FAILOVERS)

@@ -262,8 +262,8 @@ async def test_redis_that_comes_back_with_older_data_resets_its_streams(
         await cluster.redis.kill()
         await asyncio.to_thread(shutil.rmtree, data)
         await asyncio.to_thread(shutil.copytree, backup, data)
+        cluster.ledger.destroy_history()
         await cluster.redis.start()
-        cluster.ledger.history_was_destroyed = True
         hold.release()
         assert (await cluster.client.seen(job)).name == "done"
         assert events_of(job).count("reset") == 1
@@ -337,7 +337,7 @@ async def test_end_lost_with_its_answer_kept_is_written_anew_unpaid(servers: Ser
     advice without a call."""
     async with Cluster.running(servers) as cluster:
         job, body = await ended_job(cluster)
-        cluster.ledger.history_was_destroyed = True
+        cluster.ledger.destroy_history()
         async with database(cluster, PROGRESS) as progress:
             await progress.delete(
                 *(f"job:{{{job.job_id}}}:{name}" for name in ("progress", "events", "result"))
