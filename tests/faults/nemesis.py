@@ -10,6 +10,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +35,7 @@ Kind = Literal[
 
 BUSY_WITHIN_SECONDS = 5.0  # how long a kill waits for its victim to have something in hand
 WATCH_SECONDS = 0.05
+AGAIN_AMONG = 20  # the jobs accepted last
 CUT_LINKS = ("amqp", "redis", "model", "http", "s3")
 # How often each part is killed or frozen; each at least once.
 SHARES = {"consumer": 0.5, "gateway": 0.25, "valkey": 0.15, "rabbitmq": 0.1}
@@ -231,9 +233,13 @@ class Nemesis:
 
     async def _deliver_again(self, action: Action) -> None:
         """A second message for the job accepted last, as a publish without its confirm leaves behind."""
-        accepted = [job for job in self._cluster.ledger.jobs.values() if job.accepted_at is not None]
-        job = accepted[-1]
-        self._note(action, int(job.is_in_flight))
+        harm = self._note(action, 0)
         async with self._locks["rabbitmq"], self._locks["valkey"]:
-            body = await event_of(self._cluster.servers, job)
-            await self._cluster.messages.publish(body, message_id=job.job_id)
+            jobs = self._cluster.ledger.jobs.values()
+            accepted = [job for job in jobs if job.is_promised and not job.was_destroyed]
+            for job in reversed(accepted[-AGAIN_AMONG:]):
+                with suppress(AssertionError):  # it has just been deleted: the one before, then
+                    body = await event_of(self._cluster.servers, job)
+                    await self._cluster.messages.publish(body, message_id=job.job_id)
+                    harm.in_hand = int(job.is_in_flight)
+                    return

@@ -30,7 +30,7 @@ from tests.faults.surgery import PROGRESS, RECORDS, SESSIONS, begin_several, dat
 CORRECT_AGAIN_SECONDS = 3.0
 NOTICED_SECONDS = 10.0
 COUNTED_SECONDS = 15.0
-FULL_SECONDS = 3.0
+PHOTO_SECONDS, FULL_SECONDS = 1.5, 4.0
 FROZEN_SECONDS = float(os.environ.get("FROZEN_SECONDS", "13"))
 AWAY_SECONDS = float(os.environ.get("REDIS_AWAY_SECONDS", "10"))
 
@@ -227,22 +227,24 @@ async def test_lapsed_lease_fences_its_old_holder(servers: Servers) -> None:
 
 
 async def test_full_redis_takes_nothing_from_any_log(servers: Servers) -> None:
-    """What cannot be written waits, and what was written stays: who comes afterwards, with an id or without,
-    is told the whole story, without a reset."""
+    """A stage that cannot be written waits, and what was written stays: who comes afterwards, with an id or
+    without, is told the whole story, without a reset."""
     async with Cluster.running(servers) as cluster:
-        jobs, holds = await begin_several(cluster, 3)
-        for job in jobs:
-            cluster.client.watch(job, "nervous", is_nervous=True)
-        filling = asyncio.create_task(fill(cluster, "valkey", FULL_SECONDS))
-        await asyncio.sleep(1)
-        for hold in holds:
-            hold.release()
-        await filling
-        assert {(await cluster.client.seen(job)).name for job in jobs} == {"done"}
-        for job in jobs:
-            await asyncio.wait_for(cluster.client.follow(job), CORRECT_AGAIN_SECONDS)
-            assert len({tuple(event.id for event in stream.events) for stream in job.streams}) == 1
-        assert {len(cluster.model.calls_of(job.marker)) for job in jobs} == {1}
+        await cluster.cdn_link.slow(PHOTO_SECONDS)
+        job = await cluster.client.submit("full")
+        stream = cluster.client.watch(job)
+
+        async def is_fetching() -> bool:
+            return any(event.data["stage"] == "fetching" for event in stream.events)
+
+        await eventually(is_fetching, "its photo is on the way")
+        await fill(cluster, "valkey", FULL_SECONDS)
+        await cluster.cdn_link.passing()
+        cluster.client.watch(job, "from the beginning")
+        cluster.client.watch(job, "nervous", is_nervous=True)
+        assert (await cluster.client.seen(job)).code == "done"
+        assert len({tuple(event.id for event in stream.events) for stream in job.streams}) == 1
+        assert len(cluster.model.calls_of("full")) == 1
         await cluster.prove()
 
 

@@ -114,7 +114,10 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
             status, said = await said_by(cluster, "redrive", "--job", job.job_id)
             if status != 0:
                 print(said)
-            return status == 0 or job.was_destroyed  # a Redis that was set back may not know that it failed
+            # Its answer may be lost; and a Redis that was set back may not know that the job failed.
+            body = (await cluster.client.look(job)).body
+            begun = isinstance(body, dict) and body.get("stage") not in (None, "failed")
+            return status == 0 or begun or job.was_destroyed
 
         await eventually(is_driven, f"{marker} is driven again", REDRIVEN_SECONDS)
     if job.was_destroyed:
