@@ -88,8 +88,9 @@ alerts: setup prometheus  ## a real Prometheus over each fault: its alert during
 mutants: setup faketime  ## take one control out at a time: its row must fail
 	@$(VENV)/bin/python -m tests.faults.mutants $(ARGS)
 
-chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run
-	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats a run; IN_FLIGHT=500
+	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT)) $(if $(EARLIER),--before $(EARLIER)) $(ARGS)
 
 conformance: setup  ## put a job stream through the rules: URL=http://… (another's: DESCRIPTION=its.toml)
 	@$(VENV)/bin/python -m tests.stream_conformance $(or $(URL),http://127.0.0.1:$(PORT)) \

@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.faults.oracle import Event, Ledger, Stream, TrackedJob
+from tests.faults.oracle import SESSION_STREAM, Event, Ledger, Read, Stream, TrackedJob
 
 PATIENCE_SECONDS = 120.0
 CALL_SECONDS = 8.0
@@ -64,7 +64,8 @@ class Client:
         self._obeys_retry = obeys_retry  # as EventSource does; otherwise it comes back at once
         self.headers: dict[str, str] = {}  # of every call
         self.open_at: Counter[str] = Counter()  # by gateway: calls and streams of ours it has in hand
-        self._followers: dict[str, list[asyncio.Task[Event]]] = {}
+        self._followers: dict[str, list[asyncio.Task[Event | None]]] = {}
+        self._listeners: list[asyncio.Task[None]] = []
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -74,6 +75,7 @@ class Client:
         self._stream_timeout = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=silence_seconds)
 
     async def close(self) -> None:
+        await self.stop_listening()
         followers = [task for tasks in self._followers.values() for task in tasks]
         for task in followers:
             task.cancel()
@@ -101,6 +103,7 @@ class Client:
 
     async def ticket(self, job: TrackedJob, **wishes: object) -> None:
         """Ask for the upload's ticket; the same job however often it is repeated."""
+        job.ticketed_at = job.ticketed_at or time.monotonic()
         body = {"question": f"case:{job.marker}", "content_type": "image/jpeg", **wishes}
         headers = {"Idempotency-Key": job.marker}
         answer = await self._insist(
@@ -109,6 +112,7 @@ class Client:
             201,
         )
         job.ticket, job.job_id = answer.body, answer.body["job_id"]
+        self._ledger.know(job)
         _, _, signature = job.ticket["upload_url"].partition("X-Amz-Signature=")
         self._ledger.secrets[signature.partition("&")[0]] = "a ticket's signature"
 
@@ -138,18 +142,35 @@ class Client:
 
     async def read(self, job: TrackedJob) -> dict[str, Any]:
         """The job as its owner reads it now; an error is written down as what was read."""
-        path = f"/api/v1/waste/jobs/{job.job_id}"
         try:
-            answer = await self._insist(
-                f"read of {job.marker}", lambda: self.call("GET", path, job.token), 200
-            )
+            answer = await self._insist(f"read of {job.marker}", lambda: self.look(job), 200)
             job.final = dict(answer.body)
         except Refused as refused:
             job.final = {"error": str(refused)}
         return job.final
 
+    async def look(self, job: TrackedJob, wait_seconds: int = 0) -> Answer:
+        """One read of the job; with a wait, once it has ended or so many seconds later."""
+        asked_at = time.monotonic()
+        wish = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
+        answer = await self.call("GET", f"/api/v1/waste/jobs/{job.job_id}", job.token, headers=wish)
+        body = answer.body if isinstance(answer.body, dict) else {}
+        job.reads.append(Read("wait" if wait_seconds else "read", asked_at, answer.status, body))
+        return answer
+
     async def cancel(self, job: TrackedJob) -> Answer:
         return await self.call("POST", f"/api/v1/waste/jobs/{job.job_id}/cancel", job.token)
+
+    async def delete(self, job: TrackedJob) -> Answer:
+        return await self.call("DELETE", f"/api/v1/waste/jobs/{job.job_id}", job.token)
+
+    async def say(self, job: TrackedJob, *, right: bool) -> Answer:
+        path = f"/api/v1/waste/jobs/{job.job_id}/feedback"
+        return await self.call("POST", path, job.token, body={"right": right})
+
+    async def until(self, once: Callable[[], Awaitable[Answer]], *wanted: int) -> Answer:
+        """Repeat what may be repeated until one of these is the answer. Raises Refused."""
+        return await self._insist("call", once, *wanted)
 
     async def call(
         self,
@@ -165,6 +186,14 @@ class Client:
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
         headers = {**self.headers, **bearer, **(headers or {})}
         gateway = gateway or self._any_gateway()
+        asked_at = time.monotonic()
+        answer = await self._call(method, gateway, path, headers, body)
+        self._ledger.note(method, path, token, asked_at, answer.status)
+        return answer
+
+    async def _call(
+        self, method: str, gateway: str, path: str, headers: Mapping[str, str], body: object
+    ) -> Answer:
         with self._at(gateway):
             try:
                 async with self._http.request(method, gateway + path, json=body, headers=headers) as response:
@@ -174,11 +203,11 @@ class Client:
             except LOST as error:
                 return Answer(0, {}, repr(error))
 
-    async def _insist(self, what: str, once: Callable[[], Awaitable[Answer]], wanted: int) -> Answer:
+    async def _insist(self, what: str, once: Callable[[], Awaitable[Answer]], *wanted: int) -> Answer:
         gives_up_at = time.monotonic() + PATIENCE_SECONDS
         while True:
             answer = await once()
-            if answer.status == wanted:
+            if answer.status in wanted:
                 return answer
             if answer.status in FINAL_STATUSES or time.monotonic() > gives_up_at:
                 code = answer.body.get("code") if isinstance(answer.body, dict) else answer.body
@@ -198,27 +227,38 @@ class Client:
 
     # --- streams
 
-    def watch(self, job: TrackedJob, name: str = "stream", *, is_nervous: bool = False) -> Stream:
+    def watch(
+        self,
+        job: TrackedJob,
+        name: str = "stream",
+        *,
+        is_nervous: bool = False,
+        resumes_after: str | None = None,
+    ) -> Stream:
         """Follow the job in the background; a nervous one leaves and comes back after every event."""
-        stream = Stream(name, is_nervous)
+        stream = Stream(name, is_nervous, job.run, resumes_after)
         job.streams.append(stream)
         task = asyncio.create_task(self._follow(job, stream), name=f"follow {job.marker}")
         self._followers.setdefault(job.marker, []).append(task)
         return stream
 
     async def seen(self, job: TrackedJob, timeout_seconds: float = 60) -> Event:
-        """The end of a watched job, as soon as each of its streams has it."""
+        """The latest end of a watched job, as soon as each of its streams has its own."""
         async with asyncio.timeout(timeout_seconds):
-            return (await asyncio.gather(*map(asyncio.shield, self._followers[job.marker])))[0]
+            end = (await asyncio.gather(*map(asyncio.shield, self._followers[job.marker])))[-1]
+        if end is None:
+            raise Refused(f"{job.marker} was deleted")
+        return end
 
     async def follow(self, job: TrackedJob, timeout_seconds: float = 60) -> Event:
         self.watch(job)
         return await self.seen(job, timeout_seconds)
 
-    async def _follow(self, job: TrackedJob, stream: Stream) -> Event:
+    async def _follow(self, job: TrackedJob, stream: Stream) -> Event | None:
+        """Until its end; None once it is deleted and nobody knows it any more."""
         while True:
             await self._connect_once(job, stream)
-            if stream.end is not None:
+            if stream.end is not None or job.is_deleted(stream.tried_at[-1]):
                 return stream.end
             hurried = self._choice.uniform(*PAUSE_SECONDS)
             await asyncio.sleep(stream.retry_seconds if self._obeys_retry else hurried)
@@ -234,10 +274,11 @@ class Client:
         if stream.last_id is not None:
             headers["Last-Event-ID"] = stream.last_id
         url = f"{gateway}/api/v1/waste/jobs/{job.job_id}/events"
-        what = "no answer"
+        what, asked_at = "no answer", time.monotonic()
         try:
             async with self._http.get(url, headers=headers, timeout=self._stream_timeout) as response:
                 what = f"{response.status} cut"
+                job.reads.append(Read("stream", asked_at, response.status))
                 if response.status == 200:
                     async for event in read_events(response, stream):
                         stream.events.append(event)
@@ -247,6 +288,45 @@ class Client:
         except LOST as error:
             what += f" ({type(error).__name__})"
         stream.connections.append(f"{gateway} {what} after {stream.last_id}")
+
+    # --- a session's stream
+
+    def watch_session(self, token: str) -> asyncio.Task[None]:
+        """Hear all that a session is told until the task is cancelled; each job is given its part."""
+        task = asyncio.create_task(self._follow_session(token), name="follow a session")
+        self._listeners.append(task)
+        return task
+
+    async def stop_listening(self) -> None:
+        """To sessions; their streams are closed."""
+        for task in self._listeners:
+            task.cancel()
+        await asyncio.gather(*self._listeners, return_exceptions=True)
+        self._listeners.clear()
+
+    async def _follow_session(self, token: str) -> None:
+        whole = Stream(SESSION_STREAM)
+        while True:
+            with suppress(*LOST):
+                await self._hear_session(token, whole)
+            await asyncio.sleep(self._choice.uniform(*PAUSE_SECONDS) * 3)  # it may be all that there was
+
+    async def _hear_session(self, token: str, whole: Stream) -> None:
+        gateway = self._any_gateway()
+        headers = {"Authorization": f"Bearer {token}"}
+        if whole.last_id is not None:
+            headers["Last-Event-ID"] = whole.last_id
+        url = f"{gateway}/api/v1/waste/events"
+        tried_at = time.monotonic()
+        with self._at(gateway):
+            async with self._http.get(url, headers=headers, timeout=self._stream_timeout) as response:
+                if response.status != 200:
+                    return
+                async for event in read_events(response, whole):
+                    # A client without an id is told of unfinished jobs only.
+                    self._ledger.sessions_heard.setdefault(token, event.at)
+                    whole.events[:] = [event]
+                    self._ledger.hear_in_session(event, tried_at)
 
     async def ask_again(self, job: TrackedJob) -> int:
         """Connect with the last id of an ended stream, as EventSource does; 204 says that this was all.
@@ -268,11 +348,11 @@ async def read_events(response: aiohttp.ClientResponse, stream: Stream) -> Async
         if name:
             fields[name] = value.removeprefix(" ")
         else:
-            if fields.get("event") == "notice":
+            if fields.get("event") == "notice" and "id" not in fields:
                 stream.notices.append(json.loads(fields["data"]))
-                assert "id" not in fields, "a client's last id would be lost"
-            elif "data" in fields:
-                yield Event(time.monotonic(), fields["id"], fields["event"], json.loads(fields["data"]))
+            elif "data" in fields:  # also a notice with an id: the oracle calls it strange
+                text = fields["data"]
+                yield Event(time.monotonic(), fields["id"], fields["event"], json.loads(text), text)
             if "retry" in fields:
                 stream.retry_seconds = int(fields["retry"]) / 1000
             fields = {}

@@ -200,6 +200,7 @@ class Process(Target):
         super().__init__(name, part, journal)
         self.links = links
         self.baseline: Snapshot | None = None  # what it held open when it was ready
+        self.starts = 0
 
     @property
     def url(self) -> str:
@@ -232,6 +233,7 @@ class Process(Target):
 
     async def start(self) -> float:
         seconds = await super().start()
+        self.starts += 1
         assert self.part.pid is not None
         self.baseline = Snapshot.of(psutil.Process(self.part.pid))
         return seconds
@@ -376,8 +378,9 @@ class Cluster:
             if job.accepted_at is not None and not job.streams:
                 self.client.watch(job)
         gives_up_at = time.monotonic() + timeout_seconds
-        while self.ledger.in_flight and time.monotonic() < gives_up_at:
+        while (self.ledger.in_flight or self.ledger.untold) and time.monotonic() < gives_up_at:
             await asyncio.sleep(0.1)
+        await self.client.stop_listening()
 
     async def _read_all(self) -> None:
         turns = asyncio.Semaphore(READERS)

@@ -50,7 +50,9 @@ class Inquest:
 
     @property
     def has_cause(self) -> bool:
-        """Its refusal is one, for a job that was never accepted."""
+        """A Redis that forgot it is one, and its refusal, for a job that was never accepted."""
+        if self.job.was_destroyed:
+            return True
         if self.job.accepted_at is None:
             return bool(self.job.refusal)
         return bool(self.holdings) and all(item.befell or item.reasons for item in self.holdings)
@@ -61,8 +63,9 @@ class Inquest:
 
 
 def inquests(cluster: Cluster) -> list[Inquest]:
-    """One for each job that is not done."""
-    jobs = {job.job_id: job for job in cluster.ledger.jobs.values() if outcome(job) != "done"}
+    """One for each job that is not done and whose owner wished nothing else."""
+    undone = [job for job in cluster.ledger.jobs.values() if outcome(job) != "done"]
+    jobs = {job.job_id: job for job in undone if job.cancel_asked_at is None}
     logs = {process.name: process.log.splitlines() for process in cluster.consumers}
     return [Inquest(job, held) for job, held in holdings_of(jobs, logs, cluster.journal)]
 

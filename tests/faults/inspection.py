@@ -22,8 +22,9 @@ from yarl import URL
 from growbin.adapters.rabbitmq.job_event import encode_event
 from growbin.job import Job, Upload
 from growbin.local.parts.rabbitmq import RabbitMQ
-from tests.faults.oracle import Ledger, TrackedJob
+from tests.faults.oracle import Ledger, TrackedJob, outcome
 from tests.faults.photos import CANARIES
+from tests.faults.promises import feedback_miscounted
 
 if TYPE_CHECKING:
     from tests.faults.cluster import Process, Servers
@@ -38,6 +39,7 @@ BUG = re.compile(r'^Traceback \(most recent|"level": "(?:error|critical)"|never 
 NO_BUGS = ("error when creating transport", '"part_away"')  # outages are what the rows make
 WORD = re.compile(r"[\w-]{8,}", re.ASCII)  # every secret is one such word
 LONGEST_SECRET = 64
+FEEDBACK = re.compile(r"^growbin_feedback_total\{.*\} (\S+)", re.MULTILINE)
 OPEN_STREAMS = re.compile(r"^growbin_open_streams (\S+)", re.MULTILINE)
 
 
@@ -199,7 +201,7 @@ class Inspection:
 
     async def leaks(self, secrets: Mapping[str, str]) -> list[str]:
         """Secrets where they do not belong, bugs in the logs, and what is still held open."""
-        wrong = [*self._told(secrets), *await self._published()]
+        wrong = [*self._told(secrets), *await self._published(), *await self._feedback_miscounted()]
         for process in self._processes:
             wrong += await self._held_open(process)
         return wrong
@@ -221,8 +223,14 @@ class Inspection:
 
     async def _published(self) -> list[str]:
         wrong = []
-        done = [job for job in self._ledger.jobs.values() if job.end and job.end.name == "done"]
+        ended = [job for job in self._ledger.jobs.values() if job.end and not job.was_destroyed]
+        done = [job for job in ended if outcome(job) == "done"]
+        others = [job for job in ended if outcome(job) not in ("done", "deleted") and job.ticket]
         async with aiohttp.ClientSession() as http:
+            for job in others[:PHOTOS_LOOKED_AT]:
+                async with http.get(job.ticket["image_url"]) as answer:
+                    if answer.status == 200:
+                        wrong.append(f"I1 {job.marker} is {outcome(job)}, and its photo answers 200")
             for job in done[:PHOTOS_LOOKED_AT]:
                 async with http.get(job.ticket["image_url"]) as answer:
                     data = await answer.read()
@@ -231,6 +239,18 @@ class Inspection:
                 elif any(canary.encode() in data for canary in CANARIES):
                     wrong.append(f"I6 the public photo of {job.marker} has its metadata")
         return wrong
+
+    async def _feedback_miscounted(self) -> Iterable[str]:
+        """By what the gateways count; one that was started anew has forgotten what it had counted."""
+        gateways = [process for process in self._processes if "http" in process.links]
+        counted = 0.0
+        async with aiohttp.ClientSession() as http:
+            for gateway in gateways:
+                if gateway.part.pid is not None:
+                    async with http.get(f"{gateway.probe_url}/metrics") as answer:
+                        counted += sum(map(float, FEEDBACK.findall(await answer.text())))
+        is_whole = all(gateway.starts == 1 for gateway in gateways)
+        return feedback_miscounted(self._ledger.jobs.values(), counted, is_whole=is_whole)
 
     async def _held_open(self, process: Process) -> list[str]:
         if process.part.pid is None or process.baseline is None:

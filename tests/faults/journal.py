@@ -56,3 +56,11 @@ class Journal:
             for trouble in self.troubles
             if trouble.target in wanted and trouble.overlaps(began, ended)
         ]
+
+    def on_the_way(self, began: float, ended: float) -> list[Trouble]:
+        """The troubles between Redis and a client of a stream."""
+        return [
+            trouble
+            for trouble in self.troubles
+            if (trouble.target == "valkey" or "gateway" in trouble.target) and trouble.overlaps(began, ended)
+        ]

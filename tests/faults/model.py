@@ -40,7 +40,7 @@ FINDINGS = {
             "condition": ["has_label"],
         }
     ],
-    "answer": None,
+    "answer": "Seen for <case>.",  # promises.py: an answer tells whose it is
 }
 
 
@@ -222,7 +222,8 @@ def _photos(body: Any) -> Iterable[bytes]:
 
 
 def _completion(reply: Reply, marker: str) -> str:
-    message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
+    content = reply.content and reply.content.replace("<case>", marker)
+    message = {"role": "assistant", "content": content, "refusal": reply.refusal}
     return json.dumps(
         {
             "id": f"chatcmpl-{marker}",

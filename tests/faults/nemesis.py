@@ -8,23 +8,51 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tests.faults.cluster import Cluster, Process, Target
+from tests.faults.harms import HARMS
 from tests.faults.inspection import event_of
 from tests.faults.oracle import TrackedJob
 
-Kind = Literal["kill", "freeze", "cut", "duplicate"]
+Kind = Literal[
+    "kill",
+    "freeze",
+    "cut",
+    "duplicate",
+    "half open",
+    "silence",
+    "failover",
+    "rollback",
+    "full",
+    "outage",
+    "upgrade",
+]
 
 BUSY_WITHIN_SECONDS = 5.0  # how long a kill waits for its victim to have something in hand
 WATCH_SECONDS = 0.05
+AGAIN_AMONG = 20  # the jobs accepted last
 CUT_LINKS = ("amqp", "redis", "model", "http", "s3")
 # How often each part is killed or frozen; each at least once.
 SHARES = {"consumer": 0.5, "gateway": 0.25, "valkey": 0.15, "rabbitmq": 0.1}
 # Seconds a part stays away; a frozen consumer may lose its leases.
 AWAY_SECONDS = {"consumer": (0.1, 2.0), "gateway": (0.1, 2.0), "valkey": (0.1, 3.0), "rabbitmq": (0.1, 3.0)}
+# Of the rarer harms (harms.py): how many for so many kills, each at least once, and how long each lasts.
+RARER: dict[Kind, tuple[float, tuple[float, float]]] = {
+    "half open": (0.2, (2.0, 12.0)),
+    "silence": (0.1, (0.0, 0.0)),
+    "failover": (0.03, (1.0, 5.0)),
+    "rollback": (0.02, (1.0, 5.0)),
+    "full": (0.05, (1.0, 6.0)),
+    "outage": (0.05, (5.0, 60.0)),
+}
+OUTAGES = ("model", "s3", "model errors")
+LONGEST_OUTAGE_OF_JOBS = 25  # a small dose has shorter ones: a second for so many jobs
+ROLLED_OUT_SHARE = 0.25  # of the run
 FROZEN_SECONDS = {"consumer": (0.5, 8.0), "gateway": (0.5, 6.0), "valkey": (0.5, 4.0), "rabbitmq": (0.5, 4.0)}
 
 
@@ -53,8 +81,11 @@ class Harm:
     useful: float | None = None
 
 
-def plan(seed: int, jobs: int, kills: int, *, gateways: int = 2, consumers: int = 3) -> list[Action]:
-    """The whole schedule: `kills` kills, and in proportion to them freezes, cuts and duplicates."""
+def plan(
+    seed: int, jobs: int, kills: int, *, gateways: int = 2, consumers: int = 3, upgrades: bool = False
+) -> list[Action]:
+    """The whole schedule: `kills` kills, and in proportion to them all the other harms; with `upgrades` each
+    process is replaced once, early."""
     choice = random.Random(f"{seed} {jobs} {kills}")
     names = {
         "consumer": [f"consumer-{number + 1}" for number in range(consumers)],
@@ -75,7 +106,30 @@ def plan(seed: int, jobs: int, kills: int, *, gateways: int = 2, consumers: int 
         actions.append(Action(offset, "cut", f"{choice.choice(_links_of(process))} of {process}"))
     for offset in _offsets(choice, jobs, max(5, kills)):
         actions.append(Action(offset, "duplicate", "rabbitmq"))
+    everybody = names["consumer"] + names["gateway"]
+    for rare in RARER:
+        actions += _rarer(choice, rare, jobs, kills, everybody)
+    for number, process in enumerate(everybody if upgrades else ()):
+        actions.append(Action(int(jobs * ROLLED_OUT_SHARE * number / len(everybody)), "upgrade", process))
     return sorted(actions, key=lambda action: action.offset)
+
+
+def _rarer(
+    choice: random.Random, kind: Kind, jobs: int, kills: int, processes: list[str]
+) -> Iterator[Action]:
+    share, (shortest, longest) = RARER[kind]
+    count = max(len(OUTAGES) if kind == "outage" else 1, int(share * kills))
+    for number, offset in enumerate(_offsets(choice, jobs, count)):
+        target = "valkey"
+        if kind == "half open":
+            process = choice.choice(processes)
+            target = f"{choice.choice(_links_of(process))} of {process}"
+        elif kind == "silence":
+            target = f"redis of {choice.choice([name for name in processes if 'gateway' in name])}"
+        elif kind == "outage":
+            target = OUTAGES[number % len(OUTAGES)]
+            longest = min(longest, max(2 * shortest, jobs / LONGEST_OUTAGE_OF_JOBS))
+        yield Action(offset, kind, target, round(choice.uniform(shortest, longest), 1))
 
 
 def _offsets(choice: random.Random, jobs: int, count: int) -> Iterator[int]:
@@ -103,7 +157,7 @@ class Nemesis:
         self._actions = actions
         self._targets = {target.name: target for target in cluster.targets}
         self._links = {link.name: link for link in cluster.links()}
-        self._locks = {name: asyncio.Lock() for name in self._targets}
+        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.harms: list[Harm] = []
         self._begun = 0
         self._due = 0
@@ -129,6 +183,11 @@ class Nemesis:
             await self._links[action.target].cut()
         elif action.kind == "duplicate":
             await self._deliver_again(action)
+        elif action.kind in HARMS:
+            async with self._locks[action.target]:
+                harm = self._note(action, self._cluster.ledger.in_flight)
+                await HARMS[action.kind](self._cluster, action.target, action.seconds)
+                harm.useful = time.monotonic()
         else:
             async with self._locks[action.target]:  # one harm at a time for each victim
                 await self._hurt(action, self._targets[action.target])
@@ -174,9 +233,13 @@ class Nemesis:
 
     async def _deliver_again(self, action: Action) -> None:
         """A second message for the job accepted last, as a publish without its confirm leaves behind."""
-        accepted = [job for job in self._cluster.ledger.jobs.values() if job.accepted_at is not None]
-        job = accepted[-1]
-        self._note(action, int(job.is_in_flight))
+        harm = self._note(action, 0)
         async with self._locks["rabbitmq"], self._locks["valkey"]:
-            body = await event_of(self._cluster.servers, job)
-            await self._cluster.messages.publish(body, message_id=job.job_id)
+            jobs = self._cluster.ledger.jobs.values()
+            accepted = [job for job in jobs if job.is_promised and not job.was_destroyed]
+            for job in reversed(accepted[-AGAIN_AMONG:]):
+                with suppress(AssertionError):  # it has just been deleted: the one before, then
+                    body = await event_of(self._cluster.servers, job)
+                    await self._cluster.messages.publish(body, message_id=job.job_id)
+                    harm.in_hand = int(job.is_in_flight)
+                    return

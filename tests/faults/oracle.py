@@ -1,30 +1,43 @@
 """What was promised and what was seen, written down outside the system, and whether it agrees.
 
 `violations` says what is wrong, each line beginning with the invariant:
-I1  each 202 leads to exactly one terminal event, in time, visible to the owner
+I1  each 202 leads to exactly one terminal event, in time, visible to the owner, with this job's own result
+    (promises.py)
 I2  nothing follows a terminal event
-I3  one paid model answer, plus one for each call that a trouble touched
-I4  each stream: no gap, no repeat, no disorder, one terminal; `reset` only where history was destroyed
+I3  one paid model answer, plus one for each call that a trouble touched (allowance.py)
+I4  each stream: no gap, no repeat, no disorder, nothing left out, one terminal, the same words to everybody;
+    `reset` only where that job's history was destroyed (story.py)
 (I5 to I7 look at the system itself: inspection.py)
 """
 
 from __future__ import annotations
 
+import json
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
+from tests.faults.allowance import called_after_its_end, paid_too_often
 from tests.faults.journal import Journal
 from tests.faults.model import PROBE, Call
+from tests.faults.promises import (
+    LATE_SECONDS,
+    answered_after_cancel,
+    promise_broken,
+    seen_late,
+    sessions_broken,
+    wrong_answers,
+    wrong_result,
+)
+from tests.faults.story import STORY, TERMINAL, stream_violations, streams_disagree
 
-TERMINAL = ("done", "failed", "cancelled", "expired")
-STORY = ("awaiting_upload", "queued", "fetching", "analysing", "advising")
-LATE_SECONDS = 10.0
-# An answer is stored right after it was given, and a call is recorded right before it is made: a trouble
-# this close to a call may have touched it.
-CALL_MARGIN_SECONDS = 1.0
+__all__ = ["LATE_SECONDS", "STORY", "TERMINAL", "Event", "Ledger", "Read", "Stream", "TrackedJob"]
+
+SESSION_STREAM = "session stream"
+SAFE_SECONDS = 1.0  # after its end was seen there is nothing more to be written of a job
+JOB_PATH = re.compile(r"/(?:api/v1/waste/jobs|upload-complete)/([0-9a-f-]{36})(/[a-z]+)?")
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,11 @@ class Event:
     id: str
     name: str
     data: dict[str, Any]
+    text: str = ""  # the data as it came
+
+    @property
+    def said(self) -> str:
+        return self.text or json.dumps(self.data)
 
     @property
     def ends(self) -> bool:
@@ -47,12 +65,24 @@ class Event:
         return f"{self.name}: {failure['code']}" if failure else self.name
 
 
+@dataclass(frozen=True)
+class Read:
+    """One answer of the job's own address, as its owner got it: `how` is read, wait or stream."""
+
+    how: str
+    asked_at: float  # time.monotonic()
+    status: int
+    body: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass
 class Stream:
-    """All that one client saw of one job, over all its connections."""
+    """All that one client saw of one run of one job, over all its connections."""
 
     name: str
     is_nervous: bool = False
+    run: int = 1
+    resumes_after: str | None = None  # the last id of an earlier run, with which its client came
     events: list[Event] = field(default_factory=list)
     notices: list[dict[str, Any]] = field(default_factory=list)  # of parts that are away
     connections: list[str] = field(default_factory=list)  # "gateway-1 200 closed", for people
@@ -61,7 +91,12 @@ class Stream:
 
     @property
     def last_id(self) -> str | None:
-        return self.events[-1].id if self.events else None
+        return self.events[-1].id if self.events else self.resumes_after
+
+    @property
+    def is_of_session(self) -> bool:
+        """Its ids are the session's, not the job's."""
+        return self.name == SESSION_STREAM
 
     @property
     def end(self) -> Event | None:
@@ -76,24 +111,69 @@ class TrackedJob:
     token: str
     job_id: str = ""
     ticket: dict[str, Any] = field(default_factory=dict)
+    ticketed_at: float | None = None  # time.monotonic() when the ticket was first asked for
+    asked_time: float = 0.0  # time.time() when the first upload-complete was sent
     accepted_at: float | None = None  # time.monotonic() of the first 202
     accepted_time: float = 0.0  # the same as time.time()
     refusal: str = ""  # why it was never accepted
     is_innocent: bool = True  # a test that means a job to end otherwise than done says so
+    run: int = 1
+    redriven_at: list[float] = field(default_factory=list)  # time.monotonic()
+    cancel_asked_at: float | None = None  # the first cancel or DELETE, whatever came of it
+    cancelled_time: float | None = None  # time.time() of the first answer that said yes
+    delete_asked_at: float | None = None
+    deleted_at: float | None = None  # time.monotonic() of the first 204
+    feedback_given: int = 0  # how often it was taken
+    destroyed: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # what was written since .. was gone at
+    reads: list[Read] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     final: dict[str, Any] | None = None  # the last GET
 
     @property
     def end(self) -> Event | None:
-        return next((stream.end for stream in self.streams if stream.end), None)
+        """Of its latest run."""
+        return next((stream.end for stream in self.streams if stream.end and stream.run == self.run), None)
+
+    @property
+    def is_promised(self) -> bool:
+        """Its owner may expect an end."""
+        return self.accepted_at is not None and self.delete_asked_at is None
 
     @property
     def is_in_flight(self) -> bool:
-        return self.accepted_at is not None and self.end is None
+        return self.is_promised and self.end is None
 
     def accept(self) -> None:
         if self.accepted_at is None:
             self.accepted_at, self.accepted_time = time.monotonic(), time.time()
+
+    def drive_again(self) -> None:
+        """Everything that is promised is promised anew, for a run of its own."""
+        self.run += 1
+        self.redriven_at.append(time.monotonic())
+        self.asked_time = time.time()
+        self.accepted_at = None
+        self.accept()
+
+    # --- what of it was destroyed
+
+    @property
+    def was_destroyed(self) -> bool:
+        return bool(self.destroyed)
+
+    def may_reset(self, at: float) -> bool:
+        return any(gone_at <= at for _, gone_at in self.destroyed) or any(
+            at >= run for run in self.redriven_at
+        )
+
+    def forgets(self, at: float) -> bool:
+        """What was true at that moment may be unknown now."""
+        return any(since <= at <= gone_at for since, gone_at in self.destroyed)
+
+    def is_deleted(self, at: float) -> bool:
+        return self.deleted_at is not None and self.deleted_at < at and not self.forgets(self.deleted_at)
 
 
 class Ledger:
@@ -102,7 +182,10 @@ class Ledger:
     def __init__(self) -> None:
         self.jobs: dict[str, TrackedJob] = {}
         self.secrets: dict[str, str] = {}  # secret -> what it is
-        self.history_was_destroyed = False  # set it when the run destroys what Redis knows
+        self._by_id: dict[str, TrackedJob] = {}
+        self._early: dict[str, list[tuple[Event, float]]] = {}  # told by a session's stream, not yet ours
+        self.sessions_heard: dict[str, float] = {}  # token -> since when its stream was heard
+        self.is_model_elsewhere = False  # the answers come from one that is not asked by the oracle
         self.unreadable_letters = 0  # dead letters that name no job of ours, sent on purpose
         self.expected_errors: list[str] = []  # words of log lines of level error that are right
 
@@ -112,6 +195,54 @@ class Ledger:
         self.secrets[token] = "a session token"
         return job
 
+    def note(self, method: str, path: str, token: str, asked_at: float, status: int) -> None:
+        """What a call means for the job that it names."""
+        found = JOB_PATH.match(path)
+        if "erase=true" in path:
+            for own in self.jobs.values():
+                if own.token == token:
+                    _note_deletion(own, asked_at, status)
+        job = self._job_of(found[1]) if found else None
+        if job is None or job.token != token:
+            return
+        if method == "DELETE":
+            _note_deletion(job, asked_at, status)
+        elif path.endswith("/cancel"):
+            job.cancel_asked_at = job.cancel_asked_at or asked_at
+            if status == 202:
+                job.cancelled_time = job.cancelled_time or time.time()
+        elif path.endswith("/feedback"):
+            job.feedback_given += status == 204
+        elif path.startswith("/upload-complete/"):
+            job.asked_time = job.asked_time or time.time() - (time.monotonic() - asked_at)
+
+    def _job_of(self, job_id: str) -> TrackedJob | None:
+        if job_id not in self._by_id:
+            self._by_id |= {job.job_id: job for job in self.jobs.values() if job.job_id}
+        return self._by_id.get(job_id)
+
+    def know(self, job: TrackedJob) -> None:
+        """Its id is known; its session may have heard of it before."""
+        self._by_id[job.job_id] = job
+        for event, tried_at in self._early.pop(job.job_id, []):
+            _session_part(job, tried_at).events.append(event)
+
+    def hear_in_session(self, event: Event, tried_at: float) -> None:
+        """One event of a session's stream, for the job that it names."""
+        job_id = event.data.get("job_id", "")
+        job = self._job_of(job_id)
+        if job is None:
+            self._early.setdefault(job_id, []).append((event, tried_at))
+        else:
+            _session_part(job, tried_at).events.append(event)
+
+    def destroy_history(self, since: float = float("-inf")) -> None:
+        """What Redis was told after `since` is about to be gone: of all jobs that had not ended before."""
+        now = time.monotonic()
+        for job in self.jobs.values():
+            if job.end is None or job.end.at + SAFE_SECONDS > since or job.deleted_at is not None:
+                job.destroyed.append((since, now))
+
     @property
     def accepted(self) -> int:
         return sum(job.accepted_at is not None for job in self.jobs.values())
@@ -120,104 +251,61 @@ class Ledger:
     def in_flight(self) -> int:
         return sum(job.is_in_flight for job in self.jobs.values())
 
+    @property
+    def untold(self) -> list[str]:
+        """What the sessions' streams have not told, or not to the end."""
+        return list(sessions_broken(self.jobs.values(), self.sessions_heard, SESSION_STREAM))
+
     def violations(
         self, calls: Iterable[Call], journal: Journal, *, deadline_seconds: float, max_paid_calls: int
     ) -> list[str]:
         by_marker: dict[str, list[Call]] = {marker: [] for marker in self.jobs}
+        by_owner: dict[str, list[Call]] = {}
         found = []
         for call in calls:
             if call.marker in by_marker:
                 by_marker[call.marker].append(call)
+                by_owner.setdefault(self.jobs[call.marker].token, []).append(call)
             elif call.marker != PROBE:
                 found.append(f"I3 the model was called for {call.marker}, which nobody asked for")
         for job in self.jobs.values():
-            found += _promise_broken(job, journal, deadline_seconds)
-            found += _paid_too_often(job, by_marker[job.marker], journal, max_paid_calls)
+            own = by_marker[job.marker]
+            found += promise_broken(job, journal, deadline_seconds)
+            found += seen_late(job, journal)
+            found += answered_after_cancel(job)
+            found += wrong_answers(job)
+            if not self.is_model_elsewhere:
+                found += wrong_result(job, own, by_owner.get(job.token, []))
+            found += paid_too_often(job, own, journal, max_paid_calls)
+            found += called_after_its_end(job, own, journal)
             for stream in job.streams:
-                found += stream_violations(job, stream, may_reset=self.history_was_destroyed)
-        return found
+                found += stream_violations(job, stream)
+            found += streams_disagree(job)
+        for job_id, early in self._early.items():
+            stages = {event.data.get("stage") for event, _ in early} - {"awaiting_upload", "expired"}
+            found += (
+                [f"I4 a session's stream tells of {job_id}, which is nobody's: {stages}"] if stages else []
+            )
+        return found + self.untold
 
 
-def _promise_broken(job: TrackedJob, journal: Journal, deadline_seconds: float) -> Iterator[str]:
-    if job.accepted_at is None:
-        return
-    ends = {event.id: event for stream in job.streams for event in stream.events if event.ends}
-    if not ends:
-        yield f"I1 {job.marker} {job.job_id} was accepted and never ended for its owner; now {job.final}"
-        return
-    if len(ends) > 1:
-        yield f"I1 {job.marker} {job.job_id} has {len(ends)} ends: {sorted(map(str, ends.values()))}"
-    end = next(iter(ends.values()))
-    ended_time = datetime.fromisoformat(end.data["updated_at"]).timestamp()
-    late_seconds = ended_time - job.accepted_time - deadline_seconds - LATE_SECONDS
-    redis_away_seconds = sum(
-        trouble.seconds
-        for trouble in journal.during(["valkey"], job.accepted_at, end.at)
-        if trouble.ended is not None
-    )
-    if late_seconds > redis_away_seconds:
-        yield f"I1 {job.marker} {job.job_id} ended {late_seconds:.1f} s too late: {end.code}"
-    if job.final is not None and job.final.get("stage") != end.name:
-        yield f"I1 {job.marker} {job.job_id} ended {end.name} and reads {job.final}"
+def _session_part(job: TrackedJob, tried_at: float) -> Stream:
+    """What its session's stream told of the job's present run, over that stream's connections."""
+    parts = [stream for stream in job.streams if stream.is_of_session]
+    if not parts or parts[-1].run < job.run:
+        last_id = parts[-1].last_id if parts else None
+        parts = [Stream(SESSION_STREAM, run=job.run, resumes_after=last_id)]
+        job.streams += parts
+    parts[-1].tried_at.append(tried_at)
+    return parts[-1]
 
 
-def excused_calls(calls: Iterable[Call], journal: Journal) -> list[Call]:
-    """The calls that a kill, a freeze or a cut link of their consumer touched, or a Redis that was away."""
-    return [
-        call
-        for call in calls
-        if journal.during(
-            (call.consumer, f"redis of {call.consumer}", f"model of {call.consumer}", "valkey"),
-            call.began - CALL_MARGIN_SECONDS,
-            (call.ended or time.monotonic()) + CALL_MARGIN_SECONDS,
-        )
-    ]
-
-
-def _paid_too_often(
-    job: TrackedJob, calls: list[Call], journal: Journal, max_paid_calls: int
-) -> Iterator[str]:
-    paid = sum(call.paid for call in calls)
-    allowed = min(1 + len(excused_calls(calls, journal)), max_paid_calls)
-    if paid > allowed:
-        yield f"I3 {job.marker} {job.job_id} was paid {paid} times where {allowed} may be: {calls}"
-
-
-def stream_violations(job: TrackedJob, stream: Stream, *, may_reset: bool) -> Iterator[str]:
-    where = f"{job.marker} {job.job_id} in {stream.name}"
-    previous: Event | None = None
-    for event in stream.events:
-        said = event.data
-        if event.name == "reset":
-            if not may_reset:
-                yield f"I4 {where}: reset, and history was never destroyed"
-        elif previous is not None and previous.ends:
-            yield f"I2 {where}: {event.name} after {previous.name}"
-        elif previous is None:
-            if said["seq"] != 1 and not event.ends:
-                yield f"I4 {where}: began with event {said['seq']}"
-        else:
-            yield from (f"I4 {where}: {wrong}" for wrong in _does_not_follow(previous, event))
-        if event.name != "reset" and (event.name == "progress") != (said["stage"] in STORY):
-            yield f"I4 {where}: {event.name} with stage {said['stage']}"
-        previous = event
-    if previous is not None and job.accepted_at is not None and stream.end is None:
-        yield f"I4 {where}: no end after {previous.data['stage']} ({stream.connections[-3:]})"
-
-
-def _does_not_follow(previous: Event, event: Event) -> Iterator[str]:
-    before, after = previous.data, event.data
-    if previous.name == "reset" and event.ends and after["seq"] == before["seq"]:
-        return  # the snapshot of an ended job, then its end
-    if after["seq"] != before["seq"] + 1:
-        yield f"event {after['seq']} ({after['stage']}) after {before['seq']} ({before['stage']})"
-    if after["progress"] < before["progress"]:
-        yield f"progress fell from {before['progress']} to {after['progress']}"
-    if after["attempt"] < before["attempt"]:
-        yield f"attempt {after['attempt']} after {before['attempt']}"
-    same_attempt = after["attempt"] == before["attempt"] and {after["stage"], before["stage"]} <= set(STORY)
-    if same_attempt and STORY.index(after["stage"]) <= STORY.index(before["stage"]):
-        yield f"{after['stage']} after {before['stage']} in attempt {after['attempt']}"
+def _note_deletion(job: TrackedJob, asked_at: float, status: int) -> None:
+    job.cancel_asked_at = job.cancel_asked_at or asked_at
+    job.delete_asked_at = job.delete_asked_at or asked_at
+    if status == 204 and job.deleted_at is None:
+        job.deleted_at = time.monotonic()
+        job.cancelled_time = job.cancelled_time or time.time()
 
 
 def count_by(jobs: Iterable[TrackedJob], key: Callable[[TrackedJob], str]) -> dict[str, int]:
@@ -229,6 +317,8 @@ def count_by(jobs: Iterable[TrackedJob], key: Callable[[TrackedJob], str]) -> di
 
 
 def outcome(job: TrackedJob) -> str:
+    if job.deleted_at is not None:
+        return "deleted"
     if job.end is not None:
         return job.end.code
     return "never ended" if job.accepted_at is not None else f"not accepted: {job.refusal}"

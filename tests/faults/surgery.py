@@ -65,7 +65,7 @@ async def attempts_of(cluster: Cluster, job: TrackedJob) -> dict[str, int]:
 
 
 async def flush(cluster: Cluster, *databases: int) -> None:
-    cluster.ledger.history_was_destroyed = True
+    cluster.ledger.destroy_history()
     for number in databases:
         async with database(cluster, number) as client:
             await client.flushdb()

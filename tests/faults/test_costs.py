@@ -97,6 +97,7 @@ async def billed(servers: Servers, provider: StandIn, **settings: Any) -> AsyncI
     """A cluster whose model is the provider's stand-in."""
     model: dict[str, Any] = {"OPENAI_BASE_URL": provider.url, "OPENAI_MODEL": provider.tariff.model}
     async with Cluster.running(servers, consumers=2, **model, **settings) as cluster:
+        cluster.ledger.is_model_elsewhere = True
         yield cluster
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,11 +14,11 @@ import pytest
 
 from tests.faults.client import read_events
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.commands import said_by
 from tests.faults.model import REFUSAL
 from tests.faults.oracle import LATE_SECONDS, Stream, TrackedJob
 from tests.faults.steps import begin, eventually, readyz
 from tests.faults.surgery import PROGRESS, database, metric
-from tests.faults.test_redrive import said_by
 
 DEADLINE_SECONDS = 12
 TOLD_SECONDS = 5.0  # far below the slow look
@@ -62,6 +63,8 @@ async def test_end_that_was_never_announced_reaches_its_stream_at_the_deadline(s
     async with Cluster.running(servers, JOB_DEADLINE_SECONDS=str(DEADLINE_SECONDS)) as cluster:
         job, hold = await begin(cluster, "unannounced")
         job.is_innocent = False
+        job.cancel_asked_at = time.monotonic()
+        cluster.journal.begin("gateway-1", "untold end")
         last = job.streams[0].events[-1]
         epoch, seq, _ = last.id.split(".")
         data = last.data | {"seq": int(seq) + 1, "stage": "cancelled"}

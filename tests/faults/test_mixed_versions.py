@@ -7,24 +7,20 @@ chooses another. It runs with today's packages.
 from __future__ import annotations
 
 import asyncio
-import io
 import os
-import subprocess
-import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import Cluster, Process, Servers
+from tests.faults.cluster import Cluster, Servers
 from tests.faults.model import SERVER_ERROR
 from tests.faults.oracle import count_by, outcome
 from tests.faults.steps import SETTLE_SECONDS, eventually, use
+from tests.faults.versions import restarted_from, sources_of
 
 # The last commit that wrote `ask_back` as a text, and no certainty. Who changes what is written moves it up
 # to the last commit that still wrote the old shape.
 EARLIER = os.environ.get("EARLIER") or "0b05360e615bfc72240cfbfce96be465da3176ba"
-ROOT = Path(__file__).parents[2]
 JOBS_EACH_SECOND = 3.0
 MODEL_SECONDS = 0.5
 JOBS_EACH_STEP = 6
@@ -42,21 +38,7 @@ WRONG = (
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sources of the earlier version, to be put before today's on the path."""
-    folder = tmp_path_factory.mktemp("earlier")
-    archive = subprocess.run(["git", "archive", EARLIER, "src"], cwd=ROOT, capture_output=True)
-    assert archive.returncode == 0, f"{archive.stderr.decode()}Fetch the history: git fetch --unshallow"
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
-    sources = folder / "src"
-    where = subprocess.run(
-        [sys.executable, "-c", "import growbin; print(growbin.__file__)"],
-        env={**os.environ, "PYTHONPATH": str(sources)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert where.stdout.startswith(str(sources)), f"the path leads to {where.stdout}"
-    return sources
+    return sources_of(EARLIER, tmp_path_factory.mktemp("earlier"))
 
 
 @pytest.mark.long
@@ -86,13 +68,6 @@ async def test_rolled_forward_and_back_under_load_nothing_is_lost(servers: Serve
         assert not [
             line for process in cluster.processes for line in process.log.splitlines() if said_wrong(line)
         ]
-
-
-async def restarted_from(process: Process, sources: Path | None) -> None:
-    """Stop it as a rollout does, and start it from `sources`, or from today's."""
-    assert await process.stop() == 0
-    process.run_from(sources)
-    await process.start()
 
 
 async def some_jobs_more(cluster: Cluster) -> None:

@@ -23,6 +23,7 @@ from tests.faults.cluster import Cluster, Servers
 from tests.faults.model import Hold
 from tests.faults.oracle import TrackedJob
 from tests.faults.proxy import Proxy
+from tests.faults.replica import IN_STEP_SECONDS, operate, replica_of, replicated
 from tests.faults.steps import Load, begin, eventually, readiness
 
 FAILOVERS = int(os.environ.get("FAILOVERS", "1"))  # in a row
@@ -37,71 +38,6 @@ SERVICE = "growbin"
 ROOM = {"CONSUMER_CONCURRENCY": str(max(32, RUNNING_JOBS))}  # one consumer may have all in hand
 NAME_LAGS_SECONDS = 1.5  # the old primary is demoted, and the name still points to it
 WHOLE_AGAIN_SECONDS = 5.0  # two are promised; the machine is shared
-IN_STEP_SECONDS = 20.0
-
-
-class Name:
-    """What every process' address of Redis points to; connections that are open stay where they are."""
-
-    def __init__(self, cluster: Cluster, primary: Valkey, replica: Valkey) -> None:
-        self._cluster = cluster
-        self.primary, self.replica = primary, replica
-
-    async def hand_over(self) -> None:
-        """As the operator of a managed Redis does: once the replica is in step the two change their parts."""
-        await operate(self.primary, "FAILOVER", "TO", "127.0.0.1", str(self.replica.port))
-        await eventually(self._is_demoted, "the old primary is a replica", IN_STEP_SECONDS)
-
-    def move(self) -> float:
-        for link in self._cluster.links("redis"):
-            link.upstream_port = self.replica.port
-        self.primary, self.replica = self.replica, self.primary
-        return time.monotonic()
-
-    async def _is_demoted(self) -> bool:
-        return await role_of(self.primary) == "slave" and await role_of(self.replica) == "master"
-
-    async def is_in_step(self) -> bool:
-        role = await operate(self.replica, "ROLE")
-        assert isinstance(role, list)
-        return role[0:1] == [b"slave"] and role[3:4] == [b"connected"]
-
-
-async def operate(valkey: Valkey, *command: str) -> object:
-    async with Redis.from_url(valkey.url) as operator:
-        return await operator.execute_command(*command)  # type: ignore[no-untyped-call]
-
-
-async def role_of(valkey: Valkey) -> str:
-    role = await operate(valkey, "ROLE")
-    assert isinstance(role, list)
-    return str(role[0].decode())
-
-
-@asynccontextmanager
-async def replica_of(ours: Valkey, folder: Path, replicated_port: int | None = None) -> AsyncIterator[Valkey]:
-    """A replica of the servers' Valkey, which is the primary again afterwards."""
-    other = Valkey(folder)
-    other.secrets["password"] = ours.secrets["password"]
-    await other.start()
-    try:
-        await other.ready()
-        for valkey in (ours, other):
-            await operate(valkey, "CONFIG", "SET", "masterauth", ours.secrets["password"])
-        await operate(other, "REPLICAOF", "127.0.0.1", str(replicated_port or ours.port))
-        yield other
-    finally:
-        await other.kill()
-        await operate(ours, "REPLICAOF", "NO", "ONE")
-
-
-@asynccontextmanager
-async def replicated(cluster: Cluster, replicated_port: int | None = None) -> AsyncIterator[Name]:
-    ours = cluster.servers.valkey
-    async with replica_of(ours, cluster.folder / "replica", replicated_port) as other:
-        name = Name(cluster, ours, other)
-        await eventually(name.is_in_step, "the replica is in step", IN_STEP_SECONDS)
-        yield name
 
 
 async def assert_whole_again(
@@ -192,7 +128,7 @@ async def test_failover_that_loses_the_last_second_resets_only_what_it_lost(serv
             await replication.half_open()
             lost_from = time.monotonic()
             await asyncio.sleep(LOST_SECONDS)
-            cluster.ledger.history_was_destroyed = True
+            cluster.ledger.destroy_history(lost_from)
             await cluster.redis.kill()
             await operate(name.replica, "REPLICAOF", "NO", "ONE")
             moved = name.move()

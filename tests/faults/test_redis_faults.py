@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.harms import fill
 from tests.faults.inspection import event_of
 from tests.faults.oracle import LATE_SECONDS, Stream, TrackedJob
 from tests.faults.steps import (
@@ -29,6 +30,7 @@ from tests.faults.surgery import PROGRESS, RECORDS, SESSIONS, begin_several, dat
 CORRECT_AGAIN_SECONDS = 3.0
 NOTICED_SECONDS = 10.0
 COUNTED_SECONDS = 15.0
+PHOTO_SECONDS, FULL_SECONDS = 1.5, 4.0
 FROZEN_SECONDS = float(os.environ.get("FROZEN_SECONDS", "13"))
 AWAY_SECONDS = float(os.environ.get("REDIS_AWAY_SECONDS", "10"))
 
@@ -224,6 +226,26 @@ async def test_lapsed_lease_fences_its_old_holder(servers: Servers) -> None:
 # --- row 12 -------------------------------------------------------------------------------------
 
 
+async def test_full_redis_takes_nothing_from_any_log(servers: Servers) -> None:
+    """A stage that cannot be written waits, and what was written stays: who comes afterwards is told all."""
+    async with Cluster.running(servers) as cluster:
+        await cluster.cdn_link.slow(PHOTO_SECONDS)
+        job = await cluster.client.submit("full")
+        stream = cluster.client.watch(job)
+
+        async def is_fetching() -> bool:
+            return any(event.data["stage"] == "fetching" for event in stream.events)
+
+        await eventually(is_fetching, "its photo is on the way")
+        await fill(cluster, "valkey", FULL_SECONDS)
+        await cluster.cdn_link.passing()
+        cluster.client.watch(job, "from the beginning")
+        assert (await cluster.client.seen(job)).code == "done"
+        assert len({tuple(event.id for event in stream.events) for stream in job.streams}) == 1
+        assert len(cluster.model.calls_of("full")) == 1
+        await cluster.prove()
+
+
 @pytest.mark.long
 async def test_progress_and_records_lost_are_written_anew_by_who_holds_the_job(servers: Servers) -> None:
     """Their server emptied: running and queued jobs end done after one call; streams see reset, then all."""
@@ -262,8 +284,8 @@ async def test_redis_that_comes_back_with_older_data_resets_its_streams(
         await cluster.redis.kill()
         await asyncio.to_thread(shutil.rmtree, data)
         await asyncio.to_thread(shutil.copytree, backup, data)
+        cluster.ledger.destroy_history()
         await cluster.redis.start()
-        cluster.ledger.history_was_destroyed = True
         hold.release()
         assert (await cluster.client.seen(job)).name == "done"
         assert events_of(job).count("reset") == 1
@@ -337,7 +359,7 @@ async def test_end_lost_with_its_answer_kept_is_written_anew_unpaid(servers: Ser
     advice without a call."""
     async with Cluster.running(servers) as cluster:
         job, body = await ended_job(cluster)
-        cluster.ledger.history_was_destroyed = True
+        cluster.ledger.destroy_history()
         async with database(cluster, PROGRESS) as progress:
             await progress.delete(
                 *(f"job:{{{job.job_id}}}:{name}" for name in ("progress", "events", "result"))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import Process
 from datetime import UTC, datetime
 
 import aio_pika
@@ -14,6 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage, HeadersType
 
 from growbin.local.parts.seaweedfs import BUCKET
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.commands import OPERATOR, growbin, said_by
 from tests.faults.inspection import Letter, event_of
 from tests.faults.journal import Journal
 from tests.faults.model import SERVER_ERROR
@@ -23,7 +23,6 @@ from tests.faults.steps import eventually
 from tests.faults.surgery import PROGRESS, database, record_of, reject_next, waiting_in
 
 COMMAND_SECONDS = 30
-OPERATOR = "ada"
 LISTINGS = 25  # a queue's default delivery limit would be 20
 
 
@@ -40,25 +39,8 @@ async def dead(cluster: Cluster, marker: str) -> TrackedJob:
     return job
 
 
-async def said_by(cluster: Cluster, *words: str) -> tuple[int, str]:
-    """Exit status and all that `growbin` said."""
-    process = await growbin(cluster, *words, LOGNAME=OPERATOR)
-    said, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, said.decode()
-
-
 async def dead_letters(cluster: Cluster, *words: str, **settings: str) -> Process:
     return await growbin(cluster, "dead-letters", *words, **settings)
-
-
-async def growbin(cluster: Cluster, *words: str, **settings: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "growbin", *words),
-        env=cluster.consumers[0].part.environment() | settings,
-        stdout=PIPE,
-        stderr=STDOUT,
-    )
 
 
 async def run(cluster: Cluster, *words: str) -> tuple[int, str]:
@@ -97,20 +79,15 @@ async def run_of(cluster: Cluster, job: TrackedJob) -> int:
 def begin_again(cluster: Cluster, job: TrackedJob) -> Stream:
     """The old stream's client comes back with the last id it holds. Of the second run the promises hold
     as of the first: its stream begins with `reset`, and has one end."""
-    cluster.ledger.history_was_destroyed = True  # on purpose: the run's
-    last = job.streams[0].events[-1]
-    job.streams.clear()
-    stream = cluster.client.watch(job, "second run")
-    stream.events.append(last)  # its id goes with the first request, which is made later
-    return stream
+    job.drive_again()
+    return cluster.client.watch(job, "second run", resumes_after=job.streams[0].last_id)
 
 
 async def assert_done_again(cluster: Cluster, job: TrackedJob, stream: Stream) -> None:
     async def has_come() -> bool:
-        return len(stream.events) > 1
+        return bool(stream.events)
 
     await eventually(has_come, "the client of the old run hears of the new one")
-    del stream.events[0]
     assert stream.events[0].name == "reset"
 
     async def has_ended() -> bool:

@@ -1,5 +1,6 @@
 """Three brokers in one cluster on this machine: the way out when one is not enough. The queue's leader and
-the node growbin is connected to are killed under load, and the promises are the same."""
+the node growbin is connected to are killed, and cut off from the others, under load, and the promises are the
+same."""
 
 from __future__ import annotations
 
@@ -19,9 +20,10 @@ from growbin.local.parts.rabbitmq import RabbitMQ
 from tests.faults.cluster import DECLARED_FOR_GOOD_SECONDS, Cluster, Servers, Target
 from tests.faults.inspection import Broker
 from tests.faults.oracle import count_by, outcome
-from tests.faults.steps import Load, eventually
+from tests.faults.steps import Load, eventually, rabbitmqctl
 
 MOVED_SECONDS = 10.0
+CUT_OFF_SECONDS = 12.0
 CONNECTED = re.compile(r'"link": "publisher", "node": "127\.0\.0\.1:(\d+)", "event": "broker_connected"')
 
 
@@ -42,15 +44,14 @@ class Node(RabbitMQ):
 
     def command(self) -> Sequence[str]:
         command = super().command()
+        lines = ["cluster_partition_handling = pause_minority"]
         if self is not self._first:
-            write_private(
-                self.folder / "conf.d" / "cluster.conf",
-                f"""\
-cluster_formation.peer_discovery_backend = classic_config
-cluster_formation.classic_config.nodes.1 = {self._first.node_name}
-cluster_formation.classic_config.nodes.2 = {self.node_name}
-""",
-            )
+            lines += [
+                "cluster_formation.peer_discovery_backend = classic_config",
+                f"cluster_formation.classic_config.nodes.1 = {self._first.node_name}",
+                f"cluster_formation.classic_config.nodes.2 = {self.node_name}",
+            ]
+        write_private(self.folder / "conf.d" / "cluster.conf", "\n".join([*lines, ""]))
         return command
 
     async def stop(self) -> None:
@@ -107,6 +108,25 @@ class Quorum:
         await asyncio.gather(*(self._targets[node].kill() for node in dict.fromkeys(victims)))
         return time.monotonic()
 
+    async def cut_off(self, victim: Node) -> float:
+        """The others and it no longer hear each other: neither knows the other's word. Clients still come to
+        all of them; the minority finds itself out, and refuses. Returns the moment."""
+        self._cluster.journal.begin(self._targets[victim].name, "partition")
+        for other in self.nodes:
+            if other is not victim:
+                await _say(victim, f"erlang:set_cookie({_atom(other)}, nobody)")
+                await _say(victim, f"erlang:disconnect_node({_atom(other)})")
+        return time.monotonic()
+
+    async def join(self, victim: Node) -> float:
+        """They hear each other again; returns the moment when it takes clients."""
+        for other in self.nodes:
+            if other is not victim:
+                await _say(victim, f"erlang:set_cookie({_atom(other)}, erlang:get_cookie())")
+        await victim.ready()
+        self._cluster.journal.end(self._targets[victim].name)
+        return time.monotonic()
+
     async def regain(self) -> float:
         """Start whoever is dead; returns the moment when all are useful."""
         dead = [node for node in self.nodes if node.pid is None]
@@ -121,6 +141,15 @@ class Quorum:
             return len(queues[self._cluster.queue_name].get("online", ())) == len(self.nodes)
 
         await eventually(all_online, "all nodes are members again")
+
+
+def _atom(node: Node) -> str:
+    return f'list_to_atom("{node.node_name}")'
+
+
+async def _say(node: Node, expression: str) -> None:
+    """In the node's own machine, whether its broker is paused or not."""
+    await rabbitmqctl(node, "eval", f"{expression}.")
 
 
 def running_on(servers: Servers, nodes: list[Node]) -> Servers:
@@ -165,6 +194,40 @@ async def test_nodes_killed_under_load_lose_nothing(servers: Servers, nodes: lis
             published, consumed = load.published_after(moment), load.consumed_after(moment)
             print(f"{what} -> confirmed {published:.2f} s, consumed {consumed:.2f} s")
             assert max(published, consumed) <= MOVED_SECONDS
+        print(f"{len(load.jobs)} jobs, {load.refusals} refusals")
+        await cluster.prove()
+        assert count_by(load.jobs, outcome) == {"done": len(load.jobs)}
+        assert {len(cluster.model.calls_of(job.marker)) for job in load.jobs} == {1}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_nodes_cut_off_under_load_lose_nothing(servers: Servers, nodes: list[Node]) -> None:
+    """First the node growbin is connected to, then the queue's leader, hears nothing of the other two and
+    pauses: every 202 ends done with one model call, and all three are of one mind again."""
+    async with Cluster.running(
+        running_on(servers, nodes),
+        gateways=2,
+        consumers=2,
+        RABBITMQ_URL=",".join(node.url for node in nodes),
+        JOB_DEADLINE_SECONDS="240",
+    ) as cluster:
+        quorum = Quorum(cluster, nodes)
+        await asyncio.sleep(DECLARED_FOR_GOOD_SECONDS)
+        load = Load(cluster)
+        moved = []
+        async with load.running():
+            for role in ("connected", "leader"):
+                await asyncio.sleep(2)
+                victim = quorum.connected() if role == "connected" else await quorum.leader()
+                moved.append((await quorum.cut_off(victim), f"{role} {victim.node_name} cut off"))
+                await asyncio.sleep(CUT_OFF_SECONDS)
+                moved.append((await quorum.join(victim), "together again"))
+                await quorum.in_step()
+                await asyncio.sleep(MOVED_SECONDS / 2)
+        for moment, what in moved:
+            published, consumed = load.published_after(moment), load.consumed_after(moment)
+            print(f"{what} -> confirmed {published:.2f} s, consumed {consumed:.2f} s")
         print(f"{len(load.jobs)} jobs, {load.refusals} refusals")
         await cluster.prove()
         assert count_by(load.jobs, outcome) == {"done": len(load.jobs)}

@@ -7,9 +7,10 @@ from collections import Counter
 
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.collector import Collector
+from tests.faults.commands import said_by
 from tests.faults.model import MODEL_NAME, SERVER_ERROR
 from tests.faults.steps import eventually
-from tests.faults.test_redrive import begin_again, said_by
+from tests.faults.test_redrive import begin_again
 
 STARTS = 3
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from growbin.commands.redrive import EndedSelection, RedriveParts, redrive, since
+from growbin.errors import Unavailable
 from growbin.job import Job, ModelAnswer, Upload, job_of
 from growbin.messages import failure
 from growbin.ports import Started
@@ -127,6 +128,19 @@ async def test_done_and_cancelled_jobs_are_left_alone(desk: Desk) -> None:
     assert await desk.progress.cancel(job.job_id)
     assert await desk.redrive(EndedSelection(job_id=job.job_id)) == 1
     assert desk.driven == set()
+
+
+async def test_job_whose_new_run_could_not_be_published_is_driven_again_by_its_id(desk: Desk) -> None:
+    """The broker went away in between: it has no end any more; the command repeated names the same run."""
+    job = await desk.failed()
+    desk.queue.is_away = True
+    with pytest.raises(Unavailable):
+        await desk.redrive(EndedSelection(code="temporarily_unavailable"))
+    desk.queue.is_away = False
+    assert desk.said[-1].endswith(f"repeat with --job {job.job_id}")
+    assert await desk.redrive(EndedSelection(job_id=job.job_id)) == 0
+    assert desk.driven == {(job.job_id, 2)}
+    assert desk.said[-1] == "1 of 1 were driven again"
 
 
 async def test_job_whose_record_or_photo_is_gone_is_refused(desk: Desk) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from growbin.errors import Rejected
+from growbin.errors import Rejected, Unavailable
 from growbin.job import Upload, job_of
 from growbin.ports import EndedJob, JobQueue, JobRecords, RedriveProgress, UploadStore
 from growbin.telemetry import traces
@@ -65,25 +65,36 @@ async def redrive(parts: RedriveParts, selection: EndedSelection, say: Say, *, i
     """Drive the selected jobs again, or with `is_dry` only say which; 0 when every one could be. Raises
     Unavailable: what was said until then was done."""
     outcomes: list[bool] = []
+
+    async def one(job_id: UUID, upload: Upload | None, had_ended: str, ended_at: str) -> None:
+        try:
+            refusal = await (_obstacle(parts.uploads, upload) if is_dry else drive_again(parts, upload))
+        except Unavailable:
+            say(f"{job_id}  {had_ended:<24} {ended_at}  not known: repeat with --job {job_id}")
+            raise
+        outcomes.append(refusal is None)
+        done = "would be driven again" if is_dry else "driven again"
+        say(f"{job_id}  {had_ended:<24} {ended_at}  {refusal or done}")
+        if not is_dry:
+            log.warning(
+                "job_redriven",
+                job_id=str(job_id),
+                trace_id=traces.root_of(job_id).trace_id,
+                had_ended=had_ended,
+                outcome=refusal or done,
+                asked_by=parts.asked_by,
+            )
+
     async for ended in parts.progress.ended_jobs():
         if ended.outcome in ("done", "cancelled") or not selection.includes(ended):
             continue
         upload = await parts.records.get(ended.job_id)
         if ended.outcome == "expired" and upload is not None and not upload.published:
             continue  # nobody uploaded: there never was a job
-        refusal = await (_obstacle(parts.uploads, upload) if is_dry else drive_again(parts, upload))
-        outcomes.append(refusal is None)
-        done = "would be driven again" if is_dry else "driven again"
-        say(f"{ended.job_id}  {ended.outcome:<24} {ended.ended_at}  {refusal or done}")
-        if not is_dry:
-            log.warning(
-                "job_redriven",
-                job_id=str(ended.job_id),
-                trace_id=traces.root_of(ended.job_id).trace_id,
-                had_ended=ended.outcome,
-                outcome=refusal or done,
-                asked_by=parts.asked_by,
-            )
+        await one(ended.job_id, upload, ended.outcome, ended.ended_at)
+    if not outcomes and not is_dry and selection.job_id is not None:
+        # An earlier redrive may have begun its new run and failed to publish it: no end tells of that.
+        await one(selection.job_id, await parts.records.get(selection.job_id), "no failure", "")
     say(f"{sum(outcomes)} of {len(outcomes)} {'can be' if is_dry else 'were'} driven again")
     return 0 if outcomes and all(outcomes) else 1
 

@@ -217,9 +217,12 @@ local function write(stage, message, percent, attempt, nonce, tail)
   local ends = RANK[stage] == nil
   snapshot.ended_by = ends and p.attempt or nil
   local entry = snapshot.id .. ' ' .. (ends and stage or 'progress') .. ' ' .. data
-  if type(redis.pcall('RPUSH', EVENTS, entry)) == 'table' then -- it is no list
-    redis.call('DEL', EVENTS)
-    redis.call('RPUSH', EVENTS, entry)
+  local pushed = redis.pcall('RPUSH', EVENTS, entry)
+  if type(pushed) == 'table' then
+    if string.find(pushed.err, 'WRONGTYPE', 1, true) then -- it is no list
+      redis.call('DEL', EVENTS)
+    end
+    redis.call('RPUSH', EVENTS, entry) -- the same error where there is no room
   end
   redis.call('SET', PROGRESS, cjson.encode(snapshot))
   if ends then

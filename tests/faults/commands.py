@@ -1,0 +1,28 @@
+"""`growbin`'s own commands, run as an operator does."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+
+from tests.faults.cluster import Cluster
+
+OPERATOR = "ada"
+
+
+async def said_by(cluster: Cluster, *words: str) -> tuple[int, str]:
+    """Exit status and all that `growbin` said."""
+    process = await growbin(cluster, *words, LOGNAME=OPERATOR)
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def growbin(cluster: Cluster, *words: str, **settings: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "growbin", *words),
+        env=cluster.consumers[0].part.environment() | settings,
+        stdout=PIPE,
+        stderr=STDOUT,
+    )

@@ -1,0 +1,131 @@
+"""What people do with their jobs in a run of chaos: follow, wait, cancel, delete, speak, come again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tests.faults.client import Refused
+from tests.faults.cluster import Cluster
+from tests.faults.commands import said_by
+from tests.faults.model import NONSENSE
+from tests.faults.oracle import TrackedJob
+from tests.faults.steps import eventually
+
+JOB_SECONDS = 240.0
+SECOND_STREAM_SHARE = 0.1
+ASK_AGAIN_SHARE = 0.1
+WAIT_SECONDS = 5  # of `Prefer: wait`
+REDRIVEN_SECONDS = 120.0  # whatever is away meanwhile
+LATEST_CHANGE_OF_MIND_SECONDS = 4.0
+
+
+@dataclass
+class Visitors:
+    """The clients of one run, and what is one at a time among them."""
+
+    cluster: Cluster
+    redrives: asyncio.Lock = field(default_factory=asyncio.Lock)
+    chosen: Counter[str] = field(default_factory=Counter)  # which way how often
+
+    async def visit(self, marker: str, token: str, choice: random.Random) -> None:
+        """One job, from its ticket to whatever its owner wants of it."""
+        way = choice.choices(list(WAYS), list(WAYS.values()))[0]
+        self.chosen[way.__name__.replace("_", " ")] += 1
+        with suppress(Refused, TimeoutError):  # the ledger knows
+            await way(self, marker, token, choice)
+
+    async def submitted(self, marker: str, token: str) -> TrackedJob:
+        job = await self.cluster.client.submit(marker, token=token)
+        self.cluster.client.watch(job)
+        return job
+
+
+Way = Callable[[Visitors, str, str, random.Random], Awaitable[None]]
+
+
+async def follow(visitors: Visitors, marker: str, token: str, choice: random.Random) -> None:
+    """To the end; some with a second window, and some ask once more after it."""
+    client, job = visitors.cluster.client, await visitors.submitted(marker, token)
+    if choice.random() < SECOND_STREAM_SHARE:
+        client.watch(job, "second stream")
+    await client.seen(job, JOB_SECONDS)
+    if choice.random() < ASK_AGAIN_SHARE:
+        await client.ask_again(job)
+
+
+async def wait(visitors: Visitors, marker: str, token: str, _choice: random.Random) -> None:
+    """Without a stream of one's own, by `Prefer: wait`; another window has one."""
+    client, job = visitors.cluster.client, await visitors.submitted(marker, token)
+    async with asyncio.timeout(JOB_SECONDS):
+        while True:
+            answer = await client.look(job, WAIT_SECONDS)
+            if answer.status == 200 and answer.body["stage"] in ("done", "failed", "expired", "cancelled"):
+                break
+            await asyncio.sleep(0.2)
+    await client.seen(job, JOB_SECONDS)
+
+
+async def cancel(visitors: Visitors, marker: str, token: str, choice: random.Random) -> None:
+    """Some time after the upload; perhaps too late."""
+    client, job = visitors.cluster.client, await visitors.submitted(marker, token)
+    await asyncio.sleep(choice.uniform(0, LATEST_CHANGE_OF_MIND_SECONDS))
+    await client.until(lambda: client.cancel(job), 202)
+    await client.seen(job, JOB_SECONDS)
+
+
+async def delete(visitors: Visitors, marker: str, token: str, choice: random.Random) -> None:
+    """At any moment; nobody answers for it afterwards."""
+    client, job = visitors.cluster.client, await visitors.submitted(marker, token)
+    await asyncio.sleep(choice.uniform(0, LATEST_CHANGE_OF_MIND_SECONDS))
+    await client.until(lambda: client.delete(job), 204, 404)
+    await client.look(job)
+    await client.look(job, WAIT_SECONDS)
+
+
+async def speak(visitors: Visitors, marker: str, token: str, choice: random.Random) -> None:
+    """Of the answer, twice, as a phone does that did not hear the first 204."""
+    client, job = visitors.cluster.client, await visitors.submitted(marker, token)
+    if (await client.seen(job, JOB_SECONDS)).name == "done":
+        for _ in range(2):
+            await client.until(lambda: client.say(job, right=choice.random() < 0.5), 204)
+
+
+async def come_again(visitors: Visitors, marker: str, token: str, _choice: random.Random) -> None:
+    """The model answers nonsense; an operator drives the failed job again."""
+    cluster = visitors.cluster
+    cluster.model.script(marker, NONSENSE)
+    job = await visitors.submitted(marker, token)
+    if (await cluster.client.seen(job, JOB_SECONDS)).name != "failed" or job.was_destroyed:
+        return
+
+    async def is_told() -> bool:
+        return all(stream.end for stream in job.streams)
+
+    await eventually(is_told, f"all streams of {marker} have its end", JOB_SECONDS)
+    async with visitors.redrives:
+        job.drive_again()
+
+        async def is_driven() -> bool:
+            status, said = await said_by(cluster, "redrive", "--job", job.job_id)
+            if status != 0:
+                print(said)
+            # Its answer may be lost; and a Redis that was set back may not know that the job failed.
+            body = (await cluster.client.look(job)).body
+            begun = isinstance(body, dict) and body.get("stage") not in (None, "failed")
+            return status == 0 or begun or job.was_destroyed
+
+        await eventually(is_driven, f"{marker} is driven again", REDRIVEN_SECONDS)
+    if job.was_destroyed:
+        job.accepted_at, job.refusal = None, "a Redis that was set back forgot it"
+        return
+    cluster.client.watch(job, "second run", resumes_after=job.streams[0].last_id)
+    await cluster.client.seen(job, JOB_SECONDS)
+
+
+# How often each is chosen.
+WAYS: dict[Way, float] = {follow: 64, wait: 10, cancel: 7, delete: 7, speak: 10, come_again: 2}
