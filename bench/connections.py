@@ -35,7 +35,6 @@ CONNECTIONS = 500
 FLOODING = 100
 HEAD_BYTES = 16 * 1024
 SMALL_BUFFER_BYTES = 4096  # of a client that reads nothing: the rest stays where it comes from
-ESTABLISHED = 1  # of TCP's states; the kernel tells it first in TCP_INFO
 LONGEST_SECONDS = 150
 START_SECONDS = 60
 QUIET_SECONDS = 10
@@ -79,7 +78,12 @@ FLOODS: Mapping[str, bytes] = {
 # --- the bad ones, in a process of their own -----------------------------------------------------
 
 
-async def hold(address: str, port: int, sent: bytes, drip: bytes) -> None:
+def held_ports(gateway: psutil.Process) -> set[int]:
+    """Whose connections the gateway has not closed, by the clients' ports."""
+    return {it.raddr.port for it in gateway.net_connections("tcp") if it.raddr}
+
+
+async def hold(address: str, port: int, sent: bytes, drip: bytes, held: set[int]) -> None:
     """One bad connection, which reads nothing; returns when the gateway has ended it."""
     loop = asyncio.get_running_loop()
     with socket.socket() as connection, suppress(OSError):
@@ -89,7 +93,8 @@ async def hold(address: str, port: int, sent: bytes, drip: bytes) -> None:
         await loop.sock_connect(connection, (HOST, port))
         sending = asyncio.create_task(loop.sock_sendall(connection, sent))
         try:
-            while connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED:
+            await asyncio.sleep(4 * LOOK_SECONDS)  # until it is seen for the first time
+            while connection.getsockname()[1] in held:
                 await asyncio.sleep(LOOK_SECONDS)
                 if drip and sending.done():
                     await loop.sock_sendall(connection, drip)
@@ -114,26 +119,36 @@ async def flood(port: int, call: bytes, until: float) -> int:
     return answers
 
 
-async def harm(kind: str, port: int) -> tuple[float, int, int]:
+async def harm(kind: str, port: int, gateway: psutil.Process) -> tuple[float, int, int]:
     """How many seconds all took, how many are still open, how many answers they had."""
     began = time.monotonic()
     if kind in FLOODS:
         until = began + ROW_SECONDS
         answers = await asyncio.gather(*(flood(port, FLOODS[kind], until) for _ in range(FLOODING)))
         return ROW_SECONDS, 0, sum(answers)
+    held: set[int] = set()
+
+    async def look() -> None:
+        while True:
+            now = held_ports(gateway)
+            held.intersection_update(now)
+            held.update(now)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    looking = asyncio.create_task(look())
     holding = [
-        asyncio.create_task(hold(ADDRESSES[number % len(ADDRESSES)], port, *KINDS[kind]))
+        asyncio.create_task(hold(ADDRESSES[number % len(ADDRESSES)], port, *KINDS[kind], held))
         for number in range(CONNECTIONS)
     ]
     _, still = await asyncio.wait(holding, timeout=LONGEST_SECONDS)
     seconds = time.monotonic() - began
-    for task in still:
+    for task in (looking, *still):
         task.cancel()
     return seconds, len(still), 0
 
 
-def be_bad(kind: str, port: int, told: Connection) -> None:
-    told.send(asyncio.run(harm(kind, port)))
+def be_bad(kind: str, port: int, pid: int, told: Connection) -> None:
+    told.send(asyncio.run(harm(kind, port, psutil.Process(pid))))
 
 
 # --- the good one ----------------------------------------------------------------------------------
@@ -184,7 +199,8 @@ async def measure(kind: str, gateway: Gateway, token: str) -> str:
     before_bytes = gateway.process.memory_info().rss
     end = asyncio.Event()
     receiving, sending = multiprocessing.Pipe(duplex=False)
-    bad = multiprocessing.get_context("spawn").Process(target=be_bad, args=(kind, gateway.port, sending))
+    arguments = (kind, gateway.port, gateway.process.pid, sending)
+    bad = multiprocessing.get_context("spawn").Process(target=be_bad, args=arguments)
     async with asyncio.TaskGroup() as group:
         waits = group.create_task(gateway.waits_ms(token, end))
         most_bytes = group.create_task(gateway.most_bytes(end))

@@ -326,6 +326,18 @@ async def test_bucket_lives_no_longer_than_it_takes_to_fill(parts: dict[str, str
             assert (await sessions.look(token, address, reads)).retry_after_seconds <= 60
 
 
+async def test_call_is_either_refused_or_counted(door: Door) -> None:
+    """However near to its rate it comes, also by less than a millisecond: no session is made and refused."""
+    address, calls = an_address(), rate(address=Bucket(300, 1))
+    admissions: list[Admission] = []
+    for _ in range(30):
+        made = await asyncio.gather(*(door.sessions.create(address, calls) for _ in range(30)))
+        admissions += [admission for _, admission in made]
+    refused = [admission.retry_after_seconds > 0 for admission in admissions]
+    assert refused == [admission.session is None for admission in admissions]
+    assert any(refused)
+
+
 # --- round trips ---------------------------------------------------------------------------------
 
 

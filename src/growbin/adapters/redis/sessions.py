@@ -54,12 +54,12 @@ for i = 1, counted do
   local stored = tonumber(redis.pcall('GET', KEYS[i + 2])) or 0
   local begins = stored > now_ms and math.min(stored, now_ms + bucket.ms) or now_ms -- also what is no number
   full_at[i] = begins + bucket.ms / bucket.calls
-  full_in[i] = math.ceil(full_at[i] - now_ms)
+  full_in[i] = math.floor(full_at[i] - now_ms) -- so that the caller, who has no fractions, judges alike
   is_refused = is_refused or full_at[i] - now_ms - bucket.ms >= p.tolerance_ms
 end
 if not is_refused then
   for i = 1, counted do
-    redis.call('SET', KEYS[i + 2], string.format('%.3f', full_at[i]), 'PX', full_in[i])
+    redis.call('SET', KEYS[i + 2], string.format('%.3f', full_at[i]), 'PX', full_in[i] + 1)
   end
 end
 if not session or (is_refused and p.operation == 'create') then
