@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 from urllib.parse import quote
@@ -26,7 +28,7 @@ from growbin.adapters.rabbitmq.job_event import (
     read_obituary,
 )
 from growbin.adapters.rabbitmq.management import ask_management, vhost_of
-from growbin.adapters.rabbitmq.topology import Topology
+from growbin.adapters.rabbitmq.topology import BACKSTOP_JOBS, Topology
 from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.ports import (
@@ -48,6 +50,7 @@ OBITUARIES_AT_ONCE = 16
 # After two or three of them without a sign the broker gives a frozen consumer's jobs to others: 12 s at most.
 CONSUMER_HEARTBEAT_SECONDS = 4
 BACKLOG_AGE_SECONDS = 1.0
+COUNT_LAG_SECONDS = 3.0  # of the broker's own count
 RETRY_PAUSE_SECONDS = 1.0
 HAND_BACK_SECONDS = 5.0
 MANAGEMENT_TIMEOUT_SECONDS = 0.5
@@ -101,6 +104,7 @@ class RabbitJobQueue:
         self._backlog: Backlog | None = None
         self._backlog_read_at = float("-inf")
         self._backlog_lock = asyncio.Lock()
+        self._sent_at: deque[float] = deque(maxlen=BACKSTOP_JOBS)
         # Strong references: a job goes on when the delivery that started it is lost with its channel.
         self._running: dict[tuple[UUID, int], asyncio.Task[Verdict]] = {}
         self._callbacks: set[asyncio.Task[Any]] = set()
@@ -134,6 +138,7 @@ class RabbitJobQueue:
 
     async def publish(self, job: Job) -> None:
         await self._publish(self._topology.name, job.job_id, encode_event(job))
+        self._sent_at.append(asyncio.get_running_loop().time())
 
     async def _publish(self, routing_key: str, job_id: UUID | None, body: bytes) -> None:
         with traces.span("send", "producer") as span:
@@ -169,9 +174,22 @@ class RabbitJobQueue:
         async with self._backlog_lock:
             now = asyncio.get_running_loop().time()
             if now - self._backlog_read_at > BACKLOG_AGE_SECONDS:
-                self._backlog = await self._read_backlog(self._management_url)
+                before, self._backlog = self._backlog, await self._read_backlog(self._management_url)
                 self._backlog_read_at = now
-        return self._backlog
+                self._forget_counted(before)
+        return self._backlog and replace(self._backlog, uncounted=self._uncounted(self._backlog))
+
+    def _forget_counted(self, before: Backlog | None) -> None:
+        """Of what was sent from here: as many as the count has grown by, and what is older than its lag."""
+        grown = self._backlog.waiting - before.waiting if self._backlog and before else 0
+        while self._sent_at and (grown > 0 or self._sent_at[0] < self._backlog_read_at - COUNT_LAG_SECONDS):
+            self._sent_at.popleft()
+            grown -= 1
+
+    def _uncounted(self, backlog: Backlog) -> int:
+        """Of a crowd that comes at once each would be the first in line, by the broker's count."""
+        lag_seconds = asyncio.get_running_loop().time() - self._backlog_read_at + COUNT_LAG_SECONDS
+        return max(0, round(len(self._sent_at) - (backlog.per_second or 0) * lag_seconds))
 
     async def _read_backlog(self, management_url: str) -> Backlog | None:
         # Asked of the broker's management: a passive declare has been seen to report 0 for a full queue.
