@@ -21,6 +21,7 @@ import redis.asyncio
 
 from tests.faults.client import Refused
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.counted_ends import CountedEnds
 from tests.faults.inquest import Inquest, inquests
 from tests.faults.journal import Journal
 from tests.faults.nemesis import Harm, Nemesis, plan
@@ -58,6 +59,7 @@ class Run:
     violations: list[str]
     versions: str
     inquests: list[Inquest]  # on every job that is not done
+    counted: CountedEnds
 
     @property
     def jobs(self) -> list[TrackedJob]:
@@ -92,6 +94,7 @@ class Run:
         """Why this run is no proof; empty when all is well."""
         found = [*self.violations, *(f"{job.marker} {job.job_id} was lost" for job in self.lost)]
         found += [f"no cause is known: {inquest}" for inquest in self.inquests if not inquest.has_cause]
+        found += [f"miscounted: {wrong}" for wrong in self.counted.violations()]
         if self.done_share < WANTED_DONE:
             found.append(f"only {self.done_share:.2%} of the jobs are done")
         if self.hits_share < 0.5:
@@ -109,15 +112,16 @@ async def run(servers: Servers, dose: Dose) -> Run:
         nemesis = Nemesis(cluster, actions)
         began = time.monotonic()
         teller = asyncio.create_task(tell(cluster))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(nemesis.run())
-            group.create_task(drive(cluster, dose, nemesis))
-        teller.cancel()
-        seconds = time.monotonic() - began
-        violations = await cluster.violations(SETTLE_SECONDS)
-        return Run(
-            dose, cluster, nemesis.harms, seconds, violations, await versions(cluster), inquests(cluster)
-        )
+        async with CountedEnds.watching(cluster) as counted:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(nemesis.run())
+                group.create_task(drive(cluster, dose, nemesis))
+            teller.cancel()
+            seconds = time.monotonic() - began
+            violations = await cluster.violations(SETTLE_SECONDS)
+            await counted.look()
+        told, causes = await versions(cluster), inquests(cluster)
+        return Run(dose, cluster, nemesis.harms, seconds, violations, told, causes, counted)
 
 
 async def drive(cluster: Cluster, dose: Dose, nemesis: Nemesis) -> None:
@@ -178,6 +182,7 @@ def table(run: Run) -> str:
         ("versions", run.versions),
         ("time", f"{run.seconds:.0f} s, {dose.jobs / run.seconds:.1f} jobs/s, {dose.in_flight} at once"),
         *(("outcome", f"{count:>6}  {kind}") for kind, count in count_by(run.jobs, outcome).items()),
+        *(("ends", line) for line in run.counted.lines),
         *(("not done", str(inquest)) for inquest in run.inquests[:MOST_LINES]),
         (
             "accept to end",
