@@ -74,10 +74,10 @@ test-faults:
 test-parts:
 	@$(TEST) $(TEST_PARTS) >$(VENV)/test-parts.log 2>&1
 
-faults: setup faketime prometheus  ## kill, freeze and cut everything, one fault at a time, the long ones too
+faults: setup chromium faketime prometheus  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
 		AWAY_SECONDS=$(or $(AWAY_SECONDS),40) $(VENV)/bin/python -m pytest tests/faults $(ARGS)
-	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
+	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract tests/page)
 	@$(if $(ARGS),,FUZZ_CASES=10000 $(VENV)/bin/python -m pytest tests/contract/test_altered_values.py)
 	@$(if $(ARGS),,RANDOM_REQUESTS=100000 $(VENV)/bin/python -m pytest --timeout 1200 tests/unit/test_random_requests.py)
 	@$(if $(ARGS),,DESCRIBED_EXAMPLES=1200 $(VENV)/bin/python -m pytest --timeout 1800 tests/e2e/test_description.py)

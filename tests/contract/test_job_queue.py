@@ -412,6 +412,24 @@ async def test_broker_counts_each_job_once_that_it_hands_out(broker: Broker) -> 
     assert (backlog.waiting, backlog.handed_out, backlog.turn) == (0, 3, 4)
 
 
+async def test_crowd_that_comes_at_once_is_told_its_places(broker: Broker) -> None:
+    """Though the broker has not counted them yet; once it has, nobody is counted twice."""
+    async with broker.queue() as queue, asyncio.timeout(30):
+        while await queue.backlog() is None:  # the broker does not know so new a queue at once
+            await asyncio.sleep(0.2)
+        positions = []
+        for _ in range(20):
+            backlog = await queue.backlog()
+            assert backlog
+            positions.append(backlog.position)
+            await queue.publish(job())
+        assert positions == sorted(positions)
+        assert 18 <= positions[-1] <= 20  # some were counted meanwhile
+        while (backlog := await queue.backlog()) is None or backlog.waiting < 20:
+            await asyncio.sleep(0.2)
+        assert 21 <= backlog.position <= 23
+
+
 async def test_unknown_backlog_is_measured_and_told_once(parts: dict[str, str]) -> None:
     """Nothing limits what waits while the management does not tell: that is for the operator."""
     async with RabbitJobQueue.open(
@@ -422,7 +440,7 @@ async def test_unknown_backlog_is_measured_and_told_once(parts: dict[str, str]) 
         with capture_logs() as lines:
             for _ in range(3):
                 assert await queue.backlog() is None
-                queue._backlog_read_at -= 2  # as if it were older
+                queue._backlog._read_at -= 2  # as if it were older
     assert [line["event"] for line in lines].count("backlog_unknown") == 1
     assert REGISTRY.get_sample_value("growbin_backlog_unknown") == 1
 

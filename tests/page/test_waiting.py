@@ -50,6 +50,21 @@ async def test_seconds_are_counted_and_what_takes_long_is_said(visit: Visit, mod
     await expect(card.locator(".note")).to_be_empty()
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_photo_fills_the_width_of_its_card(
+    visiting: Visiting, system: System, model: HeldModel, width: int
+) -> None:
+    """While it is waited for, on a low screen too."""
+    async with visiting(system.base_url, viewport={"width": width, "height": 600}) as visit, model.held():
+        await visit.choose(COFFEE)
+        card = await visit.reaches("analysing")
+        whole, photo = await card.bounding_box(), await card.locator(".photo").bounding_box()
+        assert whole
+        assert photo
+        assert photo["width"] == pytest.approx(whole["width"], abs=3)
+        assert photo["height"] <= 0.46 * 600 + 1
+
+
 async def test_wait_that_was_told_grows_shorter(visiting: Visiting, system: System, model: HeldModel) -> None:
     """Each second; once it is over only the place is told."""
 
@@ -118,8 +133,8 @@ async def test_place_falls_as_the_service_tells(visiting: Visiting, system: Syst
 @pytest.mark.parametrize(
     ("locale", "opens_at", "words"),
     [
-        ("ko-KR", "2031-01-01T15:00:00.000Z", "다 썼어요. 2031. 1. 2. 오전 12:00에 다시 열려요."),
-        ("en-GB", "2031-01-01T15:00:00.000Z", r"다 썼어요. It opens again at Jan 2, 2031, 12:00\sAM."),
+        ("ko-KR", "2031-01-01T15:00:00.000Z", "다 썼어요. 2031. 1. 2. 오전 12:00부터 다시 할 수 있어요."),
+        ("en-GB", "2031-01-01T15:00:00.000Z", r"다 썼어요. Possible again from Jan 2, 2031, 12:00\sAM."),
         ("en-GB", "2021-01-01T00:00:00.000Z", "다 썼어요."),
         ("en-GB", None, "다 썼어요."),
     ],

@@ -90,6 +90,8 @@ def spent_until(moment: datetime) -> Outcome:
 def test_spent_budget_says_when_it_opens_again() -> None:
     """In local time, with the day where it is another one; never a minute too early."""
     line = summary(spent_until(datetime(2030, 1, 1, 15, 29, 59, tzinfo=UTC)), "en")
-    assert line == "✗ a.jpg: No more. It opens again at 2030-01-02 00:30."
+    assert line == "✗ a.jpg: No more. Possible again from 2030-01-02 00:30."
     today = datetime.now(SEOUL).replace(hour=23, minute=58, second=30)
-    assert summary(spent_until(today.astimezone(UTC)), "ko") == "✗ a.jpg: No more. 23:59에 다시 열려요."
+    assert (
+        summary(spent_until(today.astimezone(UTC)), "ko") == "✗ a.jpg: No more. 23:59부터 다시 할 수 있어요."
+    )

@@ -7,8 +7,7 @@ import time
 
 from aiohttp import web
 
-from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
-from growbin.adapters.rabbitmq.topology import Topology
+from growbin.adapters.rabbitmq.backlog import CountedBacklog
 from growbin.ports import Backlog
 from tests.loopback import served
 
@@ -26,20 +25,20 @@ async def test_backlog_is_read_behind_whoever_asks() -> None:
         return web.json_response({"messages_ready": told})
 
     async with served(tell) as url:
-        queue = RabbitJobQueue(["amqp://127.0.0.1:1"], Topology("jobs"), 1, url)
-        assert await asyncio.gather(*(queue.backlog() for _ in range(5))) == [Backlog(7)] * 5
+        backlog = CountedBacklog(url, "queues/%2F/jobs")
+        assert await asyncio.gather(*(backlog.read() for _ in range(5))) == [Backlog(7)] * 5
         assert asked == 1
 
         waiting, delay_seconds = 9, 0.3
-        queue._backlog_read_at -= 2  # as if it were older
+        backlog._read_at -= 2  # as if it were older
         began = time.monotonic()
-        assert await asyncio.gather(*(queue.backlog() for _ in range(5))) == [Backlog(7)] * 5
+        assert await asyncio.gather(*(backlog.read() for _ in range(5))) == [Backlog(7)] * 5
         assert time.monotonic() - began < 0.2
-        assert queue._backlog_reading is not None
-        await queue._backlog_reading
-        assert await queue.backlog() == Backlog(9)
+        assert backlog._reading is not None
+        await backlog._reading
+        assert await backlog.read() == Backlog(9)
         assert asked == 2
 
         waiting = 11
-        queue._backlog_read_at -= 20
-        assert await queue.backlog() == Backlog(11)
+        backlog._read_at -= 20
+        assert await backlog.read() == Backlog(11)

@@ -21,14 +21,14 @@ WORDS = {
         "probable": "아마 맞을 거예요",
         "unsure": "확실하지 않아요",
         "choices": "혹시",
-        "opens": "{time}에 다시 열려요.",
+        "opens": "{time}부터 다시 할 수 있어요.",
     },
     "en": {
         "sure": "Sure",
         "probable": "Probably",
         "unsure": "Not sure",
         "choices": "Perhaps",
-        "opens": "It opens again at {time}.",
+        "opens": "Possible again from {time}.",
     },
 }
 

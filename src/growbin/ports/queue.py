@@ -75,16 +75,18 @@ ObituaryHandler = Callable[[Obituary], Awaitable[str | None]]
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """What waits in the main queue, how fast it is worked off, and how many jobs were handed out since the
-    broker began to count, where it knows."""
+    broker began to count, where it knows. Its count lags: of late `uncounted` more were sent from here than
+    are worked off in that time."""
 
     waiting: int
     per_second: float | None = None
     handed_out: int | None = None
+    uncounted: int = 0
 
     @property
     def position(self) -> int:
         """Of the job that comes next."""
-        return self.waiting + 1
+        return self.waiting + self.uncounted + 1
 
     @property
     def turn(self) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -16,6 +15,7 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import PublishError
 
+from growbin.adapters.rabbitmq.backlog import CountedBacklog
 from growbin.adapters.rabbitmq.broker_link import BrokerLink
 from growbin.adapters.rabbitmq.connection import losses_told
 from growbin.adapters.rabbitmq.job_event import (
@@ -26,7 +26,7 @@ from growbin.adapters.rabbitmq.job_event import (
     encode_letter,
     read_obituary,
 )
-from growbin.adapters.rabbitmq.management import ask_management, vhost_of
+from growbin.adapters.rabbitmq.management import vhost_of
 from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Job
@@ -48,11 +48,8 @@ log = structlog.get_logger()
 OBITUARIES_AT_ONCE = 16
 # After two or three of them without a sign the broker gives a frozen consumer's jobs to others: 12 s at most.
 CONSUMER_HEARTBEAT_SECONDS = 4
-BACKLOG_AGE_SECONDS = 1.0  # then it is read again, behind whoever asks
-BACKLOG_OLDEST_SECONDS = 5.0  # then who asks waits for it
 RETRY_PAUSE_SECONDS = 1.0
 HAND_BACK_SECONDS = 5.0
-MANAGEMENT_TIMEOUT_SECONDS = 0.5
 CHANGE_TIMEOUT_SECONDS = 2.0
 CONCURRENCY_PAUSE_SECONDS = 0.5
 
@@ -97,12 +94,11 @@ class RabbitJobQueue:
         self._urls = urls
         self._topology = topology
         self._publish_timeout_seconds = publish_timeout_seconds
-        self._management_url = management_url
         self._publisher: BrokerLink
         self._exchange: AbstractExchange
-        self._backlog: Backlog | None = None
-        self._backlog_read_at = float("-inf")
-        self._backlog_reading: asyncio.Task[None] | None = None
+        self._backlog = CountedBacklog(
+            management_url, f"queues/{quote(vhost_of(urls[0]), safe='')}/{topology.name}"
+        )
         # Strong references: a job goes on when the delivery that started it is lost with its channel.
         self._running: dict[tuple[UUID, int], asyncio.Task[Verdict]] = {}
         self._callbacks: set[asyncio.Task[Any]] = set()
@@ -123,8 +119,7 @@ class RabbitJobQueue:
             try:
                 yield queue
             finally:
-                if queue._backlog_reading is not None:
-                    queue._backlog_reading.cancel()
+                queue._backlog.close()
 
     async def is_connected(self) -> bool:
         """For readiness: a confirmed publish could be made now."""
@@ -140,6 +135,7 @@ class RabbitJobQueue:
 
     async def publish(self, job: Job) -> None:
         await self._publish(self._topology.name, job.job_id, encode_event(job))
+        self._backlog.sent()
 
     async def _publish(self, routing_key: str, job_id: UUID | None, body: bytes) -> None:
         with traces.span("send", "producer") as span:
@@ -167,45 +163,8 @@ class RabbitJobQueue:
             self._publisher.replace()  # the queue is gone; setting up declares it again
             raise Unavailable("rabbitmq", f"{routing_key} is gone") from error
 
-    # --- the backlog
-
     async def backlog(self) -> Backlog | None:
-        if self._management_url is None:
-            return None
-        age_seconds = asyncio.get_running_loop().time() - self._backlog_read_at
-        reading = self._backlog_reading
-        if age_seconds > BACKLOG_AGE_SECONDS and (reading is None or reading.done()):
-            # In a context of its own: it is read for whoever asks next, not in this job's trace.
-            reading = self._backlog_reading = asyncio.create_task(
-                self._read_backlog(self._management_url), name="backlog", context=contextvars.Context()
-            )
-        if reading is not None and age_seconds > BACKLOG_OLDEST_SECONDS:
-            await asyncio.shield(reading)
-        return self._backlog
-
-    async def _read_backlog(self, management_url: str) -> None:
-        self._backlog = await self._ask_backlog(management_url)
-        self._backlog_read_at = asyncio.get_running_loop().time()
-
-    async def _ask_backlog(self, management_url: str) -> Backlog | None:
-        # Asked of the broker's management: a passive declare has been seen to report 0 for a full queue.
-        path = f"queues/{quote(vhost_of(self._urls[0]), safe='')}/{self._topology.name}"
-        try:
-            queue = await ask_management(management_url, path, MANAGEMENT_TIMEOUT_SECONDS)
-            stats = queue.get("message_stats", {})
-            rate = stats.get("ack_details", {}).get("rate")
-            handed_out = stats.get("deliver_get")
-            metrics.backlog_unknown.set(0)
-            return Backlog(
-                int(queue.get("messages_ready", 0)),
-                float(rate) if rate else None,
-                None if handed_out is None else int(handed_out) - int(stats.get("redeliver", 0)),
-            )
-        except (Unavailable, ValueError) as error:
-            if self._backlog is not None or self._backlog_read_at < 0:  # once, not with every upload
-                log.warning("backlog_unknown", reason=str(error))
-            metrics.backlog_unknown.set(1)
-            return None
+        return await self._backlog.read()
 
     # --- consuming
 

@@ -120,9 +120,9 @@ const isBefore = (one, other) => one.batch > other.batch || (one.batch === other
 
 function show(job, isOpen = false) {
   const card = new Card(job, { isOpen, takeAnother, onChoice });
-  const next = [...cards].filter(([other]) => isBefore(job, other)).reduce((first, [other, card]) => (first && isBefore(first[0], other) ? first : [other, card]), null);
+  const [next] = [...cards].filter(([other]) => isBefore(job, other)).sort(([one], [other]) => (isBefore(one, other) ? -1 : 1));
   cards.set(job, card);
-  $("jobs").insertBefore(card.element, next && next[1].element);
+  $("jobs").insertBefore(card.element, next?.[1].element ?? null);
   card.buttons.remove.onclick = () => remove(job, card);
   let told = job.id ? job.stage : "";
   let { id } = job;

@@ -163,7 +163,7 @@ export class Card {
     const { position, wait_seconds: wait, attempt, max_attempts: most, toldAt } = this.#job.place;
     if (this.#job.hasEnded) return message;
     if (attempt > 1) return `${say(most ? "again_of" : "again_nth", { attempt, most })} ${message}`;
-    if (!(position > 1)) return message;
+    if (!(position > 1) || Date.now() - toldAt < 1000) return message; // it may be its turn at once
     const seconds = wait - Math.floor((Date.now() - toldAt) / 1000);
     return `${message} ${say(seconds > 0 ? "in_line_about" : "in_line_at", { place: nth(position), seconds })}`;
   }
@@ -347,7 +347,7 @@ export class Card {
   }
 }
 
-/** When a spent budget has room, in the person's own time: the minute after, and the day where it is another. */
+/** When a spent budget has room, in the person's own time and never too early. */
 function opensAgain(moment) {
   const at = new Date(Math.ceil(Date.parse(moment) / 60_000) * 60_000);
   if (!(at > Date.now())) return "";

@@ -32,7 +32,7 @@ export const WORDS = {
   again_nth: "Trying again ({attempt}).",
   again_of: "Trying again ({attempt} of {most}).",
   slow: "It takes longer than usual. The answer will come.",
-  opens: "It opens again at {time}.",
+  opens: "Possible again from {time}.",
   batch: "{done} of {count} done",
   cancel_all: "Cancel all",
   share: "Share",

@@ -38,7 +38,8 @@ export function capital(name) {
 /** A place in line: 3rd, or in Korean the bare number. */
 export function nth(number) {
   if (current === "ko") return number;
-  return number + ({ one: "st", two: "nd", few: "rd" }[new Intl.PluralRules(current, { type: "ordinal" }).select(number)] ?? "th");
+  const isTeen = Math.floor(number / 10) % 10 === 1;
+  return number + ((!isTeen && ["th", "st", "nd", "rd"][number % 10]) || "th");
 }
 
 /** What went wrong and what to do: our words where we have them, else the service's `detail`. */
