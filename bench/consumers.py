@@ -47,7 +47,7 @@ PEERS = {
     "celery": "celery --app {module} worker --pool prefork --concurrency 8 --loglevel warning",
     "dramatiq": "dramatiq --processes 1 --threads 32 {module}",
 }
-JOBS, WARM_UP_JOBS, MANY_JOBS = 600, 50, 3_000
+JOBS, WARM_UP_JOBS, MANY_JOBS = 600, 50, 2_000
 PREFETCH, MANY = 32, 1_000
 AT_ONCE_PUBLISHED = 32
 PATIENCE_SECONDS = 120

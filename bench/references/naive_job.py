@@ -44,10 +44,13 @@ FOUND = json.dumps(
 STEPS = ["내용물을 비웁니다", "물로 헹굽니다", "라벨을 뗍니다", "눌러서 뚜껑을 닫습니다"]
 DAY_SECONDS = 24 * 3600
 MODEL_SIDE_PIXELS = 1024
+MOST_CONNECTIONS = 10_000
 
 
 def open_redis() -> Redis:
-    return Redis.from_url(f"{SETTINGS['REDIS_URL'].rstrip('/')}/2", decode_responses=True)
+    """The library's own limit of connections would refuse a call of one job in a hundred at once."""
+    url = f"{SETTINGS['REDIS_URL'].rstrip('/')}/2"
+    return Redis.from_url(url, decode_responses=True, max_connections=MOST_CONNECTIONS)
 
 
 async def open_s3() -> Any:
