@@ -709,6 +709,18 @@ async def test_end_whose_writer_did_not_hear_of_it_is_counted_when_it_asks_again
         assert await counted(attempt, FAILURE) == []
 
 
+async def test_writer_of_an_end_is_not_told_to_leave_before_it_has_heard_of_it(progress: ProgressLog) -> None:
+    """The answer may have got lost: its next renewal would else stop it from asking again. Others are told,
+    and so is the writer once the job is erased."""
+    job = job_of(upload())
+    start = await begun(progress, job)
+    await progress.finish(job, start.attempt, FAILURE)
+    assert await progress.renew(job, start.attempt) == "ours"
+    assert await progress.renew(job, start.attempt + 1) == "ended"
+    await progress.erase(job.job_id, job.owner)
+    assert await progress.renew(job, start.attempt) == "ended"
+
+
 async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:
     """Nothing is known of a job that nobody opened, and nothing is written by looking or cancelling."""
     job_id = uuid4()

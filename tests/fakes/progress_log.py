@@ -81,6 +81,7 @@ class Kept:
     snapshot: Snapshot | None = None
     entries: list[LogEntry] = field(default_factory=list)
     end: Snapshot | None = None
+    ended_by: int | None = None  # the attempt that wrote the end
     lease_until_ms: int = 0
     attempts: Attempts = field(default_factory=Attempts)
     answer: ModelAnswer | None = None
@@ -224,7 +225,8 @@ class FakeProgressLog(MayBeAway):
         self._answer()
         kept = self._of_run(job)
         if self._is_over(kept, job):
-            return "ended"
+            is_own_end = kept.ended_by == attempt and not self._is_of_earlier_run(kept, job)
+            return "ours" if is_own_end else "ended"
         if not self._holds_token(kept, attempt, job):
             return "lost"
         kept.lease_until_ms = self.clock.now_ms() + self._lease_ms
@@ -473,6 +475,8 @@ class FakeProgressLog(MayBeAway):
         is_behind = present.stage is not None and stage.rank <= present.stage.rank
         if stage.is_terminal or number != present.attempt or not is_behind:
             self._write(kept, stage, number, **more)
+        if stage.is_terminal:
+            kept.ended_by = attempt
         return "ours"
 
     def _new(self, job: Job) -> Snapshot:

@@ -150,6 +150,11 @@ local function is_over()
   return result ~= nil or is_of_earlier_run()
 end
 
+-- The caller's attempt has written it. It may not have heard of that: then it asks again, to be told.
+local function is_own_end()
+  return p.attempt and snapshot and snapshot.ended_by == p.attempt and not is_of_earlier_run()
+end
+
 -- A count, 0 where none can be read.
 local function count_of(field)
   local count = tonumber(redis.call('HGET', ATTEMPTS, field) or 0)
@@ -323,8 +328,8 @@ function operations.append()
     redis.call('PUBLISH', p.session_news, p.job_id)
   end
   if is_over() or not (snapshot or p.owner) then
-    if p.attempt and snapshot and snapshot.ended_by == p.attempt and snapshot.stage == p.stage then
-      written_end = p.stage -- by a call whose answer got lost
+    if is_own_end() and snapshot.stage == p.stage then
+      written_end = p.stage
     end
     return 'ended'
   end
@@ -483,7 +488,7 @@ end
 -- A lapsed lease may be taken up again by its last holder: the token shows that nobody else began.
 function operations.renew()
   if is_over() then
-    return 'ended'
+    return is_own_end() and 'ours' or 'ended'
   end
   if not holds_token() then
     return 'lost'
