@@ -79,6 +79,9 @@ present(
         *("bad_request", "bad_expectation", "bad_version", "answer_unread"),
     ),
 )
+calls_slowed = Counter(
+    "growbin_calls_slowed_total", "Calls that had to wait for their turn: their address called too fast"
+)
 backlog_unknown = Gauge(
     "growbin_backlog_unknown",
     "1 while the broker's management does not tell how many jobs wait, so that nothing limits them",
