@@ -158,7 +158,7 @@ async def test_address_that_calls_too_fast_waits_for_its_turn(start: Start) -> N
     """Whatever it calls, also what is nowhere; nothing is refused for it, and others are answered at once."""
     node = await start(reads_per_second=1)
     client = await node.client()
-    at_once, before = 10, slowed()
+    at_once, before = 5, slowed()
 
     async def call(address: str) -> int:
         return (await client.get("/nowhere", headers={"X-Forwarded-For": address})).status
@@ -171,7 +171,7 @@ async def test_address_that_calls_too_fast_waits_for_its_turn(start: Start) -> N
 
 
 def test_turns_come_evenly_and_the_queue_is_bounded() -> None:
-    """Some seconds' worth is answered at once; who calls without end is not put off for ever."""
+    """A second's worth is answered at once; who calls without end is not put off for ever."""
     pace = Pace(calls_per_second=10)
     at_once = int(10 * AT_ONCE_SECONDS)
     assert [pace.wait_seconds("one") for _ in range(at_once)] == [0.0] * at_once

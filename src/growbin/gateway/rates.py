@@ -14,7 +14,7 @@ from growbin.rates import Admission, Bucket, Level, Rate
 
 MOST_ADDRESSES = 10_000
 PACE_OF_READS = 5  # so fast one address is answered, whatever it calls; a page comes with a dozen files
-AT_ONCE_SECONDS = 2.0
+AT_ONCE_SECONDS = 1.0
 LONGEST_QUEUE_SECONDS = 10.0
 
 
@@ -70,7 +70,7 @@ class PublicReads:
 
 
 class Pace:
-    """However an address calls, it is answered so often a second, and some seconds' worth at once: a flood,
+    """However an address calls, it is answered so often a second, and a second's worth at once: a flood,
     refused or not, takes its turns. Each process counts for itself, in a bounded room."""
 
     def __init__(self, calls_per_second: int) -> None:
