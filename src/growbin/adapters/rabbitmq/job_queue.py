@@ -198,12 +198,12 @@ class RabbitJobQueue:
             queue = await ask_management(management_url, path, MANAGEMENT_TIMEOUT_SECONDS)
             stats = queue.get("message_stats", {})
             rate = stats.get("ack_details", {}).get("rate")
-            handed_out = stats.get("deliver_get")
             metrics.backlog_unknown.set(0)
             return Backlog(
                 int(queue.get("messages_ready", 0)),
                 float(rate) if rate else None,
-                None if handed_out is None else int(handed_out) - int(stats.get("redeliver", 0)),
+                # Without a count none was handed out yet: a crowd may be the first that comes.
+                int(stats.get("deliver_get", 0)) - int(stats.get("redeliver", 0)),
             )
         except (Unavailable, ValueError) as error:
             if self._backlog is not None or self._backlog_read_at < 0:  # once, not with every upload
