@@ -428,6 +428,7 @@ async def test_crowd_that_comes_at_once_is_told_its_places(broker: Broker) -> No
         while (backlog := await queue.backlog()) is None or backlog.waiting < 20:
             await asyncio.sleep(0.2)
         assert 21 <= backlog.position <= 23
+        assert backlog.turn == backlog.position  # none was handed out
 
 
 async def test_unknown_backlog_is_measured_and_told_once(parts: dict[str, str]) -> None:

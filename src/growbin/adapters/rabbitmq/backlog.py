@@ -80,12 +80,12 @@ class CountedBacklog:
             queue = await ask_management(management_url, self._path, MANAGEMENT_TIMEOUT_SECONDS)
             stats = queue.get("message_stats", {})
             rate = stats.get("ack_details", {}).get("rate")
-            handed_out = stats.get("deliver_get")
             metrics.backlog_unknown.set(0)
             return Backlog(
                 int(queue.get("messages_ready", 0)),
                 float(rate) if rate else None,
-                None if handed_out is None else int(handed_out) - int(stats.get("redeliver", 0)),
+                # Without a count none was handed out yet: a crowd may be the first that comes.
+                int(stats.get("deliver_get", 0)) - int(stats.get("redeliver", 0)),
             )
         except (Unavailable, ValueError) as error:
             if self._counted is not None or self._read_at < 0:  # once, not with every upload
