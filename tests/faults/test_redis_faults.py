@@ -124,6 +124,28 @@ async def assert_refused_in_time(cluster: Cluster, job: TrackedJob) -> None:
         assert_refused_politely(answer, seconds)
 
 
+async def test_silent_connection_is_left_for_another(servers: Servers) -> None:
+    """All calls of a role share it, so all would time out for a quarter of an hour: the first cost their two
+    seconds, and then everything works again, though the old connection never says a word."""
+    async with Cluster.running(servers) as cluster:
+        (gateway,), (consumer,) = cluster.gateways, cluster.consumers
+        job, hold = await begin(cluster, "watched")
+        for process in (gateway, consumer):
+            process.links["redis"].silence(b"")
+        path = f"/api/v1/waste/jobs/{job.job_id}"
+        answer, seconds = await timed(cluster.client.call("GET", path, job.token))
+        assert_refused_politely(answer, seconds)
+
+        async def answers() -> bool:
+            return (await cluster.client.call("GET", path, job.token)).status == 200
+
+        await eventually(answers, "the gateway answers", 3 * CORRECT_AGAIN_SECONDS)
+        hold.release()
+        assert (await cluster.client.seen(job)).code == "done"
+        assert len(cluster.model.calls_of("watched")) == 1
+        await cluster.prove()
+
+
 @pytest.mark.long
 async def test_silent_live_link_is_noticed_and_made_up_for(servers: Servers) -> None:
     """One gateway hears nothing, and nobody tells it: it notices by itself, and reads what it has missed."""
