@@ -26,7 +26,12 @@ DEPLOY_INSTALLED := $(DEPLOY_VENV)/.installed-$(VERSION)
 # What looks at the locked packages from outside.
 AUDIT_VENV := .venv-audit
 AUDIT_INSTALLED := $(AUDIT_VENV)/.installed-$(VERSION)
-LOCKS := $(wildcard requirements/*.txt)
+LOCKS := $(wildcard requirements/*.txt) bench/references/peers/requirements.txt
+
+# What growbin's consumer is measured beside.
+PEERS_VENV := .venv-peers
+PEERS_LOCK := bench/references/peers/requirements.txt
+PEERS_INSTALLED := $(PEERS_VENV)/.installed-$(VERSION)
 
 # Training: PyTorch is heavy, and nothing that runs needs it.
 DATA ?=
@@ -39,14 +44,14 @@ TRAIN_PYTHON := PYTHONPATH=src $(TRAIN_VENV)/bin/python
 BROWSER := $(PYTHON) -m tests.browser
 TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/image --ignore=tests/train
 # A third of the time that the tests take each; the third is all that is not named here.
-TEST_FAULTS := tests/faults
+TEST_FAULTS := tests/faults tests/stream_conformance/test_reference.py tests/stream_conformance/test_foreign_servers.py
 TEST_PARTS := tests/contract tests/page tests/stream_conformance/test_clients.py tests/unit
 
 # What npm installs for tests.
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults alerts mutants chaos mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-faults test-parts rabbitmq curl chromium node prometheus faketime buildah debian-packages
+.PHONY: help run test faults alerts mutants chaos conformance servers mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-faults test-parts rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +80,7 @@ faults: setup faketime prometheus  ## kill, freeze and cut everything, one fault
 	@$(if $(ARGS),,$(VENV)/bin/python -m pytest -m long tests/contract)
 	@$(if $(ARGS),,FUZZ_CASES=10000 $(VENV)/bin/python -m pytest tests/contract/test_altered_values.py)
 	@$(if $(ARGS),,RANDOM_REQUESTS=100000 $(VENV)/bin/python -m pytest --timeout 1200 tests/unit/test_random_requests.py)
+	@$(if $(ARGS),,DESCRIBED_EXAMPLES=1200 $(VENV)/bin/python -m pytest --timeout 1800 tests/e2e/test_description.py)
 
 alerts: setup prometheus  ## a real Prometheus over each fault: its alert during it, no other, silence after (20 minutes)
 	@$(VENV)/bin/python -m pytest -s tests/faults/test_alerts.py $(ARGS)
@@ -86,11 +92,18 @@ chaos: setup  ## random harm and one table: JOBS=10000 KILLS=200 SEED=7 repeats 
 	@$(VENV)/bin/python -m tests.faults.chaos --jobs $(JOBS) --kills $(KILLS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT)) $(if $(EARLIER),--before $(EARLIER)) $(ARGS)
 
+conformance: setup  ## put a job stream through the rules: URL=http://… (another's: DESCRIPTION=its.toml)
+	@$(VENV)/bin/python -m tests.stream_conformance $(or $(URL),http://127.0.0.1:$(PORT)) \
+		$(if $(DESCRIPTION),--description $(DESCRIPTION)) $(ARGS)
+
+servers: setup faketime prometheus  ## the rows of broker and Redis on RabbitMQ 3.10 and 4 and Redis 7, unpacked beside (Debian)
+	@$(VENV)/bin/python -m tests.other_servers $(or $(SERVERS),rabbitmq-3.10 rabbitmq-4 redis-7) $(if $(ARGS),--pytest $(ARGS))
+
 mixed: setup  ## this version beside an earlier one, rolled forward and back under load: EARLIER=a-commit
 	@EARLIER=$(EARLIER) $(VENV)/bin/python -m pytest tests/faults/test_mixed_versions.py $(ARGS)
 
-bench: setup  ## what a progress stream costs, beside two common designs (a quarter of an hour)
-	@$(VENV)/bin/python -m bench.streams $(ARGS)
+bench: setup $(if $(findstring --quick,$(ARGS)),,$(PEERS_INSTALLED))  ## what all costs, beside references, in turn (an hour; ARGS="jobs --quick": one of them, in short)
+	@$(VENV)/bin/python -m bench $(ARGS)
 
 photos: setup  ## thousands of hostile and odd photos through the photo cleaner: what each costs (a minute or two)
 	@$(VENV)/bin/python -m bench.hostile_photos $(ARGS)
@@ -119,7 +132,12 @@ image-check: setup buildah  ## build the image from the Dockerfile without Docke
 	@$(VENV)/bin/python -m pytest tests/image $(ARGS)
 
 audit: $(AUDIT_INSTALLED)  ## known vulnerabilities in every locked package (asks PyPI; one that it cannot tell of is a failure)
-	@$(AUDIT_VENV)/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes $(LOCKS:%=--requirement %) $(ARGS)
+	@# Each by itself: what stands in two of them would be refused. A build of PyTorch's own index is not on PyPI.
+	@failed=; for lock in $(filter-out %-cpu.txt,$(LOCKS)); do \
+		echo "$$lock"; \
+		$(AUDIT_VENV)/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes --requirement $$lock $(ARGS) \
+			|| failed=1; \
+	done; test -z "$$failed"
 
 sbom: $(AUDIT_INSTALLED)  ## dist/sbom.json: the packages of the image, with their hashes, as CycloneDX
 	@mkdir -p dist
@@ -140,6 +158,7 @@ lock: setup  ## compile requirements/; ARGS=--upgrade takes new versions
 	@$(COMPILE_PART) requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) $(ARGS) requirements/deploy.in --output-file requirements/deploy.txt
 	@$(COMPILE) $(ARGS) requirements/audit.in --output-file requirements/audit.txt
+	@$(COMPILE_PART) $(PEERS_LOCK:.txt=.in) --output-file $(PEERS_LOCK)
 	@$(COMPILE_PART) --extra model pyproject.toml requirements/train.in --output-file requirements/train.txt
 	@test -z "$(TORCH_WHEELS)" || sed "s/^torch==.*/&+cpu/" requirements/train.in \
 		| $(COMPILE_PART) --find-links $(TORCH_WHEELS) --no-emit-find-links --extra model pyproject.toml - --output-file requirements/train-cpu.txt
@@ -211,6 +230,12 @@ node: $(CLIENTS)/node_modules/.package-lock.json
 $(AUDIT_INSTALLED): requirements/audit.txt
 	@$(PYTHON) -m venv --clear $(AUDIT_VENV)
 	@$(AUDIT_VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --requirement $<
+	@touch $@
+
+$(PEERS_INSTALLED): $(PEERS_LOCK)
+	@$(PYTHON) -m venv --clear $(PEERS_VENV)
+	@echo "Installing what the consumer is measured beside into $(PEERS_VENV)."
+	@$(PEERS_VENV)/bin/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --requirement $<
 	@touch $@
 
 $(DEPLOY_INSTALLED): requirements/deploy.txt

@@ -1,13 +1,17 @@
 """What bad connections cost a gateway with its default limits: memory, everybody else's wait, and how long.
 
-    python -m bench.connections    about five minutes; Linux (each address has its share of the connections)
+    python -m bench.connections [WORD...]    a quarter of an hour, or the rows with such a word; Linux
 
-The good client asks for the page's description all the while, first in quiet.
+Each row: a good client's waits in quiet, then again from the moment that 500 bad connections come, for half a
+minute at least. The bad ones have a process of their own, and five addresses; a flood has one address and 100
+connections, which call as fast as they are answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import multiprocessing
 import socket
 import statistics
 import sys
@@ -15,6 +19,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -26,17 +32,24 @@ HOST = "127.0.0.1"
 GOOD_ADDRESS = "127.0.0.9"
 ADDRESSES = [f"127.0.0.{number}" for number in range(20, 25)]
 CONNECTIONS = 500
+FLOODING = 100
 HEAD_BYTES = 16 * 1024
+SMALL_BUFFER_BYTES = 4096  # of a client that reads nothing: the rest stays where it comes from
+ESTABLISHED = 1  # of TCP's states; the kernel tells it first in TCP_INFO
 LONGEST_SECONDS = 150
 START_SECONDS = 60
 QUIET_SECONDS = 10
+ROW_SECONDS = 30
+GOOD_PAUSE_SECONDS = 0.07  # within the rate of reads
+LOOK_SECONDS = 0.25
 BEGINNING = b"GET /openapi.json HTTP/1.1\r\nHost: growbin.test\r\n"
 BODY = b"POST /api/v1/waste/analyze HTTP/1.1\r\nHost: growbin.test\r\nContent-Type: application/json\r\n"
+CHUNKED = BODY + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
 
 
 def largest_head(fields: int) -> bytes:
     """As much as a head may be, in so many fields, and without its end."""
-    room = (HEAD_BYTES - len(BEGINNING)) // fields - 8
+    room = (HEAD_BYTES - len(BEGINNING) - 2) // fields - 8
     return BEGINNING + b"".join(b"X%03d: %b\r\n" % (number, b"p" * room) for number in range(fields))
 
 
@@ -49,73 +62,141 @@ KINDS: Mapping[str, tuple[bytes, bytes]] = {
     "dripping head": (BEGINNING, b"X"),
     "endless head": (BEGINNING + b"X: " + b"p" * 1_000_000, b""),
     "largest heads, 40 at once, unread": ((largest_head(120) + b"\r\n") * 40, b""),
+    "small heads, 4,000 at once, unread": ((BEGINNING + b"\r\n") * 4000, b""),
     "body that does not come": (BODY + b"Content-Length: 1000\r\n\r\n", b""),
     "dripping body": (BODY + b"Content-Length: 1000\r\n\r\n", b" "),
-    "trailers": (
-        BODY + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + b"X: %b\r\n" % (b"p" * 8000) * 125,
-        b"",
-    ),
+    "dripping trailers": (CHUNKED, b"X: p\r\n"),
+    "endless trailers": (CHUNKED + b"X: %b\r\n" % (b"p" * 8000) * 125, b""),
     "idle after a call": (BEGINNING + b"\r\n", b""),
+}
+FLOODS: Mapping[str, bytes] = {
+    "flood: tickets": BODY + b"Content-Length: 0\r\n\r\n",
+    "flood: reads": b"GET /api/v1/waste/jobs HTTP/1.1\r\nHost: a\r\nCookie: growbin_session=unknown\r\n\r\n",
+    "flood: nothing there": b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n",
 }
 
 
+# --- the bad ones, in a process of their own -----------------------------------------------------
+
+
 async def hold(address: str, port: int, sent: bytes, drip: bytes) -> None:
-    """One bad connection; returns when the gateway has ended it."""
+    """One bad connection, which reads nothing; returns when the gateway has ended it."""
     loop = asyncio.get_running_loop()
-    with socket.socket() as connection:
+    with socket.socket() as connection, suppress(OSError):
         connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
         connection.bind((address, 0))
-        with suppress(OSError):
-            await loop.sock_connect(connection, (HOST, port))
-            await asyncio.wait_for(loop.sock_sendall(connection, sent), LONGEST_SECONDS)
-            while True:
-                with suppress(TimeoutError):
-                    if not await asyncio.wait_for(loop.sock_recv(connection, 65536), 1):
-                        return
-                if drip:
+        await loop.sock_connect(connection, (HOST, port))
+        sending = asyncio.create_task(loop.sock_sendall(connection, sent))
+        try:
+            while connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED:
+                await asyncio.sleep(LOOK_SECONDS)
+                if drip and sending.done():
                     await loop.sock_sendall(connection, drip)
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
 
 
-async def ask(port: int, waits: list[float]) -> None:
-    """A good client: one call after the other, each on a connection of its own."""
-    while True:
-        began = time.monotonic()
-        reader, writer = await asyncio.open_connection(HOST, port, local_addr=(GOOD_ADDRESS, 0))
-        writer.write(BEGINNING + b"Connection: close\r\n\r\n")
-        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
-        writer.close()
-        waits.append(time.monotonic() - began)
-        await asyncio.sleep(0.05)
+async def flood(port: int, call: bytes, until: float) -> int:
+    """One connection of a flood; returns how many answers it had."""
+    answers = 0
+    while time.monotonic() < until:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            reader, writer = await asyncio.open_connection(HOST, port, local_addr=(ADDRESSES[0], 0))
+            while time.monotonic() < until:
+                writer.write(call)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                await reader.readexactly(int(length or 0))
+                answers += 1
+            writer.close()
+    return answers
 
 
-async def watch_memory(process: psutil.Process, seen: list[int]) -> None:
-    while True:
-        seen.append(process.memory_info().rss)
-        await asyncio.sleep(0.05)
-
-
-def p95_ms(waits: list[float]) -> float:
-    return statistics.quantiles(waits, n=20)[-1] * 1000
-
-
-async def measure(kind: str, port: int, process: psutil.Process) -> str:
-    """One row: 500 connections of one kind."""
-    sent, drip = KINDS[kind]
-    seen = [process.memory_info().rss]
-    waits: list[float] = []
-    beside = [asyncio.create_task(watch_memory(process, seen)), asyncio.create_task(ask(port, waits))]
+async def harm(kind: str, port: int) -> tuple[float, int, int]:
+    """How many seconds all took, how many are still open, how many answers they had."""
     began = time.monotonic()
+    if kind in FLOODS:
+        until = began + ROW_SECONDS
+        answers = await asyncio.gather(*(flood(port, FLOODS[kind], until) for _ in range(FLOODING)))
+        return ROW_SECONDS, 0, sum(answers)
     holding = [
-        asyncio.create_task(hold(ADDRESSES[number % len(ADDRESSES)], port, sent, drip))
+        asyncio.create_task(hold(ADDRESSES[number % len(ADDRESSES)], port, *KINDS[kind]))
         for number in range(CONNECTIONS)
     ]
     _, still = await asyncio.wait(holding, timeout=LONGEST_SECONDS)
     seconds = time.monotonic() - began
-    await asyncio.sleep(1)
-    for task in [*beside, *still]:
+    for task in still:
         task.cancel()
-    growth_mib = (max(seen) - seen[0]) / 2**20
-    return f"| {kind} | {growth_mib:.0f} | {seconds:.0f} | {len(still)} | {p95_ms(waits):.0f} |"
+    return seconds, len(still), 0
+
+
+def be_bad(kind: str, port: int, told: Connection) -> None:
+    told.send(asyncio.run(harm(kind, port)))
+
+
+# --- the good one ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Gateway:
+    port: int
+    process: psutil.Process
+
+    async def call(self, line: str, *fields: str) -> bytes:
+        """One call on a connection of its own."""
+        reader, writer = await asyncio.open_connection(HOST, self.port, local_addr=(GOOD_ADDRESS, 0))
+        head = [f"{line} HTTP/1.1", "Host: growbin.test", "Connection: close", *fields, "", ""]
+        writer.write("\r\n".join(head).encode())
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 20"), answer
+        return answer.partition(b"\r\n\r\n")[2]
+
+    async def waits_ms(self, token: str, end: asyncio.Event) -> list[float]:
+        """How long a good client waits for its list of jobs, each time until the `end`."""
+        waits = []
+        while not end.is_set():
+            began = time.monotonic()
+            await self.call("GET /api/v1/waste/jobs", f"Authorization: Bearer {token}")
+            waits.append((time.monotonic() - began) * 1000)
+            await asyncio.sleep(GOOD_PAUSE_SECONDS)
+        return waits
+
+    async def most_bytes(self, end: asyncio.Event) -> int:
+        most = 0
+        while not end.is_set():
+            most = max(most, self.process.memory_info().rss)
+            await asyncio.sleep(0.05)
+        return most
+
+
+def p95(waits: list[float]) -> float:
+    return statistics.quantiles(waits, n=20)[-1]
+
+
+async def measure(kind: str, gateway: Gateway, token: str) -> str:
+    """One row."""
+    end = asyncio.Event()
+    asyncio.get_running_loop().call_later(QUIET_SECONDS, end.set)
+    quiet = await gateway.waits_ms(token, end)
+    before_bytes = gateway.process.memory_info().rss
+    end = asyncio.Event()
+    receiving, sending = multiprocessing.Pipe(duplex=False)
+    bad = multiprocessing.get_context("spawn").Process(target=be_bad, args=(kind, gateway.port, sending))
+    async with asyncio.TaskGroup() as group:
+        waits = group.create_task(gateway.waits_ms(token, end))
+        most_bytes = group.create_task(gateway.most_bytes(end))
+        bad.start()
+        await asyncio.sleep(ROW_SECONDS)
+        seconds, still, answers = await asyncio.to_thread(receiving.recv)
+        end.set()
+    bad.join()
+    busy = waits.result()
+    growth_mib = (most_bytes.result() - before_bytes) / 2**20
+    ended = f"{seconds:.0f} | {still}" if kind in KINDS else f"{answers / seconds:.0f} answers a second | "
+    return f"| {kind} | {growth_mib:.0f} | {ended} | {p95(quiet):.0f} | {p95(busy):.0f} | {max(busy):.0f} |"
 
 
 async def run() -> None:
@@ -126,30 +207,27 @@ async def run() -> None:
         port, probe_port = draw_port(), draw_port()
         settings = {"REDIS_URL": valkey.url, "PORT": str(port), "PROBE_PORT": str(probe_port)}
         settings |= {"RABBITMQ_URL": "amqp://127.0.0.1:1/", "LOG_LEVEL": "error"}
-        gateway = None
+        child = None
         try:
             await valkey.ready()
-            gateway = await asyncio.create_subprocess_exec(
+            child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "growbin", "gateway"), env=settings
             )
-            process = psutil.Process(gateway.pid)
-            waits: list[float] = []
+            gateway = Gateway(port, psutil.Process(child.pid))
+            token = ""
             async with asyncio.timeout(START_SECONDS):
-                while not waits:
-                    with suppress(OSError, TimeoutError):
-                        await asyncio.wait_for(ask(port, waits), 1)
-            waits.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(ask(port, waits), QUIET_SECONDS)
-            print("| 500 connections | RSS + MiB | all ended after s | still open | a good client's p95 ms |")
-            print("|---|---|---|---|---|")
-            print(f"| none | 0 | 0 | 0 | {p95_ms(waits):.0f} |")
-            for kind in sys.argv[1:] or KINDS:
-                print(await measure(kind, port, process), flush=True)
+                while not token:
+                    with suppress(OSError):
+                        token = json.loads(await gateway.call("POST /api/v1/sessions"))["token"]
+            print("| connections | RSS + MiB | all ended after s | still open | p95 before | p95 | longest |")
+            print("|---|---|---|---|---|---|---|")
+            for kind in (*KINDS, *FLOODS):
+                if len(sys.argv) == 1 or any(word in kind for word in sys.argv[1:]):
+                    print(await measure(kind, gateway, token), flush=True)
         finally:
-            if gateway is not None:
-                gateway.kill()
-                await gateway.wait()
+            if child is not None:
+                child.kill()
+                await child.wait()
             await valkey.stop()
 
 

@@ -79,7 +79,7 @@ async def growbin(stack: AsyncExitStack, redis_url: str, limits: GatewayLimits) 
         eraser=unused,
         hub=hub,
         news=progress,
-        notices=Notices(outages),
+        notices=Notices(outages, unused),
     )
     return build_app(gateway)
 

@@ -1,7 +1,7 @@
 """What a progress stream costs: growbin's gateway beside two common designs, alternating in one run.
 
-    make bench                     about a quarter of an hour
-    make bench ARGS="--rounds 1 --streams 1000"
+    make bench ARGS=streams                     about a quarter of an hour
+    python -m bench.streams --rounds 1 --streams 1000
 
 The server has one core to itself, this process (clients and publisher) the other. All three designs are
 sent the same messages through the same Valkey; each client checks that it gets every one, once, in order.
@@ -9,7 +9,6 @@ sent the same messages through the same Valkey; each client checks that it gets 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import resource
@@ -26,6 +25,7 @@ from pathlib import Path
 import psutil
 from redis.asyncio import Redis
 
+from bench.instruments import Dose, Round, dose_of, in_turn, parser_of, report
 from bench.stream_servers import DESIGNS, HOST
 from bench.stream_servers import PATH as JOB_PATH
 from growbin.adapters.redis import keys
@@ -38,6 +38,7 @@ from growbin.local.parts.valkey import Valkey
 from growbin.rates import Bucket, Rate
 
 SERVER_CORE, CLIENT_CORE = 0, 1
+ROUNDS = 3
 CONNECTING_AT_ONCE = 64
 STREAMS_OF_PER_CLIENT = 5_000  # two descriptors a client: ten thousand do not fit into a usual limit
 EVENTS_IN_FLIGHT = 1_000
@@ -339,31 +340,6 @@ async def make_jobs(valkey: Valkey, count: int) -> list[WatchedJob]:
         return jobs[:count]
 
 
-async def run(rounds: int, streams: list[int]) -> bool:
-    """Print the table; False when any client missed an event or got one twice."""
-    os.sched_setaffinity(0, {CLIENT_CORE})
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    figures: dict[tuple[int, str], list[Figures]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        valkey = Valkey(Path(folder))
-        await valkey.start()
-        try:
-            await valkey.ready()
-            jobs = await make_jobs(valkey, max(streams))
-            for count in streams:
-                designs = [name for name in DESIGNS if name != "per_client" or count <= STREAMS_OF_PER_CLIENT]
-                for _ in range(rounds):
-                    for design in designs:
-                        measured = await measure(design, valkey, jobs[:count])
-                        figures.setdefault((count, design), []).append(measured)
-                        print(f"{count} {design}: {measured}", file=sys.stderr)
-        finally:
-            await valkey.stop()
-    print_table(figures)
-    return not any(one.wrong for many in figures.values() for one in many)
-
-
 COLUMNS = {
     "connects/s": "connects_per_second",
     "µs a connect": "connect_us",
@@ -378,30 +354,35 @@ COLUMNS = {
 }
 
 
-def print_table(figures: dict[tuple[int, str], list[Figures]]) -> None:
-    """Each figure's median, with the smallest and the largest of the rounds."""
-    print(f"| streams | design | {' | '.join(COLUMNS)} |")
-    print(f"|---|---|{'---|' * len(COLUMNS)}")
-    for (count, design), many in figures.items():
-        cells = [spread([getattr(one, name) for one in many]) for name in COLUMNS.values()]
-        print(f"| {count:,} | {design} | {' | '.join(cells)} |")
-
-
-def spread(values: list[float]) -> str:
-    def short(value: float) -> str:
-        return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-    middle = short(statistics.median(values))
-    if min(values) == max(values):
-        return middle
-    return f"{middle} [{short(min(values))}..{short(max(values))}]"
+async def run(dose: Dose, streams: list[int]) -> bool:
+    """False when any client missed an event or got one twice."""
+    os.sched_setaffinity(0, {CLIENT_CORE})
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    rounds = list[Round]()
+    with tempfile.TemporaryDirectory() as folder:
+        valkey = Valkey(Path(folder))
+        await valkey.start()
+        try:
+            await valkey.ready()
+            jobs = await make_jobs(valkey, max(streams))
+            for count in streams:
+                designs = [name for name in DESIGNS if name != "per_client" or count <= STREAMS_OF_PER_CLIENT]
+                for design in in_turn(designs, dose.rounds):
+                    measured = await measure(design, valkey, jobs[:count])
+                    figures = {told: getattr(measured, name) for told, name in COLUMNS.items()}
+                    rounds.append(Round(f"{count:,} streams", design, figures))
+                    print(rounds[-1], file=sys.stderr)
+        finally:
+            await valkey.stop()
+    report("streams", rounds, (), dose.folder)
+    return not any(one.figures["lost, doubled, disordered"] for one in rounds)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1_000, 5_000, 10_000])
+    parser = parser_of(__doc__, ROUNDS)
+    parser.add_argument("--streams", type=int, nargs="+")
     given = parser.parse_args()
-    sys.exit(0 if asyncio.run(run(given.rounds, given.streams)) else 1)
+    dose = dose_of(given, ROUNDS)
+    streams = given.streams or ([1_000] if dose.is_quick else [1_000, 5_000, 10_000])
+    sys.exit(0 if asyncio.run(run(dose, streams)) else 1)

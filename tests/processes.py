@@ -18,8 +18,8 @@ import psutil
 START_SECONDS = 180  # the first start turns the model's weights into ONNX
 STOP_SECONDS = 60
 LOG_TAIL_CHARACTERS = 6_000
-# What a process needs to run at all, and the broker to be used where none can be installed.
-INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL")
+# What a process needs to run at all, the broker to be used where none can be installed, and another Redis.
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "RABBITMQ_URL", "RABBITMQ_MANAGEMENT_URL", "REDIS_SERVER")
 
 
 def command(*arguments: str) -> list[str]:

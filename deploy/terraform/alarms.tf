@@ -84,12 +84,18 @@ resource "aws_cloudwatch_metric_alarm" "hit_ratio" {
   }
 }
 
-resource "aws_cloudwatch_metric_alarm" "client_errors" {
+# A share of errors above `percent` in an hour, and `at_least` so many.
+resource "aws_cloudwatch_metric_alarm" "errors" {
+  for_each = {
+    "4xx" = { percent = 20, at_least = 10, means = "a wrong reader's secret, or someone guesses" }
+    "5xx" = { percent = 1, at_least = 3, means = "no job is harmed, for consumers read from S3 meanwhile" }
+  }
+
   provider            = aws.us_east_1
-  alarm_name          = "${var.name}-cdn-4xx"
-  alarm_description   = "More than 20 % of the CDN's answers in an hour, ten at least, were 4xx: a wrong reader's secret, or someone guesses."
+  alarm_name          = "${var.name}-cdn-${each.key}"
+  alarm_description   = "More than ${each.value.percent} % of the CDN's answers in an hour, ${each.value.at_least} at least, were ${each.key}: ${each.value.means}."
   comparison_operator = "GreaterThanThreshold"
-  threshold           = 20
+  threshold           = each.value.percent
   evaluation_periods  = 1
   treat_missing_data  = "notBreaching"
   alarm_actions       = [aws_sns_topic.alarms.arn]
@@ -97,8 +103,8 @@ resource "aws_cloudwatch_metric_alarm" "client_errors" {
 
   metric_query {
     id          = "share"
-    label       = "Answers 4xx, percent"
-    expression  = "IF(error_rate * requests / 100 >= 10, error_rate, 0)"
+    label       = "Answers ${each.key}, percent"
+    expression  = "IF(error_rate * requests / 100 >= ${each.value.at_least}, error_rate, 0)"
     return_data = true
   }
 
@@ -107,50 +113,7 @@ resource "aws_cloudwatch_metric_alarm" "client_errors" {
 
     metric {
       namespace   = "AWS/CloudFront"
-      metric_name = "4xxErrorRate"
-      stat        = "Average"
-      period      = 3600
-      dimensions  = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
-    }
-  }
-
-  metric_query {
-    id = "requests"
-
-    metric {
-      namespace   = "AWS/CloudFront"
-      metric_name = "Requests"
-      stat        = "Sum"
-      period      = 3600
-      dimensions  = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }
-    }
-  }
-}
-
-resource "aws_cloudwatch_metric_alarm" "server_errors" {
-  provider            = aws.us_east_1
-  alarm_name          = "${var.name}-cdn-5xx"
-  alarm_description   = "More than 1 % of the CDN's answers in an hour, three at least, were 5xx; consumers read from S3 meanwhile."
-  comparison_operator = "GreaterThanThreshold"
-  threshold           = 1
-  evaluation_periods  = 1
-  treat_missing_data  = "notBreaching"
-  alarm_actions       = [aws_sns_topic.alarms.arn]
-  ok_actions          = [aws_sns_topic.alarms.arn]
-
-  metric_query {
-    id          = "share"
-    label       = "Answers 5xx, percent"
-    expression  = "IF(error_rate * requests / 100 >= 3, error_rate, 0)"
-    return_data = true
-  }
-
-  metric_query {
-    id = "error_rate"
-
-    metric {
-      namespace   = "AWS/CloudFront"
-      metric_name = "5xxErrorRate"
+      metric_name = "${each.key}ErrorRate"
       stat        = "Average"
       period      = 3600
       dimensions  = { DistributionId = aws_cloudfront_distribution.photos.id, Region = "Global" }

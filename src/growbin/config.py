@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import shlex
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,7 +28,8 @@ class BadSetting(Exception):
 
 def _with_database(url: str, database: int) -> str:
     parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, f"/{database}", parts.query, ""))
+    service = parts.path.rstrip("/") if "+" in parts.scheme else ""  # what the sentinels watch
+    return urlunsplit((parts.scheme, parts.netloc, f"{service}/{database}", parts.query, ""))
 
 
 def _listed(value: str) -> list[str]:
@@ -244,8 +246,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url", "redis_jobs_url", "redis_progress_url", "redis_sessions_url")
     @classmethod
     def _is_redis_url(cls, value: str) -> str:
-        if value and urlsplit(value).scheme not in ("redis", "rediss"):
-            raise ValueError("must start with redis:// or rediss://")
+        if value and not re.match(r"rediss?://|rediss?\+sentinel://[^/]+/\w", value):
+            raise ValueError("must be like redis://host, rediss://host or redis+sentinel://host,host/service")
         return value
 
     @field_validator("rabbitmq_url")

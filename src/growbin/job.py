@@ -346,8 +346,9 @@ class ProgressEvent(Noun):
     message: str
     attempt: int
     updated_at: str
-    position: int | None = None  # in the queue, and the estimated wait, of a `queued` event when known
-    wait_seconds: int | None = None
+    position: int | None = None  # in the queue, of a `queued` event when known,
+    wait_seconds: int | None = None  # the estimated wait,
+    turn: int | None = None  # and the broker's count when its turn comes
     max_attempts: int | None = None  # beside an `attempt` that is not the first
     result: Result | None = None
     failure: Failure | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -36,6 +36,18 @@ def failure_codes() -> list[str]:
 def notice(part: str, locale: Locale) -> str:
     """What the person waiting reads while `part`, one of PARTS, is away."""
     return _messages().notices[part][locale]
+
+
+def place_in_line(position: int, wait_seconds: int | None, locale: Locale) -> str:
+    """`3rd in line, about 8 s.`"""
+    words = _messages().place_in_line["unknown" if wait_seconds is None else "known"][locale]
+    place = position if locale == "ko" else _ordinal(position)
+    return words.format(place=place, seconds=wait_seconds)
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 class ProblemWords(Noun, extra="forbid"):
@@ -72,6 +84,7 @@ class Messages(Noun, extra="forbid"):
 
     stages: dict[Stage, Text]
     notices: dict[str, Text]
+    place_in_line: dict[Literal["known", "unknown"], Text]  # by whether the wait is known
     failures: dict[str, FailureWords]
     problems: dict[str, Line]
     problems_in_korean: dict[str, ProblemWords]

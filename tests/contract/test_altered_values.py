@@ -217,7 +217,7 @@ def app_on(
         eraser=eraser,
         hub=hub,
         news=progress,
-        notices=Notices(FakeOutages(Clock())),
+        notices=Notices(FakeOutages(Clock()), FakeJobQueue()),
     )
     return build_app(gateway)
 

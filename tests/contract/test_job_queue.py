@@ -384,6 +384,34 @@ async def test_backlog_of_a_vhost_with_a_slash_is_known(parts: dict[str, str]) -
             await session.delete(address)
 
 
+async def test_broker_counts_each_job_once_that_it_hands_out(broker: Broker) -> None:
+    """Also one that is handed back and given to another: places in line are told by this count."""
+    held = asyncio.Event()
+
+    async def hold(_job: Job) -> Verdict:
+        held.set()
+        await asyncio.Event().wait()
+        return Ack()
+
+    async def acknowledge(_job: Job) -> Verdict:
+        return Ack()
+
+    async with broker.consuming(hold, lambda: 1, grace_seconds=0.1) as queue:
+        for _ in range(3):
+            await queue.publish(job())
+        async with asyncio.timeout(30):
+            await held.wait()
+            while (backlog := await queue.backlog()) is None or backlog.handed_out != 1:
+                await asyncio.sleep(0.2)
+    async with broker.consuming(acknowledge, lambda: 1) as queue, asyncio.timeout(30):
+        while (backlog := await queue.backlog()) is None or backlog.handed_out != 3:
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(2)  # the broker's own count lags
+        backlog = await queue.backlog()
+    assert backlog
+    assert (backlog.waiting, backlog.handed_out, backlog.turn) == (0, 3, 4)
+
+
 async def test_unknown_backlog_is_measured_and_told_once(parts: dict[str, str]) -> None:
     """Nothing limits what waits while the management does not tell: that is for the operator."""
     async with RabbitJobQueue.open(

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import open_redis
@@ -187,6 +188,7 @@ async def test_consumer_before_gateway_writes_queued_itself(progress: ProgressLo
         (None, {}),
         (Backlog(waiting=6), {"position": 7}),
         (Backlog(waiting=6, per_second=2), {"position": 7, "wait_seconds": 4}),
+        (Backlog(waiting=6, handed_out=100), {"position": 7, "turn": 107}),
     ],
 )
 async def test_queued_event_tells_its_place(
@@ -574,7 +576,7 @@ async def test_feedback_is_marked_once_and_only_for_a_job_that_is_done(progress:
     assert not await progress.mark_feedback(failed.job_id)
 
 
-async def test_each_end_is_counted_once_where_it_is_written(parts: dict[str, str]) -> None:
+async def test_each_end_is_counted_and_logged_once_where_it_is_written(parts: dict[str, str]) -> None:
     """Whoever writes it, by stage or failure code; a ticket that nobody used is no job that expired."""
 
     def counts() -> Counter[str]:
@@ -587,25 +589,49 @@ async def test_each_end_is_counted_once_where_it_is_written(parts: dict[str, str
             }
         )
 
-    async with RedisProgressLog.open(
-        url=f"{parts['REDIS_URL'].rstrip('/')}/2", image_base_url="http://cdn.test"
-    ) as progress:
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as progress:
         before = counts()
-        done, failed, late, cancelled, erased = (job_of(upload()) for _ in range(5))
-        await progress.finish(done, (await begun(progress, done)).attempt, result_of(done))
-        for _ in range(2):
-            await progress.finish(failed, None, FAILURE)
-        await progress.expire_if_due(late.model_copy(update={"deadline_ms": 1}))
-        for job in (cancelled, erased):
-            await progress.queue_job(job)
-        assert await progress.cancel(cancelled.job_id)
-        await progress.erase(erased.job_id, erased.owner)
-        unused = upload()
-        await progress.open_job(unused, unused.created_at_ms - 1)
-        await progress.state(unused.job_id)
-        await progress.state(done.job_id)
+        with capture_logs() as lines:
+            done, failed, late, cancelled, erased = (job_of(upload()) for _ in range(5))
+            await progress.finish(done, (await begun(progress, done)).attempt, result_of(done))
+            for _ in range(2):
+                await progress.finish(failed, None, FAILURE)
+            await progress.expire_if_due(late.model_copy(update={"deadline_ms": 1}))
+            for job in (cancelled, erased):
+                await progress.queue_job(job)
+            assert await progress.cancel(cancelled.job_id)
+            await progress.erase(erased.job_id, erased.owner)
+            unused = upload()
+            await progress.open_job(unused, unused.created_at_ms - 1)
+            await progress.state(unused.job_id)
+            await progress.state(done.job_id)
         expected = {"done": 1, FAILURE.code: 1, "expired": 1, "cancelled": 2, "not_uploaded": 1}
         assert counts() - before == expected
+        assert Counter(line["outcome"] for line in lines if line["event"] == "job_ended") == expected
+
+
+async def test_end_whose_writer_did_not_hear_of_it_is_counted_when_it_asks_again(
+    parts: dict[str, str],
+) -> None:
+    """The answer was lost, not the end. Nobody else's call about the same job counts it, whatever it says."""
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as progress:
+        job = job_of(upload())
+        attempt = (await begun(progress, job)).attempt
+
+        async def counted(by: int | None, end: Result | Failure) -> list[str]:
+            with capture_logs() as lines:
+                await progress.finish(job, by, end)
+            return [line["outcome"] for line in lines if line["event"] == "job_ended"]
+
+        assert await counted(attempt, FAILURE) == [FAILURE.code]
+        assert await counted(attempt, FAILURE) == [FAILURE.code]
+        assert await counted(None, FAILURE) == []
+        assert await counted(attempt + 1, FAILURE) == []
+        assert await counted(attempt, result_of(job)) == []
+        await progress.erase(job.job_id, job.owner)
+        assert await counted(attempt, FAILURE) == []
 
 
 async def test_unknown_job_has_no_state(progress: ProgressLog) -> None:

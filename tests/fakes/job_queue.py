@@ -32,8 +32,9 @@ DEAD_LETTER_REASON = "rejected"  # what the broker says of every letter that its
 
 class FakeJobQueue(MayBeAway):
     """`published` keeps every job sent; `waiting` is what nobody has in hand, and `crowd` more are told to
-    wait before them; `is_blind` knows of no backlog; `loses_confirms` sends the job and raises all the
-    same, as a timeout does; `on_publish` may break something just then. Dead letters go to `letters`."""
+    wait before them; `handed_out` is what the broker counts; `is_blind` knows of no backlog;
+    `loses_confirms` sends the job and raises all the same, as a timeout does; `on_publish` may break
+    something just then. Dead letters go to `letters`."""
 
     part = "rabbitmq"
 
@@ -43,6 +44,8 @@ class FakeJobQueue(MayBeAway):
         self.waiting: deque[Job] = deque()
         self.letters = FakeDeadLetters()
         self.crowd = 0
+        self.handed_out: int | None = None
+        self.looks = 0  # at the backlog
         self.is_blind = False
         self.loses_confirms = False
         self.on_publish: Callable[[], None] = lambda: None
@@ -60,7 +63,10 @@ class FakeJobQueue(MayBeAway):
             raise Unavailable(self.part, "no confirm in time")
 
     async def backlog(self) -> Backlog | None:
-        return None if self.is_away or self.is_blind else Backlog(self.crowd + len(self.waiting))
+        self.looks += 1
+        if self.is_away or self.is_blind:
+            return None
+        return Backlog(self.crowd + len(self.waiting), handed_out=self.handed_out)
 
     @asynccontextmanager
     async def consuming(

@@ -146,8 +146,10 @@ class FakeProgressLog(MayBeAway):
         place: dict[str, int] = {}
         if backlog is not None:
             place["position"] = backlog.position
-            if backlog.wait_seconds is not None:
-                place["wait_seconds"] = backlog.wait_seconds
+            if (seconds := backlog.wait_seconds(backlog.position)) is not None:
+                place["wait_seconds"] = seconds
+            if backlog.turn is not None:
+                place["turn"] = backlog.turn
         self._append(job, None, Stage.QUEUED, **place)
 
     async def cancel(self, job_id: UUID) -> bool:
@@ -475,8 +477,11 @@ def _again(job: Job, run: int, deadline_ms: int, deadline_seconds: int) -> Job:
     return job.model_copy(update={"run": run, **times})
 
 
+PLACE = ("position", "wait_seconds", "turn", "max_attempts")
+
+
 def _without_place(entry: LogEntry) -> LogEntry:
     """A place in the queue is told once, not kept."""
     event = json.loads(entry.data)
-    kept = {name: event[name] for name in event if name not in ("position", "wait_seconds", "max_attempts")}
+    kept = {name: event[name] for name in event if name not in PLACE}
     return replace(entry, data=json.dumps(kept, ensure_ascii=False, separators=(",", ":")))

@@ -18,6 +18,7 @@ import redis.asyncio
 
 from tests.faults.chaos_table import table
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.counted_ends import CountedEnds
 from tests.faults.inquest import Inquest, inquests
 from tests.faults.nemesis import Action, Harm, Nemesis, plan
 from tests.faults.oracle import TrackedJob, outcome
@@ -56,6 +57,7 @@ class Run:
     work: Counter[str]  # what people did
     versions: str
     inquests: list[Inquest]  # on every job that is not done
+    counted: CountedEnds
 
     @property
     def jobs(self) -> list[TrackedJob]:
@@ -92,6 +94,7 @@ class Run:
         """Why this run is no proof; empty when all is well."""
         found = [*self.violations, *(f"{job.marker} {job.job_id} was lost" for job in self.lost)]
         found += [f"no cause is known: {inquest}" for inquest in self.inquests if not inquest.has_cause]
+        found += [f"miscounted: {wrong}" for wrong in self.counted.violations()]
         if self.done_share < WANTED_DONE:
             found.append(f"only {self.done_share:.2%} of the jobs are done")
         if self.hits_share < 0.5:
@@ -111,12 +114,14 @@ async def run(servers: Servers, dose: Dose) -> Run:
         nemesis = Nemesis(cluster, planned(dose))
         began = time.monotonic()
         teller = asyncio.create_task(tell(cluster))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(nemesis.run())
-            group.create_task(drive(cluster, dose, nemesis, visitors := Visitors(cluster)))
-        teller.cancel()
-        seconds = time.monotonic() - began
-        violations = await cluster.violations(SETTLE_SECONDS)
+        async with CountedEnds.watching(cluster) as counted:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(nemesis.run())
+                group.create_task(drive(cluster, dose, nemesis, visitors := Visitors(cluster)))
+            teller.cancel()
+            seconds = time.monotonic() - began
+            violations = await cluster.violations(SETTLE_SECONDS)
+            await counted.look()
         return Run(
             dose=dose,
             cluster=cluster,
@@ -126,6 +131,7 @@ async def run(servers: Servers, dose: Dose) -> Run:
             work=visitors.chosen,
             versions=await versions(cluster),
             inquests=inquests(cluster),
+            counted=counted,
         )
 
 

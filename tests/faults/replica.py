@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from redis.asyncio import Redis
 
@@ -54,19 +55,26 @@ async def role_of(valkey: Valkey) -> str:
 
 
 @asynccontextmanager
-async def replicated(cluster: Cluster) -> AsyncIterator[Name]:
-    """The servers' Valkey gets a replica, and is the primary again afterwards."""
-    ours, other = cluster.servers.valkey, Valkey(cluster.folder / "replica")
+async def replica_of(ours: Valkey, folder: Path, replicated_port: int | None = None) -> AsyncIterator[Valkey]:
+    """A replica of the servers' Valkey, which is the primary again afterwards."""
+    other = Valkey(folder)
     other.secrets["password"] = ours.secrets["password"]
     await other.start()
     try:
         await other.ready()
         for valkey in (ours, other):
             await operate(valkey, "CONFIG", "SET", "masterauth", ours.secrets["password"])
-        await operate(other, "REPLICAOF", "127.0.0.1", str(ours.port))
+        await operate(other, "REPLICAOF", "127.0.0.1", str(replicated_port or ours.port))
+        yield other
+    finally:
+        await other.kill()
+        await operate(ours, "REPLICAOF", "NO", "ONE")
+
+
+@asynccontextmanager
+async def replicated(cluster: Cluster, replicated_port: int | None = None) -> AsyncIterator[Name]:
+    ours = cluster.servers.valkey
+    async with replica_of(ours, cluster.folder / "replica", replicated_port) as other:
         name = Name(cluster, ours, other)
         await eventually(name.is_in_step, "the replica is in step", IN_STEP_SECONDS)
         yield name
-    finally:
-        await operate(ours, "REPLICAOF", "NO", "ONE")
-        await other.kill()

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from growbin.local.parts.rabbitmq import RabbitMQ
-from tests.faults.client import Answer
+from tests.faults.client import Answer, Refused
 from tests.faults.cluster import Cluster, ForeignRabbitMQ, Process
 from tests.faults.model import Hold
 from tests.faults.oracle import TrackedJob
@@ -165,10 +165,11 @@ async def rabbitmqctl(node: RabbitMQ, *words: str) -> str:
 
 class Load:
     """One job after the other, from a few clients at once; each upload-complete is repeated until its
-    202, and must be refused politely until then."""
+    202, and must be refused politely until then. `may_be_forgotten`: Redis may lose what was not accepted."""
 
-    def __init__(self, cluster: Cluster, clients: int = 6) -> None:
+    def __init__(self, cluster: Cluster, clients: int = 6, *, may_be_forgotten: bool = False) -> None:
         self._cluster = cluster
+        self._may_be_forgotten = may_be_forgotten
         self._numbers = itertools.count()
         self._clients = clients
         self._is_over = asyncio.Event()
@@ -187,12 +188,19 @@ class Load:
 
     async def _submit(self) -> None:
         while not self._is_over.is_set():
-            job = await uploaded(self._cluster, f"load-{next(self._numbers)}")
+            try:
+                job = await uploaded(self._cluster, f"load-{next(self._numbers)}")
+            except Refused:
+                if not self._may_be_forgotten:
+                    raise
+                continue
             self.jobs.append(job)
             while True:
                 answer, seconds = await timed(self._cluster.client.complete(job))
                 if answer.status == 202:
                     self._cluster.client.watch(job)
+                    break
+                if self._may_be_forgotten and answer.status in (401, 404):
                     break
                 assert_refused_politely(answer, seconds)
                 self.refusals += 1

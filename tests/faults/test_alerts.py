@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.deploy.alert_rules import shortened
 from tests.faults.client import Refused
-from tests.faults.cluster import Cluster, Servers
+from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.model import ANSWER, BAD_KEY, Reply, refused
-from tests.faults.prometheus import FACTOR, SCRAPE_SECONDS, Prometheus
+from tests.faults.oracle import TrackedJob
+from tests.faults.prometheus import Prometheus
 from tests.faults.surgery import PROGRESS, database
 from tests.metric_names import panel_queries
 
@@ -30,7 +30,6 @@ LONG_QUIET_SECONDS = 20.0  # whatever had a reason would fire within it
 SHORT_QUIET_SECONDS = 4.0
 HEARD_SECONDS = 60.0
 CLEARED_SECONDS = 60.0
-RATE_RANGE_SECONDS = 4 * SCRAPE_SECONDS
 
 Act = Callable[[Cluster], Awaitable[None]]
 
@@ -155,6 +154,53 @@ async def empty_redis(cluster: Cluster) -> None:
         await redis.config_set("maxmemory", 0)
 
 
+async def spend_budget(cluster: Cluster) -> None:
+    async with database(cluster, PROGRESS) as redis:
+        await redis.hset(EVERYBODYS_BUDGET, "day:calls", str(CALLS_A_DAY))
+
+
+async def set_budget_back(cluster: Cluster) -> None:
+    async with database(cluster, PROGRESS) as redis:
+        await redis.delete(EVERYBODYS_BUDGET)
+
+
+class DeafReaders:
+    """Each second somebody opens the stream of a story that fills all buffers, and reads none of it."""
+
+    def __init__(self) -> None:
+        self._opening: asyncio.Task[None] | None = None
+
+    async def begin(self, cluster: Cluster) -> None:
+        job = await cluster.client.submit("long-story")
+        cluster.client.watch(job)
+        await cluster.client.seen(job)
+        async with database(cluster, PROGRESS) as redis:
+            events = f"job:{{{job.job_id}}}:events"
+            epoch = str(await redis.lindex(events, 0)).partition(".")[0]
+            await redis.lpush(events, f'{epoch}.0.long progress {{"message":"{"x" * LONG_STORY_BYTES}"}}')
+        self._opening = asyncio.create_task(self._open(cluster.gateways[0], job))
+
+    async def end(self, _cluster: Cluster) -> None:
+        assert self._opening is not None
+        self._opening.cancel()
+        await asyncio.wait([self._opening])
+
+    async def _open(self, gateway: Process, job: TrackedJob) -> None:
+        request = (
+            f"GET /api/v1/waste/jobs/{job.job_id}/events HTTP/1.1\r\n"
+            f"Host: x\r\nAuthorization: Bearer {job.token}\r\n\r\n"
+        )
+        loop = asyncio.get_running_loop()
+        with ExitStack() as opened:
+            while True:
+                reader = opened.enter_context(socket.socket())
+                reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
+                reader.setblocking(False)
+                await loop.sock_connect(reader, ("127.0.0.1", gateway.links["http"].upstream_port))
+                await loop.sock_sendall(reader, request.encode())
+                await asyncio.sleep(1)
+
+
 async def cdn_down(cluster: Cluster) -> None:
     await cluster.cdn_link.down()
 
@@ -168,6 +214,9 @@ async def cdn_passes(cluster: Cluster) -> None:
 
 
 PATIENCE = refused(429, "rate_limit_exceeded", retry_after_seconds=0.5)
+EVERYBODYS_BUDGET, CALLS_A_DAY = "budget:{everybody}", 100_000
+LONG_STORY_BYTES, SMALL_BUFFER_BYTES = 6_000_000, 4_096
+DEAF_READERS = DeafReaders()
 MODEL_AWAY = Fault("model away", "GrowbinPartAway", links_down("model"), links_pass("model"))
 ONE_AT_ONCE = {"CONSUMER_CONCURRENCY": "1", "BACKLOG_LIMIT": "5"}
 FAULTS = (
@@ -193,6 +242,21 @@ FAULTS = (
     Fault("broker slow", "GrowbinAnswersSlow", links_slow("amqp", 0.5), links_pass("amqp")),
     Fault("consumers gone", "GrowbinNobodyConsumes", kill_consumers, start_consumers),
     Fault("gateways gone", "GrowbinGatewaysGone", kill_gateways, start_gateways),
+    Fault(
+        "budget spent",
+        "GrowbinBudgetSpent",
+        spend_budget,
+        set_budget_back,
+        besides=frozenset({"GrowbinBudgetNearlySpent"}),
+        settings={"BUDGET": f"{CALLS_A_DAY} calls/day"},
+    ),
+    Fault(
+        "streams lost",
+        "GrowbinStreamsLost",
+        DEAF_READERS.begin,
+        DEAF_READERS.end,
+        settings={"STREAM_WRITE_TIMEOUT_SECONDS": "2"},
+    ),
     Fault("backlog full", "GrowbinBacklogFull", model_takes(5), model_takes(0.05), settings=ONE_AT_ONCE),
 )
 
@@ -224,13 +288,9 @@ async def without_data(prometheus: Prometheus) -> list[str]:
     """The panels whose query gives nothing but NaN."""
     empty = []
     for panel, query in panel_queries():
-        expr = query.replace("$__rate_interval", f"{RATE_RANGE_SECONDS:g}s").replace(
-            "growbin.jobs", prometheus.queue_name
-        )
-        expr = re.sub(r"\[(\d+[mh])\]", lambda found: f"[{shortened(found[1], FACTOR)}]", expr)
-        found = await prometheus.query(expr)
+        found = await prometheus.panel(query)
         if all(math.isnan(float(series["value"][1])) for series in found):
-            empty.append(f"{panel}: {expr}")
+            empty.append(f"{panel}: {query}")
     return empty
 
 

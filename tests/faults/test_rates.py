@@ -28,7 +28,7 @@ NOBODYS = "00000000-0000-4000-8000-000000000000"
 JOBS = "/api/v1/waste/jobs"
 BEHIND_PROXY = {"TRUSTED_PROXIES": "127.0.0.0/8"}
 DEFAULT_RATES = {**dict.fromkeys(ONE_ADDRESS, ""), **BEHIND_PROXY}
-TICKETS = int(os.environ.get("RATE_TICKETS", "2000"))  # 20,000 in the long run
+TICKETS = int(os.environ.get("RATE_TICKETS", "1000"))  # 20,000 in the long run
 AT_ONCE = 32
 LOOKS = 100
 LOOK_PAUSE_SECONDS = 0.05
@@ -124,8 +124,14 @@ async def test_ticket_over_the_rate_is_refused(servers: Servers) -> None:
 async def test_job_that_has_ended_is_no_longer_unfinished(servers: Servers) -> None:
     """The consumer's end makes room at once, for the session and for its address."""
     async with Cluster.running(
-        servers, MAX_UNFINISHED_PER_SESSION="1", MAX_UNFINISHED_PER_ADDRESS="1"
+        servers,
+        gateways=1,
+        consumers=1,
+        MAX_UNFINISHED_PER_SESSION="1",
+        MAX_UNFINISHED_PER_ADDRESS="1",
+        **BEHIND_PROXY,
     ) as cluster:
+        cluster.client.headers["X-Forwarded-For"] = an_address()
         job, hold = await begin(cluster, "first")
         second = cluster.ledger.track("second", job.token)
         await cluster.client.ticket(second)
@@ -272,6 +278,7 @@ async def test_photo_of_another_waits_for_what_one_address_may_have_under_way_an
         **BEHIND_PROXY,
     ) as cluster:
         cluster.model.delay_seconds = lambda _marker: 2.0
+        cluster.client.headers["X-Forwarded-For"] = an_address()
         other = cluster.new_client()
         other.headers["X-Forwarded-For"] = an_address()
         alone = await quickly(other, cluster, "alone")
@@ -324,7 +331,7 @@ async def test_tickets_of_a_thousand_addresses_are_refused_over_the_rate_of_all(
             gateways=1,
             consumers=0,
             **SHORT_LIVES,
-            **DEFAULT_RATES | {"ALL_TICKETS_PER_MINUTE": "1000"},
+            **DEFAULT_RATES | {"ALL_TICKETS_PER_MINUTE": "500"},
         ) as cluster,
         visitors(cluster, an_address()) as stranger,
     ):
@@ -337,5 +344,5 @@ async def test_tickets_of_a_thousand_addresses_are_refused_over_the_rate_of_all(
         statuses = await many(TICKETS, analyze)
         seconds = time.monotonic() - began
         print(f"{TICKETS} tickets of 1,000 addresses in {seconds:.1f} s: {dict(statuses)}")
-        assert set(statuses) <= {201, 429}
-        assert statuses[201] <= 1000 * (1 + seconds / 60) + 1
+        assert set(statuses) == {201, 429}
+        assert statuses[201] <= 500 * (1 + seconds / 60) + 1

@@ -17,7 +17,6 @@ from tests.deploy.image import Image, stages
 from tests.deploy.manifests import ROOT
 
 DEBIAN = "trixie"  # its Python is 3.13, as the Dockerfile's
-NAME = "localhost/growbin:check"
 USER = "10001"
 
 # A container without a container runtime: a read-only root, a /tmp of its own, the user, no privileges.
@@ -35,15 +34,21 @@ exec chroot "$root" setpriv --reuid=10001 --regid=10001 --clear-groups \\
 
 
 class BuiltImage(Image):
-    """Layers and root live in `folder`, and go with it."""
+    """Layers and root live in `folder`, and go with it. `requirements` is the build's argument; those of the
+    shipped image when it is not given."""
+
+    def __init__(self, folder: Path, requirements: str = "") -> None:
+        super().__init__(folder)
+        self._argument = [f"--build-arg=REQUIREMENTS={requirements}"] if requirements else []
+        self._name = f"localhost/growbin:{requirements or 'check'}"
 
     def build(self) -> None:
-        """The base, then every stage of the Dockerfile that the shipped image needs."""
-        self._make_base()
-        self._buildah(
-            "bud", "--pull-never", "--layers=false", "--target", "growbin", "--tag", NAME, str(ROOT)
-        )
-        container = self._buildah("from", "--pull-never", NAME)
+        """The base if it is missing, then every stage of the Dockerfile that the image needs."""
+        if not (self._folder / "base").exists():
+            self._make_base()
+        wanted = ["--target", "growbin", "--tag", self._name, *self._argument]
+        self._buildah("bud", "--pull-never", "--layers=false", *wanted, str(ROOT))
+        container = self._buildah("from", "--pull-never", self._name)
         self.root = Path(self._buildah("mount", container))
 
     def command(self, *arguments: str) -> list[str]:
@@ -61,7 +66,7 @@ class BuiltImage(Image):
 
     @property
     def config(self) -> dict[str, Any]:
-        said = json.loads(self._buildah("inspect", "--type", "image", NAME))
+        said = json.loads(self._buildah("inspect", "--type", "image", self._name))
         return dict(said["OCIv1"]["config"])
 
     def _make_base(self) -> None:

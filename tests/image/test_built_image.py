@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from tests.deploy.manifests import rendered
 from tests.deploy.pods import Pods
 from tests.faults.cluster import Servers
+from tests.faults.collector import Collector
 from tests.faults.oracle import outcome
 from tests.faults.steps import begin
 from tests.image.built_image import USER, BuiltImage
@@ -25,15 +27,31 @@ print(pathlib.Path("/etc/ssl/certs/ca-certificates.crt").stat().st_size > 0)
 pathlib.Path("/tmp/scratch").write_text("may be written")
 pathlib.Path("/opt/growbin/new").write_text("may not")
 """
+SEND_A_SPAN = """
+import sys
+from growbin.telemetry import traces
+from growbin.telemetry.span_recorder import SpanRecorder
+recorder = SpanRecorder.to_collector(sys.argv[1], "growbin-image")
+traces.record_with(recorder)
+with traces.request("one", None, None, "sent from the image"):
+    pass
+recorder.close()
+"""
 
 
 @pytest.fixture(scope="session")
-def built() -> Iterator[BuiltImage]:
-    """Built once. Its files belong to several users, so the folder is root's to remove."""
-    with tempfile.TemporaryDirectory(prefix="growbin-image-") as folder:
-        image = BuiltImage(Path(folder))
-        image.build()
-        yield image
+def folder() -> Iterator[Path]:
+    """Its files belong to several users, so it is root's to remove."""
+    with tempfile.TemporaryDirectory(prefix="growbin-image-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def built(folder: Path) -> BuiltImage:
+    """Built once."""
+    image = BuiltImage(folder)
+    image.build()
+    return image
 
 
 def test_image_says_what_the_manifests_count_on(built: BuiltImage) -> None:
@@ -72,3 +90,27 @@ async def test_one_job_goes_through_the_image(built: BuiltImage, tmp_path: Path)
         await pods.prove()
         assert (outcome(job), pods.model.paid("image")) == ("done", 1)
         assert [await pod.stop() for pod in pods.pods] == [0, 0]
+
+
+@pytest.mark.timeout(400)
+async def test_image_sends_traces_only_if_it_was_built_to(built: BuiltImage, folder: Path) -> None:
+    """What the shipped one does not hold comes with `--build-arg REQUIREMENTS=tracing`."""
+    tracing = BuiltImage(folder, "tracing")
+    tracing.build()
+    async with Collector.running() as collector:
+        said = {
+            image: await _output(image, "python", "-c", SEND_A_SPAN, collector.url)
+            for image in (built, tracing)
+        }
+        assert "No module named 'opentelemetry'" in said[built]
+        assert (said[tracing], [span.name for span in collector.spans]) == ("", ["sent from the image"])
+
+
+async def _output(image: BuiltImage, *words: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *image.confined(*words),
+        env=image.environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    return (await process.communicate())[0].decode()

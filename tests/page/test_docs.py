@@ -12,6 +12,7 @@ from tests.e2e.system import System
 from tests.page.conftest import COFFEE, HeldModel, Visiting
 
 IDS = re.compile(r"^id: (.+?)\r?$", re.MULTILINE)
+UNFOLD = "document.querySelectorAll('details').forEach((each) => (each.open = true))"
 EVENTS = re.compile(r"^event: (\w+)", re.MULTILINE)
 
 
@@ -44,6 +45,20 @@ async def test_examples_name_the_address_of_the_page(visiting: Visiting, system:
     assert system.base_url.rpartition("/")[2] not in ("", "127.0.0.1:8080")
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_button_to_copy_stands_beside_its_code(visiting: Visiting, system: System, width: int) -> None:
+    """However long the lines are, none runs under it."""
+    async with visiting(system.base_url, viewport={"width": width, "height": 844}) as visit:
+        await visit.page.goto("/docs")
+        await visit.page.evaluate(UNFOLD)
+        for frame in await visit.page.locator(".copied").all():
+            button = await frame.locator("button").bounding_box()
+            code = await frame.locator("pre").bounding_box()
+            assert button
+            assert code
+            assert button["y"] + button["height"] <= code["y"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 async def test_docs_are_accessible(visiting: Visiting, system: System, scheme: str, width: int) -> None:
@@ -51,9 +66,7 @@ async def test_docs_are_accessible(visiting: Visiting, system: System, scheme: s
     viewport = {"width": width, "height": 844}
     async with visiting(system.base_url, color_scheme=scheme, viewport=viewport) as visit:
         await visit.page.goto("/docs")
-        await visit.page.evaluate(
-            "document.querySelectorAll('details').forEach((each) => (each.open = true))"
-        )
+        await visit.page.evaluate(UNFOLD)
         findings = await Axe().run(visit.page)
         assert findings.violations_count == 0, findings.generate_report()
         assert await visit.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0

@@ -15,8 +15,8 @@ from tests.page.conftest import COFFEE, HeldModel, Visit, Visiting
 UPDATED = "2030-01-01T00:00:00.000Z"
 
 
-def stream_of(*events: dict[str, Any]) -> str:
-    """Progress events as the service writes them."""
+def stream_of(*events: dict[str, Any], name: str = "progress") -> str:
+    """Events as the service writes them."""
     lines = []
     for number, event in enumerate(events, 1):
         told = {
@@ -27,7 +27,7 @@ def stream_of(*events: dict[str, Any]) -> str:
             "updated_at": UPDATED,
             **event,
         }
-        lines.append(f"retry: 60000\nid: a.{number}.b\nevent: progress\ndata: {json.dumps(told)}\n\n")
+        lines.append(f"retry: 60000\nid: a.{number}.b\nevent: {name}\ndata: {json.dumps(told)}\n\n")
     return "".join(lines)
 
 
@@ -66,15 +66,15 @@ async def test_wait_that_was_told_grows_shorter(visiting: Visiting, system: Syst
         await visit.page.clock.fast_forward(4000)
         await expect(card.locator(".state")).to_contain_text(re.compile("about [34] s"))
         await visit.page.clock.fast_forward(6000)
-        await expect(card.locator(".state")).to_have_text("기다려요. Number 3 in line.")
+        await expect(card.locator(".state")).to_have_text("기다려요. 3rd in line.")
 
 
 @pytest.mark.parametrize(
     ("locale", "event", "words"),
     [
         ("ko-KR", {"position": 3, "wait_seconds": 80}, r"기다려요. 3번째 차례예요, 약 (80|7\d)초."),
-        ("en-GB", {"position": 3, "wait_seconds": 80}, r"기다려요. Number 3 in line, about (80|7\d) s."),
-        ("en-GB", {"position": 3}, "기다려요. Number 3 in line."),
+        ("en-GB", {"position": 3, "wait_seconds": 80}, r"기다려요. 3rd in line, about (80|7\d) s."),
+        ("en-GB", {"position": 3}, "기다려요. 3rd in line."),
         ("en-GB", {"position": 1, "wait_seconds": 1}, "기다려요."),
         ("ko-KR", {"attempt": 2, "max_attempts": 4}, r"다시 시도하고 있어요 \(4번 중 2번째\). 기다려요."),
         ("en-GB", {"attempt": 2, "max_attempts": 4}, r"Trying again \(2 of 4\). 기다려요."),
@@ -93,4 +93,51 @@ async def test_place_and_attempt_are_told(
         await visit.page.route("**/events*", tell)
         await visit.choose(COFFEE)
         card = await visit.reaches("queued")
+        await expect(card.locator(".state")).to_have_text(re.compile(f"^{words}$"))
+
+
+async def test_place_falls_as_the_service_tells(visiting: Visiting, system: System, model: HeldModel) -> None:
+    """Beside the job's own words; a place is no reason why it takes longer."""
+    fallen = {"part": "queue", "message": "4.", "since": UPDATED, "position": 4, "wait_seconds": 160}
+
+    async def tell(route: Route) -> None:
+        queued = stream_of({"stage": "queued", "position": 9, "wait_seconds": 400, "turn": 30})
+        notice = f"event: notice\ndata: {json.dumps(fallen)}\n\n"
+        await route.fulfill(content_type="text/event-stream", body=queued + notice)
+
+    async with visiting(system.base_url, locale="en-GB") as visit, model.held():
+        await visit.page.route("**/events*", tell)
+        await visit.choose(COFFEE)
+        card = await visit.reaches("queued")
+        await expect(card.locator(".state")).to_have_text(
+            re.compile(r"^기다려요\. 4th in line, about 1\d\d s\.$")
+        )
+        await expect(card.locator(".note")).to_be_empty()
+
+
+@pytest.mark.parametrize(
+    ("locale", "opens_at", "words"),
+    [
+        ("ko-KR", "2031-01-01T15:00:00.000Z", "다 썼어요. 2031. 1. 2. 오전 12:00에 다시 열려요."),
+        ("en-GB", "2031-01-01T15:00:00.000Z", r"다 썼어요. It opens again at Jan 2, 2031, 12:00\sAM."),
+        ("en-GB", "2021-01-01T00:00:00.000Z", "다 썼어요."),
+        ("en-GB", None, "다 썼어요."),
+    ],
+)
+async def test_spent_budget_says_when_it_opens_again(
+    visiting: Visiting, system: System, model: HeldModel, locale: str, opens_at: str | None, words: str
+) -> None:
+    """In the person's own time, unless that has passed."""
+
+    async def tell(route: Route) -> None:
+        failure = {"code": "budget_exhausted", "detail": "다 썼어요.", "retryable": True}
+        if opens_at:
+            failure["opens_at"] = opens_at
+        event = {"stage": "failed", "failure": failure}
+        await route.fulfill(content_type="text/event-stream", body=stream_of(event, name="failed"))
+
+    async with visiting(system.base_url, locale=locale, timezone_id="Asia/Seoul") as visit, model.held():
+        await visit.page.route("**/events*", tell)
+        await visit.choose(COFFEE)
+        card = await visit.reaches("failed")
         await expect(card.locator(".state")).to_have_text(re.compile(f"^{words}$"))

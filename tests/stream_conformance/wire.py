@@ -94,7 +94,8 @@ def _event(fields: dict[str, list[str]]) -> Event | Notice:
         assert "id" not in fields
         [text] = fields["data"]
         notice = Notice(json.loads(text))
-        assert notice.data.keys() - {"job_id"} == {"part", "message", "since"}
+        place = {"position", "wait_seconds"} if notice.data["part"] == "queue" else set()
+        assert notice.data.keys() - {"job_id"} - place == {"part", "message", "since"}
         return notice
     [event_id], [name] = fields["id"], fields["event"]
     assert re.fullmatch(r"[!-~]{1,6000}", event_id), f"an id that a header could not carry: {event_id!r}"

@@ -123,7 +123,7 @@ class Node:
             eraser=self.eraser,
             hub=self.hub,
             news=self.progress,
-            notices=Notices(self.outages),
+            notices=Notices(self.outages, self.queue),
         )
         return build_app(gateway)
 

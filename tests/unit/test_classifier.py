@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -233,6 +234,22 @@ def test_packaging_is_sure_only_when_both_witnesses_support_it() -> None:
     assert certainty(0.7, WINE_BOTTLE) >= SURE_FROM
     assert certainty(0.95, WATER_BOTTLE) >= SURE_FROM
     assert certainty(0.75, WATER_BOTTLE) < SURE_FROM
+
+
+def test_anything_else_is_sure_only_when_its_name_stands_out() -> None:
+    """Where the head knows nothing and the names say little, whatever the regressions make of it."""
+
+    def certainty(jeans: float) -> float:
+        names = numpy.full((1, 1000), (1 - jeans) / 999)
+        names[0, JEANS] = jeans
+        seen = evidence(numpy.full((1, len(HEAD)), 1 / len(HEAD)), names)
+        certain = replace(card().weights, kind=(*[0.0] * (len(card().kind) - 1), 5.0), other=(0.0, 0.0, 5.0))
+        told = judged(replace(candidates(seen), named_alone=numpy.zeros(1)), certain)
+        assert answers()[int(told.best[0])] == TEXTILES
+        return float(told.certainty[0])
+
+    assert certainty(0.5) >= SURE_FROM
+    assert PROBABLE_FROM <= certainty(0.3) < SURE_FROM
 
 
 def test_evidence_is_whole() -> None:

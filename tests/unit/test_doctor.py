@@ -70,11 +70,22 @@ def test_queues_that_differ_or_are_missing_are_warned_of(
 
 def test_open_bucket_fails() -> None:
     """A raw photo that anyone can read is worse than one that nobody can."""
-    good = Transfer(200, is_whole=True)
+    good = Transfer(200, {"total": 5}, is_whole=True)
     found = {
         finding.name: finding.grade for finding in judge_photos(PhotoFacts(good, good, read_unsigned=good))
     }
     assert found == {"s3 write": "ok", "s3 read": "ok", "s3 without signature": "fail"}
+
+
+def test_load_times_of_s3_and_cdn_stand_side_by_side() -> None:
+    """In one line, of those ways on which the whole object came; one alone compares with nothing."""
+    s3, first, again = (Transfer(200, {"total": total}, is_whole=True) for total in (31.2, 44.7, 8.04))
+    found = judge_photos(PhotoFacts(s3, s3, None, first, again))
+    assert [finding.text for finding in found if finding.name == "load times"] == [
+        "S3 31 ms, CDN 45 ms, CDN again 8.0 ms"
+    ]
+    alone = judge_photos(PhotoFacts(s3, s3, None, Transfer(403, {"total": 2})))
+    assert not [finding for finding in alone if finding.name == "load times"]
 
 
 def test_cut_body_is_no_good_read() -> None:

@@ -243,6 +243,36 @@ async def test_trailers_are_no_way_around_the_limit(node: Node) -> None:
         await wire.end()
 
 
+async def test_next_call_is_read_when_the_answer_is_out(node: Node) -> None:
+    """What comes behind a call stays bytes: all of it is answered in turn, however it is cut."""
+    body = b'{"question": "what?"}'
+    call = head(
+        *("Content-Type: application/json", f"Content-Length: {len(body)}"), line=f"POST {ANALYZE} HTTP/1.1"
+    )
+    calls = [head(), call + body, head("X-Pad: " + "p" * 9000), call + body, head()]
+    async with listening(node) as dial:
+        for size in (1, 1000, 10**6):
+            wire = await dial()
+            sent = b"".join(calls)
+            for begin in range(0, len(sent), size):
+                wire.send(sent[begin : begin + size])
+                if size > 1:
+                    await asyncio.sleep(0)
+            assert [(await wire.answer()).status for _ in calls] == [404, 201, 404, 201, 404]
+
+
+async def test_call_behind_a_body_that_nobody_reads_is_answered(node: Node) -> None:
+    """The first call is answered at its head; its body is thrown away, and the next one begins behind it."""
+    body = b"x" * 5000
+    for line, status in (("POST /nowhere HTTP/1.1", 404), (f"DELETE {ANALYZE} HTTP/1.1", 405)):
+        async with listening(node) as dial:
+            wire = await dial()
+            wire.send(head("Content-Length: 5000", line=line))
+            assert (await wire.answer()).status == status
+            wire.send(body + head(line="GET /openapi.json HTTP/1.1") + head())
+            assert [(await wire.answer()).status for _ in range(2)] == [200, 404]
+
+
 async def test_client_that_reads_nothing_is_cut(node: Node) -> None:
     """An answer that is not taken holds its connection for a while and no longer."""
     async with listening(node, stream_write_timeout_seconds=0.5) as dial:
@@ -352,6 +382,9 @@ async def test_good_calls_before_an_odd_one_are_answered(node: Node) -> None:
         assert (await wire.answer()).status == 404
         wire.send(head() + b"GET /token HTTP/2.0\r\nHost: a\r\n\r\n")
         assert [(await wire.answer()).status for _ in range(2)] == [404, 505]
+        wire = await dial()
+        wire.send(head() + b"nonsense\r\n\r\n")
+        assert [(await wire.answer()).status for _ in range(2)] == [404, 400]
 
 
 # --- how many ----------------------------------------------------------------------------------

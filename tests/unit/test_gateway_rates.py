@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 
 import pytest
 from aiohttp import ClientResponse
+from prometheus_client import REGISTRY
 
-from growbin.gateway.rates import MOST_ADDRESSES, RATES
+from growbin.gateway.rates import AT_ONCE_SECONDS, LONGEST_QUEUE_SECONDS, MOST_ADDRESSES, RATES, Pace
 from growbin.rates import Bucket
 from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node, problem
@@ -143,6 +145,48 @@ async def test_public_reads_of_many_addresses_take_a_bounded_room(node: Node) ->
     for number in range(MOST_ADDRESSES + 100):
         assert reads.count(str(number)).retry_after_seconds == 0
     assert len(reads._full_at_ms) == MOST_ADDRESSES
+
+
+# --- the pace of an address ----------------------------------------------------------------------
+
+
+def slowed() -> float:
+    return REGISTRY.get_sample_value("growbin_calls_slowed_total") or 0
+
+
+async def test_address_that_calls_too_fast_waits_for_its_turn(start: Start) -> None:
+    """Whatever it calls, also what is nowhere; nothing is refused for it, and others are answered at once."""
+    node = await start(reads_per_second=1)
+    client = await node.client()
+    at_once, before = 10, slowed()
+
+    async def call(address: str) -> int:
+        return (await client.get("/nowhere", headers={"X-Forwarded-For": address})).status
+
+    assert await asyncio.gather(*(call("192.0.2.1") for _ in range(at_once + 5))) == [404] * (at_once + 5)
+    assert 1 <= slowed() - before <= 5
+    before = slowed()
+    assert await asyncio.gather(*(call(f"192.0.2.{2 + it % 2}") for it in range(at_once))) == [404] * at_once
+    assert slowed() == before
+
+
+def test_turns_come_evenly_and_the_queue_is_bounded() -> None:
+    """Some seconds' worth is answered at once; who calls without end is not put off for ever."""
+    pace = Pace(calls_per_second=10)
+    at_once = int(10 * AT_ONCE_SECONDS)
+    assert [pace.wait_seconds("one") for _ in range(at_once)] == [0.0] * at_once
+    waits = [pace.wait_seconds("one") for _ in range(5)]
+    assert waits == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5], abs=0.05)
+    assert max(pace.wait_seconds("one") for _ in range(1000)) == LONGEST_QUEUE_SECONDS
+    assert pace.wait_seconds("other") == 0
+
+
+def test_turns_of_many_addresses_take_a_bounded_room() -> None:
+    """Those that called longest ago are forgotten."""
+    pace = Pace(calls_per_second=10)
+    for number in range(MOST_ADDRESSES + 100):
+        assert pace.wait_seconds(str(number)) == 0
+    assert len(pace._last_turn) == MOST_ADDRESSES
 
 
 async def test_browser_may_read_what_is_left(node: Node, client: Client) -> None:

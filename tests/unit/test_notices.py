@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiohttp import ClientResponse
 
 from growbin.gateway import notices
-from growbin.job import Failure
+from growbin.job import Failure, Stage
 from growbin.messages import notice
 from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node
@@ -203,3 +204,124 @@ async def test_look_that_finds_no_redis_changes_nothing(node: Node, client: Clie
     await until_noticed(node)
     await node.progress.finish(job, None, FAILURE)
     assert told(await rest(stream)) == ["failed"]
+
+
+# --- a place in line
+
+
+async def place_told(stream: ClientResponse) -> dict[str, Any]:
+    """What the next notice says of it."""
+    frame = await next_frame(stream)
+    assert frame
+    assert frame.fields["event"] == "notice"
+    assert "id" not in frame.fields
+    assert frame.data["part"] == "queue"
+    return frame.data
+
+
+async def until_looked_at(node: Node) -> None:
+    looks = node.queue.looks
+    await until(lambda: node.queue.looks > looks + 2)
+
+
+async def test_place_in_line_is_told_again_as_it_falls(node: Node, client: Client) -> None:
+    """By as many as the broker has handed out since: once for each fall, and outside the story."""
+    node.queue.crowd, node.queue.handed_out = 30, 1000
+    job = await node.submitted(client)
+    stream = await client.get(EVENTS.format(job.job_id))
+    frames = [await next_frame(stream) for _ in range(3)]
+    assert frames[-1]
+    assert frames[-1].data["position"] == 31
+    node.queue.handed_out = 1010
+    assert await place_told(stream) == {
+        "job_id": str(job.job_id),
+        "part": "queue",
+        "message": "21번째 차례예요.",
+        "since": frames[-1].data["updated_at"],
+        "position": 21,
+    }
+    await until_looked_at(node)
+    node.queue.handed_out = 1029
+    assert (await place_told(stream))["position"] == 2
+    node.queue.handed_out = 1099
+    assert (await place_told(stream))["position"] == 1
+    await until_looked_at(node)
+    await node.progress.finish(job, None, FAILURE)
+    assert told(await rest(stream)) == ["failed"]
+
+
+async def test_fall_of_less_than_a_tenth_is_not_worth_a_word(node: Node, client: Client) -> None:
+    """So that ten thousand who wait are told some eighty times, not ten thousand times."""
+    node.queue.crowd, node.queue.handed_out = 49, 0
+    job = await node.submitted(client)
+    stream = await client.get(EVENTS.format(job.job_id))
+    for _ in range(3):
+        await next_frame(stream)
+    node.queue.handed_out = 4
+    await until_looked_at(node)
+    node.queue.handed_out = 5
+    assert (await place_told(stream))["position"] == 45
+    stream.close()
+
+
+async def test_client_that_comes_back_is_told_its_place_of_now(node: Node, client: Client) -> None:
+    """The event tells the place that it had; at any gateway the notice after it tells what it is."""
+    node.queue.crowd, node.queue.handed_out = 7, 50
+    job = await node.submitted(client)
+    node.queue.handed_out = 54
+    for _ in range(2):
+        stream = await client.get(EVENTS.format(job.job_id))
+        frames = [await next_frame(stream) for _ in range(3)]
+        assert frames[-1]
+        assert frames[-1].data["position"] == 8
+        assert (await place_told(stream))["position"] == 4
+        stream.close()
+
+
+async def test_broker_that_counts_anew_lifts_nobody(node: Node, client: Client) -> None:
+    """After a restart of its own; nor does one that counts nothing any more."""
+    node.queue.crowd, node.queue.handed_out = 7, 50
+    job = await node.submitted(client)
+    stream = await client.get(EVENTS.format(job.job_id))
+    for _ in range(3):
+        await next_frame(stream)
+    for count in (3, None):
+        node.queue.handed_out = count
+        await until_looked_at(node)
+    await node.progress.finish(job, None, FAILURE)
+    assert told(await rest(stream)) == ["failed"]
+
+
+async def test_stream_of_a_session_tells_each_jobs_place(node: Node, client: Client) -> None:
+    """With its job's id."""
+    node.queue.crowd, node.queue.handed_out = 7, 50
+    jobs = [await node.submitted(client) for _ in range(2)]
+    stream = await client.get(SESSION_EVENTS)
+    for _ in range(5):
+        await next_frame(stream)
+    node.queue.handed_out = 53
+    told_of = [await place_told(stream) for _ in jobs]
+    assert {(place["job_id"], place["position"]) for place in told_of} == {
+        (str(jobs[0].job_id), 5),
+        (str(jobs[1].job_id), 6),
+    }
+    stream.close()
+
+
+async def test_nobody_looks_at_the_line_while_nobody_is_in_it(node: Node, client: Client) -> None:
+    """Nor for who is first, or whose turn has come."""
+    node.queue.handed_out = 50
+    first = await node.submitted(client)
+    node.queue.crowd = 7
+    begun = await node.submitted(client)
+    streams = [await client.get(EVENTS.format(job.job_id)) for job in (first, begun)]
+    for stream in streams:
+        for _ in range(3):
+            await next_frame(stream)
+    await node.progress.announce(begun, 1, Stage.FETCHING)
+    await next_frame(streams[1])
+    looks = node.queue.looks
+    await until_noticed(node)
+    assert node.queue.looks == looks
+    for stream in streams:
+        stream.close()

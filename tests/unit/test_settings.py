@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from growbin.config import BadSetting, env_example, load_settings, near_misses
+from growbin.config import BadSetting, Settings, env_example, load_settings, near_misses
 
 ROOT = Path(__file__).parents[2]
 WRITE_IT = (
@@ -67,3 +68,17 @@ def test_origins_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without a port."""
     monkeypatch.setenv("ALLOWED_ORIGINS", "https://app.example, http://127.0.0.1:3000")
     assert load_settings().origins == {"https://app.example", "http://127.0.0.1:3000"}
+
+
+def test_role_urls_of_sentinels_keep_their_service() -> None:
+    """Each role has its database behind the same sentinels."""
+    url = "redis+sentinel://:secret@one:26379,two:26379/growbin"
+    settings = Settings(redis_url=url)
+    assert settings.redis_progress_url == f"{url}/2"
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://one:26379", "redis+sentinel://one:26379/", "http://one"])
+def test_redis_url_that_leads_nowhere_is_refused_with_an_example(url: str) -> None:
+    """Sentinels without a service, and another scheme."""
+    with pytest.raises(ValidationError, match=r"redis\+sentinel://host,host/service"):
+        Settings(redis_url=url)

@@ -31,7 +31,7 @@ class Recorded:
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
-        self.recorder._provider.force_flush()
+        self.recorder._processor.force_flush()
         return {span.name: span for span in self._exporter.get_finished_spans()}
 
 
@@ -158,6 +158,7 @@ def test_error_is_told_by_its_kind_and_its_words_are_not(recorded: Recorded) -> 
     spans = recorded.spans
     assert (spans["ours"].attributes or {})["error.type"] == "model_refused"
     assert (spans["bug"].attributes or {})["error.type"] == "ValueError"
+    assert not any(span.status.is_ok for span in spans.values())
     assert "sk-secret" not in "".join(span.to_json() for span in spans.values())
 
 

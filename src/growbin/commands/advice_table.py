@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,15 @@ WORDS = {
         "probable": "아마 맞을 거예요",
         "unsure": "확실하지 않아요",
         "choices": "혹시",
+        "opens": "{time}에 다시 열려요.",
     },
-    "en": {"sure": "Sure", "probable": "Probably", "unsure": "Not sure", "choices": "Perhaps"},
+    "en": {
+        "sure": "Sure",
+        "probable": "Probably",
+        "unsure": "Not sure",
+        "choices": "Perhaps",
+        "opens": "It opens again at {time}.",
+    },
 }
 
 JSON = dict[str, Any]
@@ -40,12 +49,24 @@ class Outcome:
         return json.dumps({"photo": str(self.photo), "stage": self.stage, **end}, ensure_ascii=False)
 
 
-def summary(outcome: Outcome) -> str:
+def summary(outcome: Outcome, language: str) -> str:
     """One line for a photo that has ended."""
     if outcome.result is None:
-        return f"✗ {clean(str(outcome.photo))}: {clean((outcome.failure or {})['detail'])}"
+        failure = outcome.failure or {}
+        opens = _opens_again(failure.get("opens_at"), language)
+        return f"✗ {clean(str(outcome.photo))}: {clean(failure['detail'] + opens)}"
     seen = ", ".join(f"{item['name']} → {item['bin']}" for item in _likely(outcome.result)[:1])
     return f"{'✓' if outcome.result['sure'] else '?'} {clean(str(outcome.photo))}: {clean(seen)}"
+
+
+def _opens_again(moment: str | None, language: str) -> str:
+    """When a spent budget has room, in local time: the minute after, and the day where it is another."""
+    if moment is None:
+        return ""
+    minute = math.ceil(datetime.fromisoformat(moment).timestamp() / 60) * 60
+    at = datetime.fromtimestamp(minute).astimezone()
+    is_today = at.date() == datetime.now().astimezone().date()
+    return f" {WORDS[language]['opens'].format(time=f'{at:%H:%M}' if is_today else f'{at:%Y-%m-%d %H:%M}')}"
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

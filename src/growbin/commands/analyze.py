@@ -31,6 +31,7 @@ CALL_SECONDS = 30
 SILENCE_SECONDS = 45  # three missed heartbeats
 RECONNECT_SECONDS = 2.0
 CANCEL_SECONDS = 5
+PLACE = ("position", "wait_seconds")
 
 JOBS = "/api/v1/waste/jobs"
 ADVICE = "Start growbin there (`growbin stack`), or name another address with --server or GROWBIN_SERVER."
@@ -75,7 +76,7 @@ async def _analyze_all(
             outcome = await _analyze(
                 service, photo, wishes, lambda event: bars.show(bar, *told(event, language))
             )
-            bars.end(bar, summary(outcome))
+            bars.end(bar, summary(outcome, language))
             if as_json:
                 sys.stdout.write(outcome.as_json() + "\n")
                 sys.stdout.flush()
@@ -208,7 +209,10 @@ class Service:
                             if event_id:
                                 headers["Last-Event-ID"] = event_id
                             if "progress" not in event:  # a notice, say: not of this job's story
-                                if "message" in event:
+                                if "position" in event:
+                                    shown |= {name: event.get(name) for name in PLACE}
+                                    show(shown)
+                                elif "message" in event:
                                     show({**shown, "message": event["message"]})
                                 continue
                             shown = event

@@ -231,7 +231,14 @@ def judge_photos(facts: PhotoFacts) -> list[Finding]:
     if facts.cdn_without_secret is not None:
         advice = f"Let the CDN serve incoming/ only with the header {READER_HEADER}: raw photos are public"
         found.append(_judge_closed("cdn without secret", facts.cdn_without_secret, advice))
-    return found
+    return found + _load_times({"S3": facts.read, "CDN": facts.cdn_first, "CDN again": facts.cdn_second})
+
+
+def _load_times(reads: Mapping[str, Transfer | None]) -> list[Finding]:
+    """What the CDN is for, in one line; the ways that were judged above are not judged again."""
+    whole = {way: read.phases_ms["total"] for way, read in reads.items() if read and read.is_whole}
+    text = ", ".join(f"{way} {in_ms(total)}" for way, total in whole.items())
+    return [Finding("ok", "load times", text)] if len(whole) > 1 else []
 
 
 def judge_public_copy(facts: PublicCopyFacts) -> list[Finding]:

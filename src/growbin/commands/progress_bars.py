@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from growbin.commands.terminal_text import NAME_COLUMNS, clean, cut, padded, tail
+from growbin.job import Locale
+from growbin.messages import place_in_line
 
 REDRAW_SECONDS = 0.1
 BAR_COLUMNS = 20
@@ -21,8 +23,6 @@ WORDS = {
     "ko": {
         "in_line": "앞 사진을 먼저 보내고 있어요.",
         "sending": "사진을 보내고 있어요.",
-        "place": "{place}번째 차례예요",
-        "about": "약 {seconds}초",
         "again": "다시 시도하고 있어요 ({attempt}번째)",
         "again_of": "다시 시도하고 있어요 ({most}번 중 {attempt}번째)",
         "slow": "평소보다 오래 걸려요.",
@@ -31,8 +31,6 @@ WORDS = {
     "en": {
         "in_line": "Waiting for the photos before it.",
         "sending": "Sending the photo.",
-        "place": "{place} in line",
-        "about": "about {seconds} s",
         "again": "Trying again ({attempt})",
         "again_of": "Trying again ({attempt} of {most})",
         "slow": "It takes longer than usual.",
@@ -50,16 +48,9 @@ def told(event: dict[str, Any], language: str) -> tuple[int, str]:
         again = words["again_of" if most else "again"].format(attempt=attempt, most=most)
         message = f"{again}. {message}"
     if (position := event.get("position") or 1) > 1:
-        place = words["place"].format(place=position if language == "ko" else _ordinal(position))
-        seconds = event.get("wait_seconds")
-        about = f", {words['about'].format(seconds=seconds)}" if seconds else ""
-        message = f"{message} {place}{about}."
+        locale: Locale = "ko" if language == "ko" else "en"
+        message = f"{message} {place_in_line(position, event.get('wait_seconds'), locale)}"
     return event["progress"], message
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
 
 
 class ProgressBars:

@@ -125,11 +125,9 @@ class Attempt:
         takes: what was paid for is kept in memory until then."""
         self._go_on(await self.patiently(lambda: self.consumer.progress.finish(self.job, self.number, end)))
         self.is_done = isinstance(end, Result)
-        outcome = "done" if isinstance(end, Result) else end.code
         if isinstance(end, Result):
             metrics.answers.labels(by=end.answered_by).inc()
             metrics.job_seconds.observe(end.timings_ms.total / 1000)
-        log.info("job_ended", outcome=outcome, attempt=self.number)
 
     async def fail(self, code: str, opens_at_ms: int | None = None) -> None:
         end = failure(code, self.job.locale)

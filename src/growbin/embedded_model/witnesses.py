@@ -9,10 +9,11 @@ are two candidates:
     packaging       the best of head · names ^ 0.4
     anything else   the best of the names
 
-Three logistic regressions say how probable it is that the photo shows something else than packaging, that
-the packaging is right if it is packaging, and that the other thing is right if it is one. The likelier kind
-is the answer, and its certainty is that of both together. They were fitted to photos of collections that the
-head had not been trained on (train/calibrate.py). Their weights stand with the model's file.
+Three logistic regressions decide between them and say how sure that is. `kind` is fitted to the photos of
+which one candidate is right: how probable it is that this is the other thing. `packaging` says how probable
+it is that packaging is named rightly, `other` that what is answered as another thing is one. They were fitted
+to photos of collections that the head had not been trained on (train/calibrate.py). Their weights stand with
+the model's file.
 
 Arrays have a row for each photo. Plastics and clear PET are one answer here: what tells them apart is a name.
 """
@@ -61,10 +62,12 @@ FAMILIAR_FROM = 0.8  # the logit of 0.7: a head below that is one that does not 
 # certain as it is about what it knows: elsewhere a certain-looking head is often wrong, whatever the
 # regression says (docs/embedded-model.md has the figures).
 SURE_FROM = 0.85
+BELOW_SURE = SURE_FROM - 0.001
 AGREED_HEAD, AGREED_NAMES = 0.5, 0.2
 FAMILIAR_HEAD = 0.82
-# Where the head is not even half certain of any material, a thing that has so much of the names is the
-# answer, and from the second on it is sure: no ceramics were there to learn from.
+# Anything else is sure only if so much of the names says so. Where the head is not even half certain of any
+# material, a thing that has the first share of the names is the answer, and with the second a sure one: no
+# ceramics were there to learn from.
 NAMED_ALONE, NAMED_SURELY = 0.35, 0.45
 SUPPORTED_FROM = 0.5  # of its chance
 
@@ -140,6 +143,7 @@ class Candidates:
     other_shares: Floats
     other_features: Floats
     is_supported: Floats  # [n]: whether the packaging may be sure
+    is_named: Floats  # [n]: whether the other thing may be sure
     named_alone: Floats  # [n]: how certain the other thing is by its name alone, 0 if it is not
 
 
@@ -167,8 +171,8 @@ def candidates(seen: Evidence) -> Candidates:
     )  # fmt: skip
 
     other = of_others.argmax(1) + PACKAGING
-    is_named = (seen.thing >= NAMED_ALONE) & (seen.thing_answer == other) & (certain < AGREED_HEAD)
-    other_features = (_logit(seen.names[rows, other]), balance, familiar, one)
+    named_other = seen.names[rows, other]
+    is_alone = (seen.thing >= NAMED_ALONE) & (seen.thing_answer == other) & (certain < AGREED_HEAD)
     return Candidates(
         kind_features=_kind_features(seen),
         packaging=packaging,
@@ -176,36 +180,39 @@ def candidates(seen: Evidence) -> Candidates:
         packaging_features=numpy.stack(packaging_features, 1).astype(float),
         other=other,
         other_shares=(of_others + 1e-4) / (of_others + 1e-4).sum(1, keepdims=True),
-        other_features=numpy.stack(other_features, 1).astype(float),
+        other_features=numpy.stack((_logit(named_other), one), 1).astype(float),
         is_supported=(agree & (named >= AGREED_NAMES) & (certain >= AGREED_HEAD))
         | (certain >= FAMILIAR_HEAD),
-        named_alone=numpy.where(is_named, SURE_FROM * (seen.thing / NAMED_SURELY).clip(max=1), 0),
+        is_named=named_other >= NAMED_SURELY,
+        named_alone=numpy.where(is_alone, SURE_FROM * (seen.thing / NAMED_SURELY).clip(max=1), 0),
     )
 
 
 def _kind_features(seen: Evidence) -> Floats:
-    """What tells packaging from anything else: how certain the head is, and of what; how much of the names
-    goes where; and both together, since a head that is certain counts less where the names are as certain of
-    something else."""
+    """What tells which candidate is right: how certain the head is, and of what; how much of the names goes
+    to other things, to packaging, and to general waste, where many names of clothes and household things
+    may go as well; and whether the likeliest thing is packaging."""
     import numpy
 
-    of_packaging, of_others = seen.names[:, :PACKAGING], seen.names[:, PACKAGING:]
-    certain, elsewhere = _logit(seen.head.max(1)), _logit(of_others.sum(1))
+    general = answer_of(HEAD[-1])
+    of_packaging = numpy.delete(seen.names[:, :PACKAGING], general, 1)
+    of_others = seen.names[:, PACKAGING:]
+    is_other = seen.thing_answer >= PACKAGING
     second, first = numpy.sort(seen.head, 1)[:, -2:].T
     features = (
-        certain,
-        numpy.maximum(0, certain - FAMILIAR_FROM),
+        _logit(first),
         numpy.log((first + 1e-6) / (second + 1e-6)),
         -(seen.head * numpy.log(seen.head + 1e-9)).sum(1),
-        elsewhere,
+        _logit(of_others.sum(1)),
         _logit(of_others.max(1)),
         _logit(of_packaging.sum(1)),
         _logit(of_packaging.max(1)),
+        _logit(seen.names[:, general]),
         _logit(seen.no_waste),
-        _logit(seen.thing),
-        certain * elsewhere,
+        _logit(seen.thing * is_other),
+        _logit(seen.thing * ~is_other),
         *seen.head.T,
-        numpy.ones(len(certain)),
+        numpy.ones(len(first)),
     )
     return numpy.stack(features, 1).astype(float)
 
@@ -223,13 +230,14 @@ class Judgement:
 def judged(found: Candidates, weights: Weights) -> Judgement:
     import numpy
 
-    is_other = _chance(found.kind_features, weights.kind)
+    is_other, answered_other = kinds(found, weights.kind)
     packaging = (1 - is_other) * _chance(found.packaging_features, weights.packaging)
-    other = is_other * _chance(found.other_features, weights.other)
+    other = _chance(answered_other, weights.other)
+    other = numpy.where(found.is_named, other, numpy.minimum(other, BELOW_SURE))
     other = numpy.maximum(other, found.named_alone)
     is_other = (is_other > 0.5) | (found.named_alone > 0)
     supported = numpy.maximum(packaging, SURE_FROM)
-    unsupported = numpy.minimum(packaging, SURE_FROM - 0.001)
+    unsupported = numpy.minimum(packaging, BELOW_SURE)
     bounded = numpy.where(found.is_supported & (packaging >= SUPPORTED_FROM), supported, unsupported)
     total = packaging + other
     return Judgement(
@@ -243,6 +251,15 @@ def judged(found: Candidates, weights: Weights) -> Judgement:
             1,
         ),
     )
+
+
+def kinds(found: Candidates, weights: Sequence[float]) -> tuple[Floats, Floats]:
+    """[n] how probable it is that the other thing is the answer; and the features that say how sure it then
+    is: that probability, and what the names say."""
+    import numpy
+
+    is_other = _chance(found.kind_features, weights)
+    return is_other, numpy.concatenate([_logit(is_other)[:, None], found.other_features], 1)
 
 
 def _chance(features: Floats, weights: Sequence[float]) -> Floats:

@@ -10,8 +10,10 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from growbin.job import Failure, JobState, Locale, LogEntry, NamedAdvice, Result, Stage
-from growbin.messages import notice
+from growbin.messages import notice, place_in_line
 from growbin.ports import PartAway
+
+QUEUE = "queue"  # the part that a notice of a place in line names
 
 
 class Links(BaseModel):
@@ -30,12 +32,15 @@ class Submitted(BaseModel):
 
 class Notice(BaseModel):
     """A part is away that the job needs: it keeps its place and takes longer. `job_id` stands only in the
-    event of a job's own stream."""
+    event of a job's own stream. Or, with the part `queue`, a job's place in line has fallen: to `position`,
+    from where it takes about `wait_seconds` where that is known."""
 
     part: str
     message: str
     since: str
     job_id: UUID | None = None
+    position: int | None = None
+    wait_seconds: int | None = None
 
 
 class JobView(BaseModel):
@@ -99,6 +104,17 @@ def notice_event(away: PartAway, locale: Locale, job_id: UUID | None = None) -> 
     told = notice_of(away, locale)
     if job_id is not None:
         told = told.model_copy(update={"job_id": job_id})
+    return LogEntry("", "notice", told.model_dump_json(exclude_unset=True))
+
+
+def place_event(
+    job_id: UUID, position: int, wait_seconds: int | None, since: str, locale: Locale
+) -> LogEntry:
+    """A notice that the job's place in line has fallen; nor is this of its story."""
+    words = place_in_line(position, wait_seconds, locale)
+    told = Notice(part=QUEUE, message=words, since=since, job_id=job_id, position=position)
+    if wait_seconds is not None:
+        told.wait_seconds = wait_seconds
     return LogEntry("", "notice", told.model_dump_json(exclude_unset=True))
 
 

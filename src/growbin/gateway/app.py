@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -36,7 +37,7 @@ from growbin.gateway.origins import add_cors_headers, guard_origin
 from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.rates import LEVELS, RATES, Rates, rate_headers
 from growbin.gateway.session_watch import LOOKS, SlowLooks
-from growbin.gateway.sessions import SESSION, SessionAnswer, create_session, end_session
+from growbin.gateway.sessions import SESSION, SessionAnswer, address_of, create_session, end_session
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import LONGEST_IDEMPOTENCY_KEY, AnalyzeRequest, TicketAnswer, analyze
@@ -259,7 +260,7 @@ def build_app(gateway: Gateway) -> web.Application:
     """The whole HTTP side. Run it with `handler_cancellation=True`, so that a stream notices when its
     client has left."""
     app = web.Application(
-        middlewares=[identify, answer_problems, guard_origin], client_max_size=LONGEST_BODY_BYTES
+        middlewares=[keep_pace, identify, answer_problems, guard_origin], client_max_size=LONGEST_BODY_BYTES
     )
     app[GATEWAY] = gateway
     app[SLOTS] = StreamSlots(gateway.limits)
@@ -276,6 +277,16 @@ def build_app(gateway: Gateway) -> web.Application:
 
 
 # --- around every call -------------------------------------------------------------------------
+
+
+@web.middleware
+async def keep_pace(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Have an address that calls too fast wait for its turn, before anything of its call is measured."""
+    wait_seconds = request.app[RATES].pace.wait_seconds(address_of(request))
+    if wait_seconds:
+        metrics.calls_slowed.inc()
+        await asyncio.sleep(wait_seconds)
+    return await handler(request)
 
 
 @web.middleware

@@ -119,7 +119,7 @@ def _event(name: str) -> dict[str, Any]:
 def _notice() -> dict[str, Any]:
     return {
         "name": "notice",
-        "summary": "A part that jobs need is away, told once for each outage. It has no id: it is no job's.",
+        "summary": "A part is away, told once for each outage; or a place in line has fallen. It has no id.",
         "headers": {"type": "object", "required": ["event"], "properties": {"event": {"const": "notice"}}},
         "payload": {"$ref": "#/components/schemas/Notice"},
     }

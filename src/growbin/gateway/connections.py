@@ -5,13 +5,16 @@ reached. What aiohttp's own limits (of one line, of idle connections) leave open
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
-from aiohttp import HttpVersion10, HttpVersion11, StreamReader, hdrs, web
+from aiohttp import BytesPayload, HttpVersion10, HttpVersion11, StreamReader, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
@@ -23,7 +26,9 @@ log = structlog.get_logger()
 
 LOGGED_EVERY_SECONDS = 60.0
 LINGER_SECONDS = 1.0  # a client that is still sending hears the refusal before the connection closes
-MOST_WAITING_CALLS = 2  # pipelined behind one that is being answered
+# An answer that nobody reads holds a piece of itself here, and this much in the kernel, which a pod pays too.
+PIECE_BYTES = 16 * 1024
+SEND_BUFFER_BYTES = 64 * 1024
 # A chunk of one byte has five bytes of framing; whatever a body has besides (trailers) is held in memory.
 FRAMED_BYTES_OF_ONE = 6
 
@@ -89,34 +94,54 @@ class Connections:
 
 
 class BoundedConnection(web.RequestHandler):
-    """One connection. Bytes go to the parser only as far as the head they belong to may still grow."""
+    """One connection. Bytes go to the parser only as far as the head they belong to may still grow, and one
+    call after the other: what is sent behind one stays bytes, and soon unread, until that one is answered."""
 
-    __slots__ = ("_body", "_body_bytes", "_connections", "_head_bytes", "_head_timer", "_is_refused", "_peer")
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_connections",
+        "_head_bytes",
+        "_head_timer",
+        "_held",
+        "_is_answering",
+        "_is_refused",
+        "_peer",
+    )
 
     def __init__(self, server: web.Server, connections: Connections) -> None:
         limits = connections.limits
-        super().__init__(
-            server,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=limits.keepalive_seconds,
+        loop = asyncio.get_running_loop()
+        super().__init__(server, loop=loop, keepalive_timeout=limits.keepalive_seconds)
+        self._parser = HttpRequestParser(
+            self,
+            loop,
+            limits.head_max_bytes,
             max_line_size=limits.head_max_bytes,
             max_field_size=limits.head_max_bytes,
-            read_bufsize=limits.head_max_bytes,
+            payload_exception=web.RequestPayloadError,
             auto_decompress=False,  # no call takes a packed body
+            max_msg_queue_size=1,
         )
-        self._max_msg_queue_size = MOST_WAITING_CALLS
+        self._read_bufsize = limits.head_max_bytes
+        self._msg_queue_resume_size = -1  # aiohttp would read on as soon as a call is begun
         self._connections = connections
         self._peer: str | None = None  # once it is counted
         self._head_bytes = 0  # of a head that has begun and not ended
         self._head_timer: asyncio.TimerHandle | None = None
         self._body: StreamReader = EMPTY_PAYLOAD  # of the latest call
         self._body_bytes = 0  # received since its head, framing and all
+        self._is_answering = False  # a call has been read, body and all or not, whose answer is not out
+        self._held = b""  # what came behind that call
         self._is_refused = False  # whatever comes now is not read
 
     # --- the beginning and the end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.max_size = self._connections.limits.head_max_bytes  # type: ignore[attr-defined]  # of one read
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(high=0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         super().connection_made(transport)
         peername = transport.get_extra_info("peername")
         peer = str(peername[0]) if peername else ""
@@ -140,9 +165,14 @@ class BoundedConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         limit = self._connections.limits.head_max_bytes
         while not self._is_refused:
-            # Held back by the parser or behind an upgrade, bytes belong to nothing yet; the transport rests.
-            is_held = self._buffer_paused or self._upgraded
-            is_head = self._body.is_eof() and not is_held
+            # Behind an upgrade that is not answered yet, aiohttp keeps the bytes.
+            was_body, is_upgraded = not self._body.is_eof(), self._upgraded
+            is_head = not was_body and not is_upgraded
+            if is_head and self._is_answering:
+                if data:
+                    self._held += data
+                    self._pause_reading_for_buffer()
+                return
             piece = data[: limit - self._head_bytes] if is_head else data[:limit]
             if data and not piece:
                 self._refuse(431)
@@ -154,13 +184,24 @@ class BoundedConnection(web.RequestHandler):
             elif is_head and piece:
                 self._head_bytes += len(piece)
                 self._time_head()
-            elif not is_held:
+            elif was_body:
                 self._body_bytes += len(piece)
                 if self._body_bytes - FRAMED_BYTES_OF_ONE * self._body.total_bytes > 2 * limit:
                     self._refuse(400)
             data = data[len(piece) :]
-            if not data:
+            # The parser stops behind a body: it may hold the beginning of the next call.
+            if not data and not (was_body and self._body.is_eof()):
                 return
+
+    def _read_on(self) -> None:
+        """The answer is out: take up what came behind its call."""
+        self._is_answering = bool(self._messages)
+        if self._is_answering or self.transport is None:
+            return
+        held, self._held = self._held, b""
+        if self._buffer_paused:
+            self._resume_reading_for_buffer()
+        self.data_received(held)
 
     def _take_calls(self, number: int) -> None:
         """Look at the `number` calls that the parser has just made, before they are answered."""
@@ -176,8 +217,9 @@ class BoundedConnection(web.RequestHandler):
             if message.headers.get(hdrs.EXPECT, "100-continue").lower() not in ("", "100-continue"):
                 self._refuse(417)
                 return
-            self._messages.append((message, body))
+            self._messages.append((message._replace(raw_headers=()), body))  # a second copy of the head
             self._body, self._body_bytes = body, 0
+            self._is_answering = True
 
     def _time_head(self) -> None:
         if self._head_timer is None:
@@ -232,6 +274,8 @@ class BoundedConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if not resp.prepared and resp.status >= 400 and resp.content_type != PROBLEM:
             resp = self._problem(request, resp.status)  # aiohttp's own, which may quote the request
+        if isinstance(resp, web.Response) and isinstance(resp.body, bytes) and len(resp.body) > PIECE_BYTES:
+            resp.body = InPieces(resp.body)
         begun = self._request_count
         try:
             async with asyncio.timeout(self._connections.limits.stream_write_timeout_seconds):
@@ -243,6 +287,7 @@ class BoundedConnection(web.RequestHandler):
             raise ConnectionResetError from None
         if self._request_count > begun:  # what stood behind a refused upgrade
             self._take_calls(self._request_count - begun)
+        self._read_on()
         return finished
 
     def _problem(self, request: web.BaseRequest, status: int) -> web.Response:
@@ -250,6 +295,15 @@ class BoundedConnection(web.RequestHandler):
         answer.headers.update(self._connections.headers)
         answer.force_close()
         return answer
+
+
+class InPieces(BytesPayload):
+    """A long body, handed to the transport only as fast as its client takes it."""
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for begin in range(0, len(self._value), PIECE_BYTES):
+            await writer.write(self._value[begin : begin + PIECE_BYTES])
+            await writer.drain()
 
 
 class Refusal(web.Response):

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from growbin.gateway import sse
-from growbin.gateway.answers import notice_event
+from growbin.gateway.answers import notice_event, place_event
 from growbin.gateway.session_watch import SessionWatch
 from growbin.gateway.watch import Watch
-from growbin.ports import PartAway
+from growbin.ports import Backlog, PartAway
 
 BLOCKED_LOOK_SECONDS = 0.05
 PULSE_SECONDS = 0.05  # often, so that ten thousand heartbeats never hold up an event
@@ -67,6 +67,18 @@ class LiveStream:
         for away in parts:
             self._write(sse.encode_event(notice_event(away, locale, job_id)))
         return True
+
+    @property
+    def is_in_line(self) -> bool:
+        return any(True for _ in self._watch.in_line)
+
+    def tell_places(self, backlog: Backlog) -> None:
+        """Of those jobs whose place has fallen."""
+        for watch, place in self._watch.in_line:
+            if not self._is_blocked and place.fall(backlog):
+                seconds = backlog.wait_seconds(place.position)
+                told = place_event(watch.job_id, place.position, seconds, place.since, watch.locale)
+                self._write(sse.encode_event(told))
 
     @property
     def _is_blocked(self) -> bool:

@@ -1,5 +1,6 @@
-"""What people who wait hear of a part that is away: once an outage on each open stream, and in the job as
-they read it. One look serves the whole process, and nobody looks while nobody waits.
+"""What people who wait hear beside their job's story. Of a part that is away: once an outage on each open
+stream, and in the job as they read it. Of their place in line: when it has fallen. One look serves the whole
+process, and nobody looks while nobody waits.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from growbin.errors import PARTS, Unavailable
 from growbin.gateway.answers import Notice, notice_of
 from growbin.gateway.live_stream import LiveStream
 from growbin.job import JobState
-from growbin.ports import Outages, PartAway
+from growbin.ports import JobQueue, Outages, PartAway
 
 LOOK_SECONDS = 2.0
 SAME_OUTAGE_SECONDS = 30.0  # a part that comes back for less goes on being away
@@ -30,8 +31,9 @@ class Outage:
 class Notices:
     """All that one gateway tells of parts that are away."""
 
-    def __init__(self, outages: Outages) -> None:
+    def __init__(self, outages: Outages, queue: JobQueue) -> None:
         self._outages = outages
+        self._queue = queue
         self._open: list[Outage] = []  # the longest away first
         self._last: dict[str, Outage] = {}  # of each part
         self._newest = 0
@@ -61,6 +63,7 @@ class Notices:
             await asyncio.sleep(LOOK_SECONDS)
             await self._look()
             await self._tell()
+            await self._tell_places()
 
     async def _tell(self) -> None:
         newest = max((outage.number for outage in self._open), default=0)
@@ -71,6 +74,18 @@ class Notices:
                 if stream.tell(news):
                     self._told[stream] = newest
             if place % TOLD_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def _tell_places(self) -> None:
+        """From the broker's own count, which admission reads as well: no place costs a look of its own."""
+        in_line = [stream for stream in self._told if stream.is_in_line]
+        backlog = await self._queue.backlog() if in_line else None
+        if backlog is None:
+            return
+        for number, stream in enumerate(in_line, start=1):
+            if stream in self._told:  # it may have left meanwhile
+                stream.tell_places(backlog)
+            if number % TOLD_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
     async def _look(self) -> None:

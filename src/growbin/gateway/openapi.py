@@ -66,7 +66,8 @@ SESSIONS: list[dict[str, list[str]]] = [{"cookie": []}, {"bearer": []}]
 PHOTO_MAX_BYTES = 10 * 2**20  # unless set otherwise
 STREAM = (
     "Each event's `data` is one JSON text of the named schema. An event `notice` has no id: a part that the "
-    "job needs is away, told once for each outage. Ignore events that you do not know."
+    "job needs is away, told once for each outage, or its place in line has fallen. Ignore events that you "
+    "do not know."
 )
 
 

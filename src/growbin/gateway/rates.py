@@ -13,6 +13,9 @@ from growbin.gateway.context import GatewayLimits
 from growbin.rates import Admission, Bucket, Level, Rate
 
 MOST_ADDRESSES = 10_000
+PACE_OF_READS = 5  # so fast one address is answered, whatever it calls; a page comes with a dozen files
+AT_ONCE_SECONDS = 2.0
+LONGEST_QUEUE_SECONDS = 10.0
 
 
 class Rates:
@@ -36,6 +39,7 @@ class Rates:
         )
         self.changes = Rate("changes", session=changes, address=changes)
         self.public_reads = PublicReads(reads)
+        self.pace = Pace(PACE_OF_READS * limits.reads_per_second)
 
     def of(self, request: web.Request) -> Rate:
         """Which of them a call counts against that looks up its session."""
@@ -63,6 +67,26 @@ class PublicReads:
         if len(self._full_at_ms) > MOST_ADDRESSES:
             del self._full_at_ms[next(iter(self._full_at_ms))]
         return Admission(None, [level])
+
+
+class Pace:
+    """However an address calls, it is answered so often a second, and some seconds' worth at once: a flood,
+    refused or not, takes its turns. Each process counts for itself, in a bounded room."""
+
+    def __init__(self, calls_per_second: int) -> None:
+        self._calls_per_second = calls_per_second
+        self._last_turn: dict[str, float] = {}  # those that called last are at the end
+
+    def wait_seconds(self, address: str) -> float:
+        """Until it is the turn of this call. Who keeps more calls waiting than fit into the queue's seconds
+        is answered faster again: they are bounded by its connections."""
+        now = time.monotonic()
+        last_turn = max(self._last_turn.pop(address, 0.0), now - AT_ONCE_SECONDS)
+        turn = min(last_turn + 1 / self._calls_per_second, now + LONGEST_QUEUE_SECONDS)
+        self._last_turn[address] = turn
+        if len(self._last_turn) > MOST_ADDRESSES:
+            del self._last_turn[next(iter(self._last_turn))]
+        return max(turn - now, 0.0)
 
 
 LEVELS = web.RequestKey("levels", Sequence)  # the buckets that the call was counted in

@@ -15,7 +15,7 @@ import asyncio
 import base64
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
@@ -26,7 +26,7 @@ from aiohttp import web
 
 from growbin.errors import Unavailable
 from growbin.gateway.hub import REREAD_PAUSE_SECONDS, Hub
-from growbin.gateway.watch import NOBODYS_ID, Watch
+from growbin.gateway.watch import NOBODYS_ID, Place, Watch
 from growbin.job import RECENT_JOBS, JobState, Locale, LogEntry
 from growbin.ports import JobRecords, JobStates
 
@@ -150,6 +150,11 @@ class SessionWatch:
     def waiting_locale(self) -> Locale | None:
         """The language of one of the jobs that have not ended; None when there is none."""
         return next((watch.locale for watch in self._watches.values() if not watch.has_ended), None)
+
+    @property
+    def in_line(self) -> Iterable[tuple[Watch, Place]]:
+        """Those of its jobs' that are in line."""
+        return [found for watch in self._watches.values() for found in watch.in_line]
 
     @property
     def has_overflowed(self) -> bool:

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Self
 from uuid import UUID
 
-from growbin.job import Locale, LogEntry
+from growbin.job import Locale, LogEntry, Stage
+from growbin.ports import Backlog
 
 NOBODYS_ID = "0.0.0"  # in no log: who holds it gets a reset
 
 
 class ReaderTooSlow(Exception):
     """The client's buffer is full: it is cut, and may resume with its last id."""
+
+
+@dataclass(slots=True)
+class Place:
+    """In line: the position that its client was told last, since when it waits, and the broker's count when
+    its turn comes."""
+
+    position: int
+    since: str
+    turn: int
+
+    @classmethod
+    def of(cls, entry: LogEntry) -> Self | None:
+        """None where nothing is known, or nothing will change."""
+        if entry.event != "progress" or '"turn":' not in entry.data:
+            return None  # parsing every event would cost more than sending it
+        event = json.loads(entry.data)
+        if event["stage"] != Stage.QUEUED or not event.get("turn") or event.get("position", 1) < 2:
+            return None
+        return cls(event["position"], event["updated_at"], event["turn"])
+
+    def fall(self, backlog: Backlog) -> bool:
+        """Whether it has fallen by a tenth, at least by one: then it is worth a word. A broker that counts
+        anew lifts nobody."""
+        now = max(1, self.turn - (backlog.handed_out or 0))
+        if self.position - now < max(1, self.position // 10):
+            return False
+        self.position = now
+        return True
 
 
 class Watch:
@@ -33,6 +66,7 @@ class Watch:
         "locale",
         "nothing_missed",
         "on_news",
+        "place",
     )
 
     def __init__(
@@ -46,6 +80,7 @@ class Watch:
         self.on_news = on_news
         self.last_id = last_id
         self.locale: Locale = "ko"  # of its job, once the log was read
+        self.place: Place | None = None  # as its client knows it
         self.nothing_missed = False
         self.has_overflowed = False
         self.is_stale = False  # what is being read may be older than a loss of the live side
@@ -86,7 +121,16 @@ class Watch:
         """The next entry if there is one now. Raises ReaderTooSlow."""
         if self.has_overflowed:
             raise ReaderTooSlow
-        return self._buffer.pop(0) if self._buffer else None
+        if not self._buffer:
+            return None
+        entry = self._buffer.pop(0)
+        self.place = Place.of(entry)
+        return entry
+
+    @property
+    def in_line(self) -> Iterable[tuple[Watch, Place]]:
+        """This one and its place, while its job is in line."""
+        return ((self, self.place),) if self.place is not None else ()
 
     @property
     def has_news(self) -> bool:

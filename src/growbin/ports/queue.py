@@ -74,10 +74,12 @@ ObituaryHandler = Callable[[Obituary], Awaitable[str | None]]
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits in the main queue, and how fast it is worked off when the broker knows."""
+    """What waits in the main queue, how fast it is worked off, and how many jobs were handed out since the
+    broker began to count, where it knows."""
 
     waiting: int
     per_second: float | None = None
+    handed_out: int | None = None
 
     @property
     def position(self) -> int:
@@ -85,8 +87,13 @@ class Backlog:
         return self.waiting + 1
 
     @property
-    def wait_seconds(self) -> int | None:
-        return round(self.position / self.per_second) if self.per_second else None
+    def turn(self) -> int | None:
+        """Of the job that comes next: so many will have been handed out with it."""
+        return None if self.handed_out is None else self.handed_out + self.position
+
+    def wait_seconds(self, position: int) -> int | None:
+        """Until the job in this place has its turn."""
+        return round(position / self.per_second) if self.per_second else None
 
 
 class JobQueue(Protocol):

@@ -79,6 +79,9 @@ present(
         *("bad_request", "bad_expectation", "bad_version", "answer_unread"),
     ),
 )
+calls_slowed = Counter(
+    "growbin_calls_slowed_total", "Calls that had to wait for their turn: their address called too fast"
+)
 backlog_unknown = Gauge(
     "growbin_backlog_unknown",
     "1 while the broker's management does not tell how many jobs wait, so that nothing limits them",
@@ -156,6 +159,13 @@ photo_reads_failed = Counter(
     ("source",),
 )
 present(photo_reads_failed, ("cdn", "s3"))
+s3_seconds = Histogram(
+    "growbin_s3_seconds",
+    "Time until S3 had answered, or was given up: look, read, put, delete, list",
+    ("operation",),
+    buckets=SHORT,
+)
+present(s3_seconds, ("look", "read", "put", "delete", "list"))
 photo_bytes = Histogram("growbin_photo_bytes", "Size of the photos read", buckets=BYTES)
 
 # --- the parts

@@ -82,7 +82,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
             eraser=eraser,
             hub=hub,
             news=progress,
-            notices=Notices(await enter(RedisOutages.open(url=settings.redis_progress_url))),
+            notices=Notices(await enter(RedisOutages.open(url=settings.redis_progress_url)), queue),
         )
 
         gauges = await enter(open_gauges(settings))

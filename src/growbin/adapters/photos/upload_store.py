@@ -20,6 +20,7 @@ from growbin.errors import JobFailed, Unavailable
 from growbin.job import CleanPhoto, StoredUpload
 from growbin.nearby import is_nearby
 from growbin.ports import Ticket
+from growbin.telemetry import metrics
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -102,7 +103,7 @@ class S3UploadStore:
 
     async def look(self, key: str) -> StoredUpload | None:
         """One ranged read; an empty object has length 0, and perhaps no known ETag."""
-        async with self._translated():
+        async with self._asked("look"):
             try:
                 got = await self._client.get_object(
                     Bucket=self._bucket, Key=key, Range=f"bytes=0-{HEAD_BYTES - 1}"
@@ -125,7 +126,7 @@ class S3UploadStore:
 
         Raises JobFailed(photo_missing | photo_changed).
         """
-        async with self._translated():
+        async with self._asked("read"):
             try:
                 got = await self._client.get_object(Bucket=self._bucket, Key=key, IfMatch=f'"{etag}"')
             except ClientError as error:
@@ -142,7 +143,7 @@ class S3UploadStore:
     async def keys_of(self, job_id: UUID) -> list[str]:
         """Every object that begins with the job's names, of whatever version."""
         found: list[str] = []
-        async with self._translated():
+        async with self._asked("list"):
             for prefix in (f"incoming/{job_id}", str(job_id)):
                 listed = await self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix)
                 found += [item["Key"] for item in listed.get("Contents", [])]
@@ -150,11 +151,11 @@ class S3UploadStore:
 
     async def delete(self, key: str) -> None:
         """Delete what lies under `key`; nothing there is fine."""
-        async with self._translated():
+        async with self._asked("delete"):
             await self._client.delete_object(Bucket=self._bucket, Key=key)
 
     async def publish_photo(self, key: str, photo: CleanPhoto, cache_seconds: int) -> None:
-        async with self._translated():
+        async with self._asked("put"):
             await self._client.put_object(
                 Bucket=self._bucket,
                 Key=key,
@@ -162,6 +163,13 @@ class S3UploadStore:
                 ContentType=photo.content_type,
                 CacheControl=f"public, max-age={cache_seconds}",
             )
+
+    @asynccontextmanager
+    async def _asked(self, operation: str) -> AsyncIterator[None]:
+        """One exchange over the network, measured."""
+        with metrics.s3_seconds.labels(operation).time():
+            async with self._translated():
+                yield
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:

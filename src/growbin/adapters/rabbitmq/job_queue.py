@@ -178,9 +178,15 @@ class RabbitJobQueue:
         path = f"queues/{quote(vhost_of(self._urls[0]), safe='')}/{self._topology.name}"
         try:
             queue = await ask_management(management_url, path, MANAGEMENT_TIMEOUT_SECONDS)
-            rate = queue.get("message_stats", {}).get("ack_details", {}).get("rate")
+            stats = queue.get("message_stats", {})
+            rate = stats.get("ack_details", {}).get("rate")
+            handed_out = stats.get("deliver_get")
             metrics.backlog_unknown.set(0)
-            return Backlog(int(queue.get("messages_ready", 0)), float(rate) if rate else None)
+            return Backlog(
+                int(queue.get("messages_ready", 0)),
+                float(rate) if rate else None,
+                None if handed_out is None else int(handed_out) - int(stats.get("redeliver", 0)),
+            )
         except (Unavailable, ValueError) as error:
             if self._backlog is not None or self._backlog_read_at < 0:  # once, not with every upload
                 log.warning("backlog_unknown", reason=str(error))

@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from growbin.adapters.redis.sentinel import pool_options
 from growbin.errors import Unavailable
 
 # A frozen server must become a 503 within two seconds, retry included.
@@ -121,8 +122,9 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
     async def leave() -> None:  # no method: the library copies its Retry deeply for each connection
         await leave_server(pool)
 
+    server_url, options = pool_options(url)
     pool: ConnectionPool = BlockingConnectionPool.from_url(
-        url,
+        server_url,
         max_connections=CONNECTIONS,
         timeout=CALL_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -130,6 +132,7 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
         retry=_OnceMore(leave),
         decode_responses=True,
         encoding_errors="replace",  # bytes that are no text make a value unreadable, not the connection
+        **options,
     )
     _pools.add(pool)
     client = Redis(connection_pool=pool)

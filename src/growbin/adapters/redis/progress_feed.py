@@ -33,6 +33,7 @@ from growbin.adapters.redis.connection import (
     leave_server,
     reason_of,
 )
+from growbin.adapters.redis.sentinel import pool_options
 from growbin.adapters.redis.stored_values import parse_entry
 from growbin.errors import Unavailable
 from growbin.job import LogEntry
@@ -88,14 +89,16 @@ class RedisProgressFeed:
     ) -> AsyncIterator[Self]:
         """`on_gap` names a job of which something came that cannot be read: its log holds the truth.
         `on_session_job` names an owner and one of its jobs that is new, or driven again."""
+        server_url, options = pool_options(url)
         pool = ConnectionPool.from_url(
-            url,
+            server_url,
             protocol=3,  # with which the connection that listens may also write
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             socket_timeout=None,  # silence is normal here; the canary tells it from deafness
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
             encoding_errors="replace",
+            **options,
         )
         feed = cls(pool, on_entry, on_gap, on_loss, on_session_job)
         feed._keeping = asyncio.create_task(feed._keep(), name="progress-feed")

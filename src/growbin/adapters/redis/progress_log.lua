@@ -203,6 +203,7 @@ local function write(stage, message, percent, attempt, nonce, tail)
     .. ',"message":' .. cjson.encode(message) .. ',"attempt":' .. whole(attempt)
     .. ',"updated_at":"' .. snapshot.updated_at .. '"' .. (tail and ',' .. tail or '') .. '}'
   local ends = RANK[stage] == nil
+  snapshot.ended_by = ends and p.attempt or nil
   local entry = snapshot.id .. ' ' .. (ends and stage or 'progress') .. ' ' .. data
   local pushed = redis.pcall('RPUSH', EVENTS, entry)
   if type(pushed) == 'table' then
@@ -284,6 +285,9 @@ local operations = {}
 -- A stage or an end. `attempt` absent: written without a lease (gateway, obituary).
 function operations.append()
   if is_over() or not (snapshot or p.owner) then
+    if p.attempt and snapshot and snapshot.ended_by == p.attempt and snapshot.stage == p.stage then
+      written_end = p.stage -- by a call whose answer got lost
+    end
     return 'ended'
   end
   if p.attempt and not holds_token() then

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, Literal, Self, cast
 from uuid import UUID
 
+import structlog
 from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
@@ -42,6 +43,8 @@ from growbin.job import (
 from growbin.messages import failure, failure_codes, stage_message
 from growbin.ports import Backlog, Beginning, EndedJob, Held, History, Started
 from growbin.telemetry import metrics, traces
+
+log = structlog.get_logger()
 
 # One death with many jobs in hand tells nothing about any of them; two do. From then on a job runs
 # alone: should it die once more, no neighbour is in hand that could be blamed for it.
@@ -149,7 +152,9 @@ class RedisProgressLog(PaidCallsScript):
         with traces.span(f"redis {operation}", "client") if operation != "renew" else nullcontext():
             found, written_end, *holders = await ask(self._script(keys=all_keys, args=args))
         if written_end is not None:  # here, where it is written, so that an outage shows while it lasts
-            metrics.jobs_ended.labels(outcome=given.get("code", written_end)).inc()
+            outcome = given.get("code", written_end)
+            metrics.jobs_ended.labels(outcome=outcome).inc()
+            log.info("job_ended", job_id=str(job_id), outcome=outcome)
             await self._uncount(job_id, holders)
         return found
 
@@ -202,8 +207,10 @@ class RedisProgressLog(PaidCallsScript):
         place = []
         if backlog is not None:
             place.append(f'"position":{backlog.position}')
-            if backlog.wait_seconds is not None:
-                place.append(f'"wait_seconds":{backlog.wait_seconds}')
+            if (seconds := backlog.wait_seconds(backlog.position)) is not None:
+                place.append(f'"wait_seconds":{seconds}')
+            if backlog.turn is not None:
+                place.append(f'"turn":{backlog.turn}')
         await self._append(job, None, Stage.QUEUED, ",".join(place) or None)
 
     async def cancel(self, job_id: UUID) -> bool:

@@ -124,7 +124,7 @@ class _Training:
             "folds_of_a_frozen_body": frozen_folds(inputs.photos, inputs.fold, self._features(inputs)),
         }
         _write(out / FIGURES_FILE, told)
-        draw(figures, confusion(_confused(inputs, figures[HOME])), out)
+        draw(figures, confusion(_confused(inputs, sets[HOME], figures[HOME])), out)
         print(table(figures))
         print(f"{MODEL_FILE}: {len(model):,} bytes, sha256 {card.sha256}")
 
@@ -200,34 +200,30 @@ class _Training:
         teaching = Counter(photo.classes for photo in _where(inputs, ~mask))
         # Only names know what no class of the head is.
         is_taught = [not photo.classes or teaching[photo.classes] >= TAUGHT_FROM_PHOTOS for photo in photos]
-        return left_out(seen, [photo.photo.label for photo in photos], numpy.array(is_taught))
+        labels = [photo.photo.label for photo in photos]
+        return left_out(
+            seen, labels, numpy.array(is_taught), numpy.flatnonzero(mask), numpy.zeros(len(labels), int)
+        )
 
 
 def _where(inputs: _Inputs, mask: Array) -> list[TrainingPhoto]:
     return [inputs.photos[number] for number in numpy.flatnonzero(mask)]
 
 
-def _at_home(inputs: _Inputs) -> list[TrainingPhoto]:
-    """The photos of all folds, one fold after the other."""
-    masks = _masks(inputs)
-    return [photo for name in HOME_FOLDS if name in masks for photo in _where(inputs, masks[name])]
-
-
 def _home(inputs: _Inputs, seen: Mapping[str, Evidence]) -> LeftOut:
     """All folds as one set; of each, the others teach every kind."""
     folds = [seen[name].arrays() for name in HOME_FOLDS if name in seen]
     together = Evidence(**{part: numpy.concatenate([one[part] for one in folds]) for part in folds[0]})
-    labels = [photo.photo.label for photo in _at_home(inputs)]
-    return left_out(together, labels, numpy.ones(len(labels), bool))
+    masks = _masks(inputs)
+    photo = numpy.concatenate([numpy.flatnonzero(masks[name]) for name in HOME_FOLDS if name in masks])
+    labels = [inputs.photos[number].photo.label for number in photo]
+    return left_out(together, labels, numpy.ones(len(labels), bool), photo, inputs.fold[photo])
 
 
 def _by_collection(inputs: _Inputs, home: LeftOut, figures: Figures) -> dict[str, Any]:
     """Of the photos at home, how often the head and both are right, for each collection and its folds."""
-    masks = _masks(inputs)
-    homes = [name for name in HOME_FOLDS if name in masks]
-    fold = numpy.repeat(range(len(homes)), [int(masks[name].sum()) for name in homes])
-    collections = numpy.array([photo.collection for photo in _at_home(inputs)])
-    rows = numpy.arange(len(fold))
+    fold, rows = home.fold, numpy.arange(len(home.fold))
+    collections = numpy.array([inputs.photos[number].collection for number in home.photo])
     hits = {"head": home.right[rows, home.seen.head.argmax(1)], "both": home.right[rows, figures.best]}
     found: dict[str, Any] = {}
     for collection in sorted(set(collections)):
@@ -242,10 +238,10 @@ def _by_collection(inputs: _Inputs, home: LeftOut, figures: Figures) -> dict[str
     return found
 
 
-def _confused(inputs: _Inputs, home: Figures) -> list[tuple[str, str]]:
+def _confused(inputs: _Inputs, home: LeftOut, figures: Figures) -> list[tuple[str, str]]:
     """(label, answer) of the photos at home."""
-    labels = [photo.photo.label for photo in _at_home(inputs)]
-    places = [answers()[number] for number in home.best]
+    labels = [inputs.photos[number].photo.label for number in home.photo]
+    places = [answers()[number] for number in figures.best]
     return [
         (
             label,

@@ -50,11 +50,17 @@ def as_json(figures: Mapping[str, Figures]) -> dict[str, Any]:
             "names": share(one.names),
             "head": share(one.head),
             "both": share(one.joint),
+            "both_against_the_better": {
+                "only_both_right": one.against_better.only_first_right,
+                "only_the_better_right": one.against_better.only_second_right,
+                "p_value": one.against_better.p_value,
+            },
             "both_of_taught_kinds": share(one.taught),
             "sure": share(one.sure_share),
             "right_when_sure": share(one.sure),
             "right_when_sure_of_taught_kinds": share(one.sure_of_taught),
             "calibration_error": one.calibration_error,
+            "calibration_error_of_taught_kinds": one.calibration_error_of_taught,
         }
         for name, one in figures.items()
     }

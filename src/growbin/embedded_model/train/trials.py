@@ -4,8 +4,11 @@ picture, and the same picture saved, shrunk and turned in other ways."""
 from __future__ import annotations
 
 import io
+import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -21,10 +24,10 @@ from growbin.embedded_model.classifier import (
     second_items,
 )
 from growbin.embedded_model.pictures import upright_photo, views_of_crops, views_of_whole
-from growbin.embedded_model.train.collections import TrainingPhoto
+from growbin.embedded_model.train.collections import TrainingPhoto, training_photos
 from growbin.embedded_model.witnesses import SURE_FROM, answer_of
 from growbin.photo_labels import matched_name
-from growbin.scores import Share
+from growbin.scores import Share, share_of
 
 EXTRA_ITEMS = 0.03  # of photos of one thing, at most, that are said to show another as well
 SINGLE, COMPOSED, ALTERED = 300, 100, 200
@@ -63,22 +66,23 @@ def tried(model: bytes, card: Card, photos: Sequence[TrainingPhoto], seed: int) 
             any(matched_name(photo.photo.label, place.category, place.material) for place in places)
             for photo in chosen
         )
-    same: dict[str, list[bool]] = {}
+    same, same_by = same_answers(classifier, order[:ALTERED])
+    return Trials(card, share_of(found), share_of(extra), same, same_by)
+
+
+def same_answers(classifier: Classifier, photos: Sequence[TrainingPhoto]) -> tuple[Share, dict[str, Share]]:
+    """Of how many photos every altered copy goes to the same bin as the picture itself; and each kind of
+    copy."""
+    same: dict[str, list[bool]] = defaultdict(list)
     all_same = []
-    for photo in _bar(order[:ALTERED], "altered"):
+    for photo in _bar(photos, "altered"):
         picture = Image.open(photo.photo.path).convert("RGB")
         first = _answer(classifier, _saved(picture, "PNG"))
         agree = {name: _answer(classifier, data) == first for name, data in _altered(picture)}
         all_same.append(all(agree.values()))
         for name, is_same in agree.items():
-            same.setdefault(name, []).append(is_same)
-    return Trials(
-        card,
-        _share(found),
-        _share(extra),
-        _share(all_same),
-        {name: _share(hits) for name, hits in same.items()},
-    )
+            same[name].append(is_same)
+    return share_of(all_same), {name: share_of(hits) for name, hits in same.items()}
 
 
 def replace_second_item(classifier: Classifier, card: Card, singles: Sequence[TrainingPhoto]) -> Card:
@@ -125,9 +129,18 @@ def _answer(classifier: Classifier, photo: bytes) -> int:
     return answer_of(classifier.look(photo).seen[0].place)
 
 
-def _share(hits: Sequence[bool]) -> Share:
-    return Share(sum(hits), len(hits))
-
-
 def _bar(things: Any, title: str) -> Any:
     return tqdm(things, desc=title, leave=False)
+
+
+def main() -> None:
+    """The shipped file on altered copies of photos from a folder of collections."""
+    photos = training_photos(Path(sys.argv[1]))
+    order = numpy.random.default_rng(0).permutation(len(photos))[:ALTERED]
+    same, same_by = same_answers(Classifier(), [photos[number] for number in order])
+    for name, share in {**same_by, "all of them": same}.items():
+        print(f"{name:16} {share.hits} of {share.total}")
+
+
+if __name__ == "__main__":
+    main()

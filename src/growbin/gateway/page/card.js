@@ -6,7 +6,7 @@ import { icon, REASONS, SIGNS } from "./icons.js";
 import { STAGES } from "./job.js";
 import { Opinion } from "./opinion.js";
 import { Picker } from "./picker.js";
-import { capital, explain, fill, language, say } from "./words.js";
+import { capital, explain, fill, language, nth, say } from "./words.js";
 
 const template = document.getElementById("card");
 const USUAL_MS = 15_000;
@@ -151,7 +151,7 @@ export class Card {
 
   #sentence() {
     const { failure, message } = this.#job;
-    if (failure) return failure.detail;
+    if (failure) return failure.detail + opensAgain(failure.opens_at);
     if (this.#chosen) return this.#chosen.bin;
     if (!this.#answer) return this.#inLine(message);
     const { items, certainty, doubt } = this.#answer;
@@ -160,12 +160,12 @@ export class Card {
 
   /** The service's words, with the place in line or the attempt where there is one to tell. */
   #inLine(message) {
-    const { position, wait_seconds: wait, attempt, max_attempts: most } = this.#job.place;
+    const { position, wait_seconds: wait, attempt, max_attempts: most, toldAt } = this.#job.place;
     if (this.#job.hasEnded) return message;
     if (attempt > 1) return `${say(most ? "again_of" : "again_nth", { attempt, most })} ${message}`;
     if (!(position > 1)) return message;
-    const seconds = wait - Math.floor((Date.now() - (this.#job.acceptedAt ?? Date.now())) / 1000);
-    return `${message} ${say(seconds > 0 ? "in_line_about" : "in_line_at", { place: position, seconds })}`;
+    const seconds = wait - Math.floor((Date.now() - toldAt) / 1000);
+    return `${message} ${say(seconds > 0 ? "in_line_about" : "in_line_at", { place: nth(position), seconds })}`;
   }
 
   async #share() {
@@ -345,6 +345,14 @@ export class Card {
     line.append(icon(SIGNS.person), made("p", say("chosen", { name: this.name })), back);
     return line;
   }
+}
+
+/** When a spent budget has room, in the person's own time: the minute after, and the day where it is another. */
+function opensAgain(moment) {
+  const at = new Date(Math.ceil(Date.parse(moment) / 60_000) * 60_000);
+  if (!(at > Date.now())) return "";
+  const dateStyle = at.toDateString() === new Date().toDateString() ? undefined : "medium";
+  return ` ${say("opens", { time: at.toLocaleString(language(), { dateStyle, timeStyle: "short" }) })}`;
 }
 
 function answered(answer, question) {

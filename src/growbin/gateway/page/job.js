@@ -11,6 +11,7 @@ const ENDS = ["done", "failed", "cancelled", "expired"];
 const UPLOADS_AT_ONCE = 3;
 const STREAMS_AT_ONCE = 3; // of the session's 4, and of the 6 connections that HTTP/1.1 gives a page
 const POLL_MS = 2000;
+const ASK_PAUSE_MS = 120; // a session may read 20 times a second: the most is left for what the person does
 const STREAM_AGAIN_MS = 15_000; // after a stream was refused
 const SILENCE_MS = 4000; // a reconnect that takes longer is told
 
@@ -87,7 +88,7 @@ export class Job {
     const { position, wait_seconds, attempt, max_attempts } = view;
     const progress = isReset ? view.progress : Math.max(view.progress, this.progress);
     const note = this.#isCancelling && !ENDS.includes(stage) ? this.note : "";
-    this.#set({ stage, progress, message, updatedAt, result, failure, note, notice: view.notice?.message ?? "", place: { position, wait_seconds, attempt, max_attempts } });
+    this.#set({ stage, progress, message, updatedAt, result, failure, note, notice: view.notice?.message ?? "", place: { position, wait_seconds, attempt, max_attempts, toldAt: Date.now() } });
     if (stage === "done" && this.isKept && this.file) this.#keep();
   }
 
@@ -186,8 +187,9 @@ export class Job {
     if (this.note !== note && !this.#isCancelling) this.#set({ note });
   }
 
-  notify(notice) {
-    this.#set({ notice });
+  /** Why it takes longer, or how far the place in line has fallen. */
+  notify({ message, position, wait_seconds }) {
+    this.#set(position ? { place: { ...this.place, position, wait_seconds, toldAt: Date.now() } } : { notice: message });
   }
 
   lose() {
@@ -304,7 +306,7 @@ function stream(job) {
     if (next) (polled.delete(next), follow(next));
   }
   for (const name of ["progress", "reset", ...ENDS]) source.addEventListener(name, hear);
-  source.addEventListener("notice", (event) => job.notify(JSON.parse(event.data).message));
+  source.addEventListener("notice", (event) => job.notify(JSON.parse(event.data)));
 
   source.onopen = () => {
     silence = clearTimeout(silence);
@@ -328,7 +330,7 @@ async function poll(newcomer) {
   if (isPolling) return;
   isPolling = true;
   while (polled.size) {
-    for (const job of polled) await ask(job);
+    for (const job of polled) await ask(job).then(() => api.pause(ASK_PAUSE_MS));
     await api.pause(POLL_MS);
   }
   isPolling = false;

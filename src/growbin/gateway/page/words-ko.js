@@ -32,6 +32,7 @@ export const WORDS = {
   again_nth: "다시 시도하고 있어요 ({attempt}번째).",
   again_of: "다시 시도하고 있어요 ({most}번 중 {attempt}번째).",
   slow: "평소보다 오래 걸리고 있어요. 계속 기다리면 답이 와요.",
+  opens: "{time}에 다시 열려요.",
   batch: "{count}장 중 {done}장 끝났어요",
   cancel_all: "모두 취소",
   share: "공유",

