@@ -42,6 +42,7 @@ class Dose:
     jobs: int
     kills: int
     in_flight: int = IN_FLIGHT
+    rarer: bool = True  # also the harms that are not done in every test run
     before: str = ""  # the commit from which all processes are upgraded; "": they are of today
 
 
@@ -142,6 +143,7 @@ def planned(dose: Dose) -> list[Action]:
         dose.kills,
         gateways=GATEWAYS,
         consumers=CONSUMERS,
+        rarer=dose.rarer,
         upgrades=bool(dose.before),
     )
 
@@ -217,7 +219,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, help="keep data and logs in this folder")
     parser.add_argument("--plan", action="store_true", help="only print what would be done")
     given = parser.parse_args()
-    dose = Dose(given.seed, given.jobs, given.kills, given.in_flight, given.before)
+    dose = Dose(given.seed, given.jobs, given.kills, given.in_flight, before=given.before)
     if given.plan:
         for action in planned(dose):
             print(action)
