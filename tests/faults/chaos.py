@@ -42,7 +42,7 @@ class Dose:
     jobs: int
     kills: int
     in_flight: int = IN_FLIGHT
-    rarer: bool = True  # also the harms that are not done in every test run
+    rarer: bool = True  # also the harms, and the people's wishes, that are not in every test run
     before: str = ""  # the commit from which all processes are upgraded; "": they are of today
 
 
@@ -118,7 +118,9 @@ async def run(servers: Servers, dose: Dose) -> Run:
         async with CountedEnds.watching(cluster) as counted:
             async with asyncio.TaskGroup() as group:
                 group.create_task(nemesis.run())
-                group.create_task(drive(cluster, dose, nemesis, visitors := Visitors(cluster)))
+                group.create_task(
+                    drive(cluster, dose, nemesis, visitors := Visitors(cluster, only_follow=not dose.rarer))
+                )
             teller.cancel()
             seconds = time.monotonic() - began
             violations = await cluster.violations(SETTLE_SECONDS)
@@ -155,7 +157,7 @@ async def drive(cluster: Cluster, dose: Dose, nemesis: Nemesis, visitors: Visito
     tokens = [
         await cluster.client.session() for _ in range(max(LEAST_SESSIONS, dose.jobs // JOBS_OF_A_SESSION))
     ]
-    for token in tokens[::HEARD_SESSIONS_OF]:
+    for token in tokens[::HEARD_SESSIONS_OF] if dose.rarer else ():
         cluster.client.watch_session(token)
 
     async def one(number: int) -> None:
