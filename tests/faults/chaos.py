@@ -42,6 +42,7 @@ class Dose:
     jobs: int
     kills: int
     in_flight: int = IN_FLIGHT
+    rarer: bool = True  # also the harms, and the people's wishes, that are not in every test run
     before: str = ""  # the commit from which all processes are upgraded; "": they are of today
 
 
@@ -117,7 +118,9 @@ async def run(servers: Servers, dose: Dose) -> Run:
         async with CountedEnds.watching(cluster) as counted:
             async with asyncio.TaskGroup() as group:
                 group.create_task(nemesis.run())
-                group.create_task(drive(cluster, dose, nemesis, visitors := Visitors(cluster)))
+                group.create_task(
+                    drive(cluster, dose, nemesis, visitors := Visitors(cluster, only_follow=not dose.rarer))
+                )
             teller.cancel()
             seconds = time.monotonic() - began
             violations = await cluster.violations(SETTLE_SECONDS)
@@ -142,6 +145,7 @@ def planned(dose: Dose) -> list[Action]:
         dose.kills,
         gateways=GATEWAYS,
         consumers=CONSUMERS,
+        rarer=dose.rarer,
         upgrades=bool(dose.before),
     )
 
@@ -153,7 +157,7 @@ async def drive(cluster: Cluster, dose: Dose, nemesis: Nemesis, visitors: Visito
     tokens = [
         await cluster.client.session() for _ in range(max(LEAST_SESSIONS, dose.jobs // JOBS_OF_A_SESSION))
     ]
-    for token in tokens[::HEARD_SESSIONS_OF]:
+    for token in tokens[::HEARD_SESSIONS_OF] if dose.rarer else ():
         cluster.client.watch_session(token)
 
     async def one(number: int) -> None:
@@ -217,7 +221,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, help="keep data and logs in this folder")
     parser.add_argument("--plan", action="store_true", help="only print what would be done")
     given = parser.parse_args()
-    dose = Dose(given.seed, given.jobs, given.kills, given.in_flight, given.before)
+    dose = Dose(given.seed, given.jobs, given.kills, given.in_flight, before=given.before)
     if given.plan:
         for action in planned(dose):
             print(action)

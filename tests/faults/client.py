@@ -255,9 +255,13 @@ class Client:
         return await self.seen(job, timeout_seconds)
 
     async def _follow(self, job: TrackedJob, stream: Stream) -> Event | None:
-        """Until its end; None once it is deleted and nobody knows it any more."""
+        """Until its end; None once it is deleted or forgotten, and nobody knows it any more."""
         while True:
             await self._connect_once(job, stream)
+            if " 404 " in stream.connections[-1] and job.has_been_forgotten:
+                # It had ended, where this Redis no longer knows of it.
+                job.accepted_at, job.refusal = None, "a Redis that was set back forgot it"
+                return None
             if stream.end is not None or job.is_deleted(stream.tried_at[-1]):
                 return stream.end
             hurried = self._choice.uniform(*PAUSE_SECONDS)

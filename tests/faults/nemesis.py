@@ -82,7 +82,14 @@ class Harm:
 
 
 def plan(
-    seed: int, jobs: int, kills: int, *, gateways: int = 2, consumers: int = 3, upgrades: bool = False
+    seed: int,
+    jobs: int,
+    kills: int,
+    *,
+    gateways: int = 2,
+    consumers: int = 3,
+    rarer: bool = True,
+    upgrades: bool = False,
 ) -> list[Action]:
     """The whole schedule: `kills` kills, and in proportion to them all the other harms; with `upgrades` each
     process is replaced once, early."""
@@ -107,7 +114,7 @@ def plan(
     for offset in _offsets(choice, jobs, max(5, kills)):
         actions.append(Action(offset, "duplicate", "rabbitmq"))
     everybody = names["consumer"] + names["gateway"]
-    for rare in RARER:
+    for rare in RARER if rarer else ():
         actions += _rarer(choice, rare, jobs, kills, everybody)
     for number, process in enumerate(everybody if upgrades else ()):
         actions.append(Action(int(jobs * ROLLED_OUT_SHARE * number / len(everybody)), "upgrade", process))

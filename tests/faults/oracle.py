@@ -36,6 +36,7 @@ from tests.faults.story import STORY, TERMINAL, stream_violations, streams_disag
 __all__ = ["LATE_SECONDS", "STORY", "TERMINAL", "Event", "Ledger", "Read", "Stream", "TrackedJob"]
 
 SESSION_STREAM = "session stream"
+FORGOTTEN_SECONDS = 60.0
 SAFE_SECONDS = 1.0  # after its end was seen there is nothing more to be written of a job
 JOB_PATH = re.compile(r"/(?:api/v1/waste/jobs|upload-complete)/([0-9a-f-]{36})(/[a-z]+)?")
 
@@ -171,6 +172,11 @@ class TrackedJob:
     def forgets(self, at: float) -> bool:
         """What was true at that moment may be unknown now."""
         return any(since <= at <= gone_at for since, gone_at in self.destroyed)
+
+    @property
+    def has_been_forgotten(self) -> bool:
+        """For longer than anybody who still has its message needs to tell of it."""
+        return any(time.monotonic() - gone_at > FORGOTTEN_SECONDS for _, gone_at in self.destroyed)
 
     def is_deleted(self, at: float) -> bool:
         return self.deleted_at is not None and self.deleted_at < at and not self.forgets(self.deleted_at)

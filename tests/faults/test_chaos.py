@@ -11,7 +11,7 @@ from tests.faults.chaos_table import table
 from tests.faults.cluster import Servers
 from tests.faults.nemesis import Kind, plan
 
-DOSE = Dose(seed=20, jobs=500, kills=10)
+DOSE = Dose(seed=20, jobs=500, kills=10, rarer=False)
 
 
 def test_seed_decides_the_whole_plan() -> None:

@@ -29,12 +29,13 @@ class Visitors:
     """The clients of one run, and what is one at a time among them."""
 
     cluster: Cluster
+    only_follow: bool = False
     redrives: asyncio.Lock = field(default_factory=asyncio.Lock)
     chosen: Counter[str] = field(default_factory=Counter)  # which way how often
 
     async def visit(self, marker: str, token: str, choice: random.Random) -> None:
         """One job, from its ticket to whatever its owner wants of it."""
-        way = choice.choices(list(WAYS), list(WAYS.values()))[0]
+        way = follow if self.only_follow else choice.choices(list(WAYS), list(WAYS.values()))[0]
         self.chosen[way.__name__.replace("_", " ")] += 1
         with suppress(Refused, TimeoutError):  # the ledger knows
             await way(self, marker, token, choice)
@@ -116,7 +117,7 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
                 print(said)
             # Its answer may be lost; and a Redis that was set back may not know that the job failed.
             body = (await cluster.client.look(job)).body
-            begun = isinstance(body, dict) and body.get("stage") not in (None, "failed")
+            begun = isinstance(body, dict) and body.get("stage") not in (None, "failed", "queued")
             return status == 0 or begun or job.was_destroyed
 
         await eventually(is_driven, f"{marker} is driven again", REDRIVEN_SECONDS)

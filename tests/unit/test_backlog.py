@@ -26,19 +26,19 @@ async def test_backlog_is_read_behind_whoever_asks() -> None:
 
     async with served(tell) as url:
         backlog = CountedBacklog(url, "queues/%2F/jobs")
-        assert await asyncio.gather(*(backlog.read() for _ in range(5))) == [Backlog(7)] * 5
+        assert await asyncio.gather(*(backlog.read() for _ in range(5))) == [Backlog(7, None, 0)] * 5
         assert asked == 1
 
         waiting, delay_seconds = 9, 0.3
         backlog._read_at -= 2  # as if it were older
         began = time.monotonic()
-        assert await asyncio.gather(*(backlog.read() for _ in range(5))) == [Backlog(7)] * 5
+        assert await asyncio.gather(*(backlog.read() for _ in range(5))) == [Backlog(7, None, 0)] * 5
         assert time.monotonic() - began < 0.2
         assert backlog._reading is not None
         await backlog._reading
-        assert await backlog.read() == Backlog(9)
+        assert await backlog.read() == Backlog(9, None, 0)
         assert asked == 2
 
         waiting = 11
         backlog._read_at -= 20
-        assert await backlog.read() == Backlog(11)
+        assert await backlog.read() == Backlog(11, None, 0)
