@@ -20,6 +20,8 @@ FOLDER = Path(__file__).parents[1] / ".cache" / "servers"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ELF = b"\x7fELF"
 BROKER_ROWS = ("tests/contract/test_job_queue.py", "tests/faults/test_broker_faults.py")
+# Left out on Redis: the rows of a clock that jumps (it is preloaded, and a Redis with jemalloc does not start
+# under it), and the one of a failover that sentinels coordinate, as only Valkey's do.
 REDIS_ROWS = (
     "tests/contract/test_agenda.py",
     "tests/contract/test_budget.py",
@@ -28,13 +30,13 @@ REDIS_ROWS = (
     "tests/contract/test_outages.py",
     "tests/contract/test_progress_feed.py",
     "tests/contract/test_progress_log.py",
-    "tests/contract/test_redis_clock.py",
     "tests/contract/test_redis_connection.py",
     "tests/contract/test_same_question.py",
     "tests/contract/test_session_jobs.py",
     "tests/contract/test_sessions.py",
     "tests/faults/test_redis_faults.py",
     "tests/faults/test_redis_failover.py",
+    "--deselect=tests/faults/test_redis_failover.py::test_failover_by_sentinels_under_load_needs_nobody",
 )
 
 
