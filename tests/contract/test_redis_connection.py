@@ -16,7 +16,7 @@ from yarl import URL
 from growbin.adapters.redis.connection import ask, open_redis, reason_of
 from growbin.errors import Unavailable
 from growbin.local.parts.valkey import Valkey
-from tests.faults.proxy import Proxy
+from tests.faults.instruments.proxy import Proxy
 
 
 async def test_cancelled_call_is_cancelled_wherever_it_is(parts: dict[str, str]) -> None:

@@ -27,7 +27,7 @@ from growbin.rates import Bucket, Rate
 from tests.contract.jobs import job_of, upload
 from tests.contract.test_altered_values import app_on
 from tests.fakes import FakeUploadStore
-from tests.faults.proxy import Proxy
+from tests.faults.instruments.proxy import Proxy
 from tests.unit.gateway_node import JPEG, Client
 
 DELAY_SECONDS = 0.1

@@ -21,7 +21,7 @@ from tests.deploy.manifests import Pod, rendered
 from tests.deploy.policy import patience_seconds
 from tests.faults.client import Client
 from tests.faults.cluster import Cluster, Process, api_key
-from tests.faults.journal import Journal
+from tests.faults.instruments.journal import Journal
 from tests.faults.model import MODEL_NAME
 from tests.faults.photos import photo_for
 

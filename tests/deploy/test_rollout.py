@@ -17,7 +17,7 @@ from tests.deploy.manifests import ROOT
 from tests.deploy.pods import PodProcess, Pods
 from tests.faults.cluster import Servers
 from tests.faults.inspection import BUG, NO_BUGS
-from tests.faults.oracle import outcome
+from tests.faults.instruments.oracle import outcome
 from tests.faults.steps import begin, eventually, rabbitmqctl, use
 
 JOBS_EACH_SECOND = 2.0

@@ -20,8 +20,8 @@ from tests.faults.chaos_table import table
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.counted_ends import CountedEnds
 from tests.faults.inquest import Inquest, inquests
-from tests.faults.nemesis import Action, Harm, Nemesis, plan
-from tests.faults.oracle import TrackedJob, outcome
+from tests.faults.instruments.nemesis import Action, Harm, Nemesis, plan
+from tests.faults.instruments.oracle import TrackedJob, outcome
 from tests.faults.versions import sources_of
 from tests.faults.visitors import Visitors
 

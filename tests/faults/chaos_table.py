@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.faults.allowance import excused_payments, used_excuses
-from tests.faults.journal import Journal
-from tests.faults.oracle import count_by, outcome
+from tests.faults.instruments.allowance import excused_payments, used_excuses
+from tests.faults.instruments.journal import Journal
+from tests.faults.instruments.oracle import count_by, outcome
 
 if TYPE_CHECKING:
     from tests.faults.chaos import Run
-    from tests.faults.nemesis import Harm
+    from tests.faults.instruments.nemesis import Harm
 
 MOST_LINES = 40
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.faults.oracle import SESSION_STREAM, Event, Ledger, Read, Stream, TrackedJob
+from tests.faults.instruments.oracle import SESSION_STREAM, Event, Ledger, Read, Stream, TrackedJob
 
 PATIENCE_SECONDS = 120.0
 CALL_SECONDS = 8.0

@@ -41,12 +41,12 @@ from growbin.local.parts.seaweedfs import SeaweedFS
 from growbin.local.parts.valkey import Valkey
 from tests.faults.client import Client
 from tests.faults.inspection import Broker, Inspection, Overheard, Snapshot
-from tests.faults.journal import Journal
+from tests.faults.instruments.journal import Journal
+from tests.faults.instruments.oracle import Ledger, TrackedJob
+from tests.faults.instruments.proxy import Proxy
 from tests.faults.measured_rabbitmq import MeasuredRabbitMQ
 from tests.faults.model import MODEL_NAME, Model
-from tests.faults.oracle import Ledger, TrackedJob
 from tests.faults.photos import CANARIES, photo_for
-from tests.faults.proxy import Proxy
 from tests.load_profile import LOAD_PROFILE
 from tests.processes import environment
 

@@ -28,8 +28,8 @@ import aiohttp
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.faults.journal import Journal
-from tests.faults.oracle import TERMINAL, TrackedJob
+from tests.faults.instruments.journal import Journal
+from tests.faults.instruments.oracle import TERMINAL, TrackedJob
 
 if TYPE_CHECKING:
     from tests.faults.cluster import Cluster, Process

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tests.faults.journal import Journal, Trouble
-from tests.faults.oracle import TrackedJob, outcome
+from tests.faults.instruments.journal import Journal, Trouble
+from tests.faults.instruments.oracle import TrackedJob, outcome
 
 if TYPE_CHECKING:
     from tests.faults.cluster import Cluster

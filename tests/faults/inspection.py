@@ -22,9 +22,9 @@ from yarl import URL
 from growbin.adapters.rabbitmq.job_event import encode_event
 from growbin.job import Job, Upload
 from growbin.local.parts.rabbitmq import RabbitMQ
-from tests.faults.oracle import Ledger, TrackedJob, outcome
+from tests.faults.instruments.oracle import Ledger, TrackedJob, outcome
+from tests.faults.instruments.promises import feedback_miscounted
 from tests.faults.photos import CANARIES
-from tests.faults.promises import feedback_miscounted
 
 if TYPE_CHECKING:
     from tests.faults.cluster import Process, Servers

@@ -18,8 +18,8 @@ import aiohttp
 from growbin.local.parts.rabbitmq import RabbitMQ
 from tests.faults.client import Answer, Refused
 from tests.faults.cluster import Cluster, ForeignRabbitMQ, Process
+from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.model import Hold
-from tests.faults.oracle import TrackedJob
 
 ANSWER_SECONDS = 2.0  # any answer, whatever is away
 PAUSE_SECONDS = 0.1

@@ -15,8 +15,8 @@ import redis.asyncio
 
 from growbin.local.parts.programs import Program
 from tests.faults.cluster import Cluster, Process
+from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.model import Hold
-from tests.faults.oracle import TrackedJob
 from tests.faults.steps import begin
 
 RECORDS, PROGRESS, SESSIONS = 0, 2, 3  # databases

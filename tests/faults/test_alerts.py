@@ -19,8 +19,8 @@ import pytest
 
 from tests.faults.client import Refused
 from tests.faults.cluster import Cluster, Process, Servers
+from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.model import ANSWER, BAD_KEY, Reply, refused
-from tests.faults.oracle import TrackedJob
 from tests.faults.prometheus import Prometheus
 from tests.faults.surgery import PROGRESS, database
 from tests.metric_names import panel_queries

@@ -24,8 +24,8 @@ from growbin.local.child import is_open
 from growbin.local.parts.rabbitmq import RabbitMQ
 from tests.faults.cluster import DECLARED_FOR_GOOD_SECONDS, Cluster, Process, Servers
 from tests.faults.inspection import event_of
+from tests.faults.instruments.oracle import TrackedJob, count_by, outcome
 from tests.faults.model import SERVER_ERROR
-from tests.faults.oracle import TrackedJob, count_by, outcome
 from tests.faults.steps import (
     ANSWER_SECONDS,
     PATIENCE_SECONDS,

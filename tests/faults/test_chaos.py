@@ -9,7 +9,7 @@ import pytest
 from tests.faults.chaos import Dose, run
 from tests.faults.chaos_table import table
 from tests.faults.cluster import Servers
-from tests.faults.nemesis import Kind, plan
+from tests.faults.instruments.nemesis import Kind, plan
 
 DOSE = Dose(seed=20, jobs=500, kills=10, rarer=False)
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.inspection import event_of
+from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.model import refused
-from tests.faults.oracle import TrackedJob
 from tests.faults.steps import begin, delivered, eventually, spoiled, uploaded
 
 NEIGHBOURS = 20

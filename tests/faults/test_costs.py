@@ -25,7 +25,7 @@ import aiohttp
 import pytest
 
 from tests.faults.cluster import Cluster, Process, Servers
-from tests.faults.oracle import TrackedJob
+from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.photos import drawn
 from tests.faults.steps import eventually
 from tests.faults.surgery import PROGRESS, database

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 
 from tests.faults.counted_ends import End, Life, ends_counted, ends_logged, mislogged
-from tests.faults.journal import Journal
+from tests.faults.instruments.journal import Journal
 
 METRICS = """# TYPE growbin_jobs_ended_total counter
 growbin_jobs_ended_total{outcome="done"} 3.0

@@ -20,7 +20,7 @@ import redis.asyncio
 from growbin.local.parts.seaweedfs import BUCKET
 from tests.faults.client import Refused
 from tests.faults.cluster import Cluster, Process, Servers
-from tests.faults.oracle import TrackedJob
+from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.steps import begin, eventually, uploaded
 
 DELETIONS = int(os.environ.get("DELETIONS", "30"))

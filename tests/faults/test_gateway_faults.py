@@ -19,7 +19,7 @@ from growbin.local.parts.seaweedfs import BUCKET
 from tests.faults.client import Refused
 from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.inspection import event_of
-from tests.faults.oracle import LATE_SECONDS, TrackedJob
+from tests.faults.instruments.oracle import LATE_SECONDS, TrackedJob
 from tests.faults.photos import drawn, photo_for
 from tests.faults.steps import (
     ANSWER_SECONDS,

@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from tests.faults.inquest import Inquest, holdings_of
-from tests.faults.journal import Journal
-from tests.faults.oracle import TrackedJob
+from tests.faults.instruments.journal import Journal
+from tests.faults.instruments.oracle import TrackedJob
 
 
 def said(event: str, job_id: str, seconds_ago: float, **more: object) -> str:

@@ -15,8 +15,8 @@ import pytest
 from tests.faults.client import read_events
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.commands import said_by
+from tests.faults.instruments.oracle import LATE_SECONDS, Stream, TrackedJob
 from tests.faults.model import REFUSAL
-from tests.faults.oracle import LATE_SECONDS, Stream, TrackedJob
 from tests.faults.steps import begin, eventually, readyz
 from tests.faults.surgery import PROGRESS, database, metric
 

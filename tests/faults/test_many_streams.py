@@ -16,7 +16,7 @@ import pytest
 
 from tests.faults.client import Client
 from tests.faults.cluster import Cluster, Process, Servers
-from tests.faults.oracle import Stream, TrackedJob
+from tests.faults.instruments.oracle import Stream, TrackedJob
 from tests.faults.photos import photo_for
 from tests.faults.steps import PATIENCE_SECONDS, eventually, uploaded
 

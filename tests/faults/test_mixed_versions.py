@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.instruments.oracle import count_by, outcome
 from tests.faults.model import SERVER_ERROR
-from tests.faults.oracle import count_by, outcome
 from tests.faults.steps import SETTLE_SECONDS, eventually, use
 from tests.faults.versions import restarted_from, sources_of
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.inspection import event_of
+from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.model import (
     ANSWER,
     BAD_KEY,
@@ -23,7 +24,6 @@ from tests.faults.model import (
     Reply,
     refused,
 )
-from tests.faults.oracle import TrackedJob
 from tests.faults.steps import assert_refused_politely, begin, delivered, eventually, timed, uploaded
 from tests.faults.surgery import PROGRESS, attempts_of, database, waiting_in
 

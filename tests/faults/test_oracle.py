@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults.journal import Journal, Trouble
+from tests.faults.instruments.journal import Journal, Trouble
+from tests.faults.instruments.oracle import SESSION_STREAM, Event, Ledger, Read, Stream, TrackedJob
+from tests.faults.instruments.promises import answer_for, feedback_miscounted
 from tests.faults.model import Call
-from tests.faults.oracle import SESSION_STREAM, Event, Ledger, Read, Stream, TrackedJob
-from tests.faults.promises import answer_for, feedback_miscounted
 
 PROGRESS = {"awaiting_upload": 0, "queued": 10, "fetching": 25, "analysing": 45, "advising": 90}
 STORY = "awaiting_upload queued fetching analysing advising done"

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.model import ANSWER, BAD_KEY, PROBE, SERVER_ERROR, SILENCE, Reply, refused
-from tests.faults.oracle import TrackedJob
 from tests.faults.steps import eventually
 from tests.faults.surgery import PROGRESS, attempts_of, database, waiting_in
 

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from growbin.local.child import draw_port
-from tests.faults.journal import Journal
-from tests.faults.proxy import Proxy
+from tests.faults.instruments.journal import Journal
+from tests.faults.instruments.proxy import Proxy
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

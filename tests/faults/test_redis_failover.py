@@ -20,9 +20,9 @@ from growbin.job import Stage
 from growbin.local.parts.part import write_private
 from growbin.local.parts.valkey import Valkey
 from tests.faults.cluster import Cluster, Servers
+from tests.faults.instruments.oracle import TrackedJob
+from tests.faults.instruments.proxy import Proxy
 from tests.faults.model import Hold
-from tests.faults.oracle import TrackedJob
-from tests.faults.proxy import Proxy
 from tests.faults.replica import IN_STEP_SECONDS, operate, replica_of, replicated
 from tests.faults.steps import Load, begin, eventually, readiness
 

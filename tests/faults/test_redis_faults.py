@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 
 from tests.faults.cluster import Cluster, Servers
-from tests.faults.harms import fill
 from tests.faults.inspection import event_of
-from tests.faults.oracle import LATE_SECONDS, Stream, TrackedJob
+from tests.faults.instruments.harms import fill
+from tests.faults.instruments.oracle import LATE_SECONDS, Stream, TrackedJob
 from tests.faults.steps import (
     assert_refused_politely,
     begin,

@@ -15,10 +15,10 @@ from growbin.local.parts.seaweedfs import BUCKET
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.commands import OPERATOR, growbin, said_by
 from tests.faults.inspection import Letter, event_of
-from tests.faults.journal import Journal
+from tests.faults.instruments.journal import Journal
+from tests.faults.instruments.oracle import Stream, TrackedJob
+from tests.faults.instruments.proxy import Proxy
 from tests.faults.model import SERVER_ERROR
-from tests.faults.oracle import Stream, TrackedJob
-from tests.faults.proxy import Proxy
 from tests.faults.steps import eventually
 from tests.faults.surgery import PROGRESS, database, record_of, reject_next, waiting_in
 

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from tests.faults.cluster import Cluster, Process, Servers, Target
-from tests.faults.oracle import count_by, outcome
+from tests.faults.instruments.oracle import count_by, outcome
 from tests.faults.steps import SETTLE_SECONDS, use
 
 ROLLING_SECONDS = float(os.environ.get("ROLLING_SECONDS", "20"))

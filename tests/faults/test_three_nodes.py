@@ -19,7 +19,7 @@ from growbin.local.parts.part import Part, write_private
 from growbin.local.parts.rabbitmq import RabbitMQ
 from tests.faults.cluster import DECLARED_FOR_GOOD_SECONDS, Cluster, Servers, Target
 from tests.faults.inspection import Broker
-from tests.faults.oracle import count_by, outcome
+from tests.faults.instruments.oracle import count_by, outcome
 from tests.faults.steps import Load, eventually, rabbitmqctl
 
 MOVED_SECONDS = 10.0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.faults.cluster import Cluster, Process, Servers
-from tests.faults.proxy import Proxy
+from tests.faults.instruments.proxy import Proxy
 from tests.faults.said import Command, amqp_methods, http_requests, redis_commands
 
 JOBS, WARM_UP_JOBS = 5, 3

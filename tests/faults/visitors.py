@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from tests.faults.client import Refused
 from tests.faults.cluster import Cluster
 from tests.faults.commands import said_by
+from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.model import NONSENSE
-from tests.faults.oracle import TrackedJob
 from tests.faults.steps import eventually
 
 JOB_SECONDS = 240.0

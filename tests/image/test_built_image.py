@@ -14,7 +14,7 @@ from tests.deploy.manifests import rendered
 from tests.deploy.pods import Pods
 from tests.faults.cluster import Servers
 from tests.faults.collector import Collector
-from tests.faults.oracle import outcome
+from tests.faults.instruments.oracle import outcome
 from tests.faults.steps import begin
 from tests.image.built_image import USER, BuiltImage
 

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tests.faults.cluster import Cluster, Process
+from tests.faults.instruments.proxy import Proxy
 from tests.faults.model import ANSWER, SERVER_ERROR
-from tests.faults.proxy import Proxy
 from tests.faults.replica import replicated
 from tests.faults.surgery import PROGRESS, database
 

@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.allowance import called_after_its_end, paid_too_often
-from tests.faults.journal import Journal
-from tests.faults.model import PROBE, Call
-from tests.faults.promises import (
+from tests.faults.instruments.allowance import called_after_its_end, paid_too_often
+from tests.faults.instruments.journal import Journal
+from tests.faults.instruments.promises import (
     LATE_SECONDS,
     answered_after_cancel,
     promise_broken,
@@ -31,7 +30,8 @@ from tests.faults.promises import (
     wrong_answers,
     wrong_result,
 )
-from tests.faults.story import STORY, TERMINAL, stream_violations, streams_disagree
+from tests.faults.instruments.story import STORY, TERMINAL, stream_violations, streams_disagree
+from tests.faults.model import PROBE, Call
 
 __all__ = ["LATE_SECONDS", "STORY", "TERMINAL", "Event", "Ledger", "Read", "Stream", "TrackedJob"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.faults.oracle import Event, Stream, TrackedJob
+    from tests.faults.instruments.oracle import Event, Stream, TrackedJob
 
 TERMINAL = ("done", "failed", "cancelled", "expired")
 STORY = ("awaiting_upload", "queued", "fetching", "analysing", "advising")

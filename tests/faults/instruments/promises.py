@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tests.faults.journal import Journal
+from tests.faults.instruments.journal import Journal
 from tests.faults.model import Call
 
 if TYPE_CHECKING:
-    from tests.faults.oracle import Event, Stream, TrackedJob
+    from tests.faults.instruments.oracle import Event, Stream, TrackedJob
 
 LATE_SECONDS = 10.0
 ANSWER = "Seen for "

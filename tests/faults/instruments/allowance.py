@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from tests.faults.journal import Journal, Trouble
+from tests.faults.instruments.journal import Journal, Trouble
 from tests.faults.model import Call
 
 if TYPE_CHECKING:
-    from tests.faults.oracle import TrackedJob
+    from tests.faults.instruments.oracle import TrackedJob
 
 # An answer is stored right after it was given, and a call is recorded right before it is made: a trouble
 # this close to a call may have touched it.

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tests.faults.cluster import Cluster, Process, Target
-from tests.faults.harms import HARMS
 from tests.faults.inspection import event_of
-from tests.faults.oracle import TrackedJob
+from tests.faults.instruments.harms import HARMS
+from tests.faults.instruments.oracle import TrackedJob
 
 Kind = Literal[
     "kill",

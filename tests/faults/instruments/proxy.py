@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import Literal, cast
 
 from growbin.local.child import draw_port
-from tests.faults.journal import Journal
+from tests.faults.instruments.journal import Journal
 
 Mode = Literal["passing", "down", "slow", "throttled", "half open"]
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() sends RST
