@@ -106,7 +106,7 @@ async def test_new_job_that_nobody_told_of_joins_at_the_next_slow_look(node: Nod
         await taken(watch)
         node.feed.sessions.clear()
         second = await node.submitted(client)
-        assert list(told(await taken(watch, 1.5))) == [str(second.job_id)]
+        assert list(told(await taken(watch, 3.0))) == [str(second.job_id)]
 
 
 async def test_job_whose_log_was_late_joins_an_open_stream(node: Node, client: Client) -> None:
