@@ -165,7 +165,7 @@ async def test_people_get_one_line_for_each_finding(system: System) -> None:
     status, text = await run("doctor", settings=system.settings)
     lines = text.splitlines()
     assert status == 0
-    assert len(lines) == 16
+    assert len(lines) == 17
     assert all(line.startswith(("ok ", "warn ")) for line in lines)
     for name, secret in secrets(system.settings):
         assert secret not in text, name

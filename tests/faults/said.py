@@ -42,7 +42,7 @@ def amqp_methods(chunk: bytes) -> Iterator[str]:
         chunk = chunk[FRAME.size + length + 1 :]
 
 
-def http_requests(chunk: bytes) -> Iterator[str]:
-    """The method of a request that begins the chunk."""
-    if line := REQUEST_LINE.match(chunk):
-        yield line[1].decode()
+def http_requests(chunk: bytes) -> list[Command]:
+    """Method and path of a request that begins the chunk."""
+    line = REQUEST_LINE.match(chunk)
+    return [line.groups()] if line else []

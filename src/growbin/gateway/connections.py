@@ -28,6 +28,7 @@ LOGGED_EVERY_SECONDS = 60.0
 LINGER_SECONDS = 1.0  # a client that is still sending hears the refusal before the connection closes
 # An answer that nobody reads holds a piece of itself here, and this much in the kernel, which a pod pays too.
 PIECE_BYTES = 16 * 1024
+READ_BYTES = 4 * 1024  # at once: what comes behind a call is held until that is answered
 SEND_BUFFER_BYTES = 64 * 1024
 # A chunk of one byte has five bytes of framing; whatever a body has besides (trailers) is held in memory.
 FRAMED_BYTES_OF_ONE = 6
@@ -138,7 +139,7 @@ class BoundedConnection(web.RequestHandler):
     # --- the beginning and the end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.max_size = self._connections.limits.head_max_bytes  # type: ignore[attr-defined]  # of one read
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]  # asyncio's own name for it
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=0)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
