@@ -8,12 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web_app
 
 from tests.processes import Stack, command
 
 # A shell without job control starts what runs in the background with SIGINT ignored; every process that is
 # started from there would ignore it as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def forget_gateways() -> Iterator[None]:
+    """aiohttp keeps the application of each handler that was called, and all that belongs to it: after some
+    hundreds a collection of the garbage takes more than a second."""
+    yield
+    web_app._cached_build_middleware.cache_clear()
 
 
 @pytest.fixture(scope="session")
