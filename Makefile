@@ -43,15 +43,16 @@ TRAIN_PYTHON := PYTHONPATH=src $(TRAIN_VENV)/bin/python
 
 BROWSER := $(PYTHON) -m tests.browser
 TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/image --ignore=tests/train
-# A third of the time that the tests take each; the third is all that is not named here.
-TEST_FAULTS := tests/faults tests/stream_conformance/test_reference.py tests/stream_conformance/test_foreign_servers.py
-TEST_PARTS := tests/contract tests/page tests/stream_conformance/test_clients.py tests/unit
+# A lane each, of about the same length; a fourth is all that is not named here.
+TEST_FAULTS := tests/faults
+TEST_PARTS := tests/contract tests/page tests/stream_conformance
+TEST_UNIT := tests/unit tests/test_tidy.py
 
 # What npm installs for tests.
 CLIENTS := tests/stream_conformance/clients
 SCHEMAS := tests/deploy/schemas
 
-.PHONY: help run test faults alerts mutants chaos conformance servers mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-faults test-parts rabbitmq curl chromium node prometheus faketime buildah debian-packages
+.PHONY: help run test faults alerts mutants chaos conformance servers mixed bench photos check train train-check deploy-setup deploy-check image-check deploy-programs audit sbom format lock clean setup test-here test-faults test-parts test-unit lint rabbitmq curl chromium node prometheus faketime buildah debian-packages
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,18 +62,21 @@ run: $(RUNNABLE) rabbitmq curl  ## start everything here and serve http://127.0.
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
 test: setup chromium node prometheus  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
-	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=3 test-here test-faults test-parts; code=$$?; cat $(VENV)/test-*.log; exit $$code)
+	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=4 test-here test-faults test-parts test-unit; code=$$?; cat $(VENV)/test-*.log; exit $$code)
 
-# Three runs that mostly wait, each on servers of its own; the output of two is kept apart until the end.
+# Runs that mostly wait, each on servers of its own; the output of all but one is kept apart until the end.
 test-here:
-	@echo "$(TEST_FAULTS) $(TEST_PARTS) run beside these: their output follows."
-	@$(TEST) $(TEST_FAULTS:%=--ignore=%) $(TEST_PARTS:%=--ignore=%)
+	@echo "$(TEST_FAULTS) $(TEST_PARTS) $(TEST_UNIT) run beside these: their output follows."
+	@$(TEST) $(TEST_FAULTS:%=--ignore=%) $(TEST_PARTS:%=--ignore=%) $(TEST_UNIT:%=--ignore=%)
 
 test-faults:
 	@$(TEST) $(TEST_FAULTS) >$(VENV)/test-faults.log 2>&1
 
 test-parts:
 	@$(TEST) $(TEST_PARTS) >$(VENV)/test-parts.log 2>&1
+
+test-unit:
+	@$(TEST) $(TEST_UNIT) >$(VENV)/test-unit.log 2>&1
 
 faults: setup chromium faketime prometheus  ## kill, freeze and cut everything, one fault at a time, the long ones too
 	@ROLLING_SECONDS=120 FROZEN_SECONDS=20 REDIS_AWAY_SECONDS=60 BROKER_AWAY_SECONDS=60 \
@@ -108,12 +112,14 @@ bench: setup $(if $(findstring --quick,$(ARGS)),,$(PEERS_INSTALLED))  ## what al
 photos: setup  ## thousands of hostile and odd photos through the photo cleaner: what each costs (a minute or two)
 	@$(VENV)/bin/python -m bench.hostile_photos $(ARGS)
 
-check: setup  ## format, lint, types, shape and unit tests: seconds, before each commit
+check: setup lint  ## format, lint, types, shape and unit tests, before each commit (some minutes)
+	@$(VENV)/bin/python -m pytest -q tests/test_tidy.py tests/unit
+
+lint: setup  ## the checks that run no code: format, lint, types, imports
 	@$(VENV)/bin/ruff format --quiet --check .
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo --no-cache
-	@$(VENV)/bin/python -m pytest -q tests/test_tidy.py tests/unit
 
 train: $(TRAIN_INSTALLED)  ## make the embedded model's file from DATA=a folder of photos (an hour or two; TORCH=cpu)
 	@test -n "$(DATA)" || { echo "make train DATA=folder: a folder of collections of labelled photos, see docs/embedded-model.md" >&2; exit 1; }

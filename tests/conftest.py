@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from aiohttp import web_app
 
 from tests.processes import Stack, command
@@ -15,6 +16,16 @@ from tests.processes import Stack, command
 # A shell without job control starts what runs in the background with SIGINT ignored; every process that is
 # started from there would ignore it as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As growbin's own logs, without local variables: to draw those of one traceback may take half a minute,
+# in which no timeout is kept.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(autouse=True)

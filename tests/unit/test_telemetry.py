@@ -17,9 +17,9 @@ from growbin.telemetry.logs import REDACTED, configure_logs, redact
 @pytest.fixture(autouse=True)
 def clean_logs() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, events = root.handlers[:], root.level, structlog.get_config()
     yield
-    structlog.reset_defaults()
+    structlog.configure(**events)
     structlog.contextvars.clear_contextvars()
     root.handlers[:], root.level = handlers, level
 
