@@ -86,7 +86,7 @@ faults: setup chromium faketime prometheus  ## kill, freeze and cut everything, 
 	@$(if $(ARGS),,RANDOM_REQUESTS=100000 $(VENV)/bin/python -m pytest --timeout 1200 tests/unit/test_random_requests.py)
 	@$(if $(ARGS),,DESCRIBED_EXAMPLES=1200 $(VENV)/bin/python -m pytest --timeout 1800 tests/e2e/test_description.py)
 
-alerts: setup prometheus  ## a real Prometheus over each fault: its alert during it, no other, silence after (20 minutes)
+alerts: setup prometheus  ## a real Prometheus over each fault: its alert during it, no other, silence after (half an hour)
 	@$(VENV)/bin/python -m pytest -s tests/faults/test_alerts.py $(ARGS)
 
 mutants: setup faketime  ## take one control out at a time: its row must fail

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "starting": "a process before its first request",
     "stalls": "how long the event loops serve nobody else",
     "streams": "a stream that is open",
+    "observation": "metrics, logs and traces",
     "scale": "how all this grows",
 }
 

@@ -1,129 +1,151 @@
-"""What it costs to be seen: CPU a job without metrics and logs, with them, and with traces as well.
+"""What it costs to be seen: a job's CPU without metrics and logs, with them, and with traces as well.
 
-    python -m bench.observation --rounds 20
-
-Three clusters of one gateway and one consumer run on the same servers. They take turns, a batch of jobs each,
-in an order that goes round, so that what the machine does besides meets all alike. Counted is the CPU time
-of gateway and consumer, without the children that clean photos, which nobody observes. Each batch of the
-observed ones has one scrape, as 15 s at two to three jobs a second have.
+All three are growbin, on the same servers and at the same time, each in a closed loop of its own: their jobs
+alternate one by one, so that what the machine does besides, it does to all alike. CPU is user and system of
+gateway and consumer, without the children that clean photos, which nobody observes; `threads` of it send
+traces. The seen ones are scraped once for each 40 jobs, as 15 s at two to three jobs a second have. The
+collector counts what it is sent.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from pathlib import Path
-from statistics import median, quantiles
-from types import MethodType
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-import aiohttp
-import psutil
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.faults.cluster import Cluster, Servers
-from tests.faults.collector import Collector
+from bench.instruments import OURS, Cpu, Dose, Program, Round, Wanted, dose_of, growbin, parser_of, report
+from bench.system import HOST, SMALL, Client, System
+from growbin.local.child import draw_port
+from tests.loopback import served
 
-UNOBSERVED, OBSERVED, TRACED = "no metrics, no logs", "metrics and logs", "and traces"
-UNOBSERVED_PROGRAM = Path(__file__).with_name("unobserved.py")
-WARM_UP_JOBS = 60
-AT_ONCE = 10
+UNSEEN, SEEN, TRACED = "no metrics, no logs", "metrics and logs", "traces as well"
+ROUNDS = 12
+JOBS, QUICK_JOBS, WARM_UP_JOBS = 120, 40, 40  # of each
+IN_FLIGHT = 4  # of each
+JOBS_A_SCRAPE = 40
+MODEL_SECONDS = 0.2
+SETTLE_SECONDS = 6.0  # what is sent of traces is sent within five
 
-
-def unobserved_command(program: object) -> Sequence[str]:
-    return [sys.executable, str(UNOBSERVED_PROGRAM), program.name]  # type: ignore[attr-defined]  # a Part
-
-
-async def begin(cluster: Cluster) -> None:
-    """Start its processes anew, without their instruments."""
-    for process in cluster.processes:
-        await process.stop()
-        process.part.command = MethodType(unobserved_command, process.part)  # type: ignore[method-assign]  # here alone
-        await process.start()
+TOTAL, WITHOUT = "CPU ms a job", "without"
+WANTED = (Wanted(TOTAL, 1.05, WITHOUT, SEEN), Wanted(TOTAL, 1.15, WITHOUT, TRACED))
 
 
-async def do_jobs(cluster: Cluster, tag: str, number: int) -> None:
-    for first in range(0, number, AT_ONCE):
-        markers = [f"{tag}-{each}" for each in range(first, min(first + AT_ONCE, number))]
-        jobs = await asyncio.gather(*(cluster.client.submit(marker) for marker in markers))
-        for job in jobs:
-            cluster.client.watch(job)
-        await asyncio.gather(*(cluster.client.seen(job) for job in jobs))
+@dataclass(frozen=True, slots=True)
+class Design:
+    name: str
+    client: Client
+    gateway: Program
+    consumer: Program
+
+    @property
+    def programs(self) -> tuple[Program, Program]:
+        return self.gateway, self.consumer
 
 
-async def scrape(cluster: Cluster) -> None:
-    async with aiohttp.ClientSession(raise_for_status=True) as session:
-        for process in cluster.processes:
-            await (await session.get(f"{process.probe_url}/metrics")).read()
+@dataclass
+class Collector:
+    spans: int = 0
+
+    async def take(self, request: web.Request) -> web.Response:
+        told = ExportTraceServiceRequest.FromString(await request.read())
+        self.spans += sum(len(scope.spans) for one in told.resource_spans for scope in one.scope_spans)
+        return web.Response(content_type="application/x-protobuf")
 
 
-def cpu_seconds(cluster: Cluster) -> list[float]:
-    times = [psutil.Process(process.part.pid).cpu_times() for process in cluster.processes]
-    return [time.user + time.system for time in times]
+async def run(dose: Dose) -> bool:
+    collector = Collector()
+    app = web.Application(client_max_size=64 * 2**20)
+    app.router.add_post("/v1/traces", collector.take)
+    rounds, photo = list[Round](), SMALL.drawn()
+    async with (
+        served(app) as url,
+        System.running(model_seconds=MODEL_SECONDS) as system,
+        design(UNSEEN, system) as unseen,
+        design(SEEN, system) as seen,
+        design(TRACED, system, OTEL_EXPORTER_OTLP_ENDPOINT=url) as traced,
+    ):
+        designs = (unseen, seen, traced)
+        await measure(designs, system, photo, WARM_UP_JOBS)
+        collector.spans, jobs = 0, QUICK_JOBS if dose.is_quick else JOBS
+        for _ in range(dose.rounds):
+            spent = await measure(designs, system, photo, jobs)
+            print(spent, file=sys.stderr, flush=True)
+            rounds += beside_each_other(*spent)
+        print(f"{collector.spans / jobs / dose.rounds:.1f} spans a job")
+    return report("observation", rounds, WANTED, dose.folder)
 
 
-async def measure(cluster: Cluster, tag: str, jobs: int, *, is_scraped: bool) -> list[float]:
-    """CPU milliseconds a job, of gateway and consumer."""
-    before = cpu_seconds(cluster)
-    await do_jobs(cluster, tag, jobs)
-    if is_scraped:
-        await scrape(cluster)
-    return [(after - began) / jobs * 1000 for began, after in zip(before, cpu_seconds(cluster), strict=True)]
+def beside_each_other(
+    unseen: dict[str, float], seen: dict[str, float], traced: dict[str, float]
+) -> list[Round]:
+    """What is seen is compared with what is not, and what is traced with what is seen."""
+    return [
+        Round(SEEN, WITHOUT, unseen),
+        Round(SEEN, OURS, seen),
+        Round(TRACED, WITHOUT, seen),
+        Round(TRACED, OURS, traced),
+    ]
 
 
-def report(spent: dict[str, list[list[float]]]) -> None:
-    print("\n| | gateway ms | consumer ms | together ms |\n|---|---|---|---|")
-    for name, rounds in spent.items():
-        columns = [*zip(*rounds, strict=True), [sum(both) for both in rounds]]
-        print(f"| {name} | " + " | ".join(spread(column, 1) for column in columns) + " |")
-    print("\n| | ratio of the CPU a job, paired by round |\n|---|---|")
-    for name, beside in ((OBSERVED, UNOBSERVED), (TRACED, OBSERVED)):
-        ratios = [sum(one) / sum(other) for one, other in zip(spent[name], spent[beside], strict=True)]
-        print(f"| {name}, beside {beside} | {spread(ratios, 3)} |")
+@asynccontextmanager
+async def design(name: str, system: System, **chosen: str) -> AsyncIterator[Design]:
+    """A gateway and a consumer on a queue of their own."""
+    port = str(draw_port())
+    settings = {**system.settings, **chosen, "PORT": port, "QUEUE_NAME": f"bench.{port}"}
+    words = {
+        role: [sys.executable, "-m", "bench.unobserved", role] if name == UNSEEN else ()
+        for role in ("gateway", "consumer")
+    }
+    async with (
+        growbin("gateway", settings, words["gateway"]) as gateway,
+        growbin("consumer", settings, words["consumer"]) as consumer,
+    ):
+        yield Design(name, Client(system.http, f"http://{HOST}:{port}"), gateway, consumer)
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """The median, with the quartiles."""
-    low, _, high = quantiles(values, n=4)
-    return f"{median(values):.{digits}f} [{low:.{digits}f}..{high:.{digits}f}]"
+async def measure(
+    designs: Sequence[Design], system: System, photo: bytes, jobs: int
+) -> list[dict[str, float]]:
+    """What each of the designs has spent on so many jobs."""
+    tokens = {one.name: [await one.client.session() for _ in range(jobs)] for one in designs}
+    await asyncio.sleep(SETTLE_SECONDS)
+    before = [[program.cpu() for program in one.programs] for one in designs]
+    async with asyncio.TaskGroup() as group:
+        for one in designs:
+            group.create_task(one.client.do_many(tokens[one.name], photo, IN_FLIGHT))
+    for one in designs:
+        if one.name != UNSEEN:
+            await scrape(one, system, jobs // JOBS_A_SCRAPE)
+    await asyncio.sleep(SETTLE_SECONDS)
+    after = [[program.cpu() for program in one.programs] for one in designs]
+    return [
+        figures(*(now - then for now, then in zip(last, first, strict=True)), jobs=jobs)
+        for last, first in zip(after, before, strict=True)
+    ]
 
 
-async def run(rounds: int, jobs: int) -> None:
-    async with AsyncExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        servers = await stack.enter_async_context(Servers.running(Path(folder)))
-        collector = await stack.enter_async_context(Collector.running())
-        clusters = {
-            UNOBSERVED: await stack.enter_async_context(Cluster.running(servers)),
-            OBSERVED: await stack.enter_async_context(Cluster.running(servers)),
-            TRACED: await stack.enter_async_context(
-                Cluster.running(servers, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
-            ),
-        }
-        await begin(clusters[UNOBSERVED])
-        for cluster in clusters.values():
-            await do_jobs(cluster, "warm", WARM_UP_JOBS)
-        spent: dict[str, list[list[float]]] = {name: [] for name in clusters}
-        order = list(clusters)
-        for number in range(rounds):
-            for name in order:
-                is_scraped = name is not UNOBSERVED
-                spent[name].append(
-                    await measure(clusters[name], f"round-{number}", jobs, is_scraped=is_scraped)
-                )
-            order = [*order[1:], order[0]]
-            told = (f"{name} {spent[name][-1][0]:.1f} + {spent[name][-1][1]:.1f}" for name in clusters)
-            print(f"round {number + 1}: " + ", ".join(told), flush=True)
-        report(spent)
+async def scrape(design: Design, system: System, times: int) -> None:
+    for program in design.programs * times:
+        port = program.process.environ()["PROBE_PORT"]
+        async with system.http.get(f"http://{HOST}:{port}/metrics") as answer:
+            await answer.read()
+
+
+def figures(gateway: Cpu, consumer: Cpu, *, jobs: int) -> dict[str, float]:
+    spent = {
+        TOTAL: gateway.own + consumer.own,
+        "gateway": gateway.own,
+        "consumer": consumer.own,
+        "threads": gateway.other_threads + consumer.other_threads,
+    }
+    return {name: seconds / jobs * 1000 for name, seconds in spent.items()}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=40, help="in each batch")
-    chosen = parser.parse_args()
-    asyncio.run(run(chosen.rounds, chosen.jobs))
+    chosen = dose_of(parser_of(__doc__, ROUNDS).parse_args(), ROUNDS)
+    sys.exit(0 if asyncio.run(run(chosen)) else 1)

@@ -7,15 +7,17 @@
 
 A counter dies with its process. So every process is scraped again and again, as Prometheus does, and the
 last scrape of each life is held against the ends in that life's log until then; what the log tells beyond it
-is what a kill took from the counter. All the logs together must name each job's end, once and by its outcome.
-Only one whose writer was killed, frozen or cut off from Redis in that moment may be missing: it had written
-the end and never heard of it.
+is what a kill took from the counter. All the logs together must name each end of each job, one for each run,
+once and by its outcome. Only one whose writer was killed, frozen or cut off from Redis in that moment may be
+missing: it had written the end and never heard of it. Only a deleted job, or one that Redis forgot, may have
+an end that nobody was told of.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -93,7 +95,7 @@ class CountedEnds:
             pid = process.part.pid
             if pid is None:
                 return
-            began, asked = psutil.Process(pid).create_time(), time.time()
+            began, asked = began_at(pid), time.time()
             async with http.get(f"{process.probe_url}/metrics") as answer:
                 text = await answer.text()
             if process.part.pid == pid:
@@ -109,25 +111,39 @@ class CountedEnds:
             ]
             if not before <= life.counted <= after
         ]
-        return wrong + mislogged(self._seen(), logged, self._cluster.journal)
+        return wrong + mislogged(self._cluster.ledger.jobs.values(), logged, self._cluster.journal)
 
     @property
     def lines(self) -> list[str]:
         """For people: each outcome, and who knows how many of it."""
-        seen = Counter(end.outcome for end in self._seen())
-        logged = Counter(end.outcome for ends in self._logged().values() for end in ends)
+        jobs = self._cluster.ledger.jobs.values()
+        told = by_job(self._logged())
+        seen = Counter(end.outcome for job in jobs for end in ends_seen(job))
+        logged = Counter(line.outcome for lines in told.values() for line in lines)
         counted = sum((life.counted for life in self._lives.values()), Counter[str]())
+        unheard, untold = Counter[str](), Counter[str]()
+        for job in jobs:
+            missing, left = differences(job, told.get(job.job_id, []))
+            unheard.update(end.outcome for end in missing)
+            untold.update(line.outcome for line in left)
         return [
             f"{outcome} {seen[outcome]}: {counted[outcome]} counted, {logged[outcome] - counted[outcome]} "
-            f"between a scrape and a kill, {seen[outcome] - logged[outcome]} never heard of by their writer"
+            f"between a scrape and a kill, {unheard[outcome]} never heard of by their writer"
+            + (f"; {untold[outcome]} of them told to nobody" if untold[outcome] else "")
             for outcome in sorted(seen | logged)
         ]
 
-    def _seen(self) -> list[End]:
-        return ends_seen(self._cluster.ledger.jobs.values())
-
     def _logged(self) -> dict[str, list[End]]:
         return {process.name: ends_logged(process.log) for process in self._cluster.processes}
+
+
+def began_at(pid: int) -> float:
+    """As time.time(). Linux counts from its own beginning, of which psutil knows the second alone."""
+    began: float = psutil.Process(pid).create_time()
+    if sys.platform != "linux":
+        return began
+    booted: float = psutil.boot_time()
+    return began - booted + time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def ends_counted(text: str) -> Counter[str]:
@@ -150,31 +166,63 @@ def ends_logged(log: str) -> list[End]:
     ]
 
 
-def ends_seen(jobs: Iterable[TrackedJob]) -> list[End]:
-    """By their clients, and of jobs whose 202 got lost by who read them at last."""
-    found = []
-    for job in jobs:
-        said = job.end.data if job.end else job.final or {}
-        if said.get("stage") in TERMINAL:
-            code = (said.get("failure") or {}).get("code")
-            ended = datetime.fromisoformat(said["updated_at"]).timestamp()
-            found.append(End(job.job_id, code or said["stage"], ended))
-    return found
+def ends_seen(job: TrackedJob) -> list[End]:
+    """One for each of its runs: by its streams, and of a job whose 202 got lost by who read it at last."""
+    said = [event.data for stream in job.streams for event in stream.events if event.ends]
+    found = set()
+    for data in [*said, job.final or {}]:
+        if data.get("stage") in TERMINAL:
+            code = (data.get("failure") or {}).get("code")
+            ended = datetime.fromisoformat(data["updated_at"]).timestamp()
+            found.add(End(job.job_id, code or data["stage"], ended))
+    return sorted(found, key=lambda end: end.at)
 
 
-def mislogged(seen: Iterable[End], logged: Mapping[str, Iterable[End]], journal: Journal) -> list[str]:
-    """Ends that were logged twice, by another outcome, or not at all though nothing befell their writer."""
-    told: dict[str, list[str]] = {}
-    for name, ends in logged.items():
+def by_job(logged: Mapping[str, Iterable[End]]) -> dict[str, list[End]]:
+    told: dict[str, list[End]] = {}
+    for ends in logged.values():
         for end in ends:
-            told.setdefault(end.job_id, []).append(f"{end.outcome} by {name}")
+            told.setdefault(end.job_id, []).append(end)
+    return told
+
+
+def differences(job: TrackedJob, lines: Iterable[End]) -> tuple[list[End], list[End]]:
+    """The ends that were seen and no line tells, and the lines of ends that nobody saw. When they were
+    written is not held against them: who did not hear of it at once asks again, and logs it then."""
+    unlogged, unseen = [], list(lines)
+    for end in ends_seen(job):
+        outcomes = {end.outcome}
+        if job.accepted_at is None and end.outcome == "expired":
+            outcomes.add("not_uploaded")  # its owner is told the same
+        line = next((line for line in unseen if line.outcome in outcomes), None)
+        if line is None:
+            unlogged.append(end)
+        else:
+            unseen.remove(line)
+    return unlogged, unseen
+
+
+def mislogged(jobs: Iterable[TrackedJob], logged: Mapping[str, Iterable[End]], journal: Journal) -> list[str]:
+    """Ends that were logged twice, by another outcome, or not at all though nothing befell their writer."""
+    told = by_job(logged)
     writers = [name for process in logged for name in (process, f"redis of {process}")]
     booted = time.time() - time.monotonic()
+
+    def is_hurt(began: float, ended: float) -> bool:
+        """A writer, between two moments of time.monotonic()."""
+        return bool(journal.during([*writers, "valkey"], began - MOMENT_SECONDS, ended + MOMENT_SECONDS))
+
     wrong = []
-    for end in seen:
-        lines, at = told.pop(end.job_id, []), end.at - booted
-        befell = journal.during([*writers, "valkey"], at - MOMENT_SECONDS, at + MOMENT_SECONDS)
-        is_right = len(lines) == 1 and lines[0].startswith(f"{end.outcome} by ")
-        if not is_right and (lines or not befell):
-            wrong.append(f"{end.job_id} ended {end.outcome}, and the logs say {lines}")
-    return wrong + [f"{job_id} has no end, and the logs say {lines}" for job_id, lines in told.items()]
+    for job in jobs:
+        lines, seen = told.pop(job.job_id, []), ends_seen(job)
+        unlogged, unseen = differences(job, lines)
+        may_be_unseen = job.delete_asked_at is not None or job.was_destroyed
+        most_unseen = max(0, job.run + len(job.destroyed) - len(seen)) if may_be_unseen else 0
+        is_missing = any(not is_hurt(end.at - booted, end.at - booted) for end in unlogged)
+        if job.accepted_at and job.deleted_at and not (lines or seen or job.was_destroyed):
+            is_missing = not is_hurt(job.accepted_at, job.deleted_at)
+        if is_missing or len(unseen) > most_unseen:
+            ended, said = ([end.outcome for end in ends] for ends in (seen, lines))
+            what = "was deleted after" if job.deleted_at else "ended"
+            wrong.append(f"{job.job_id} {what} {ended}, and the logs say {said}")
+    return wrong + [f"{job_id} is nobody's, and the logs tell its end" for job_id in told]

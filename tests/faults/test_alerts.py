@@ -22,7 +22,9 @@ from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.instruments.oracle import TrackedJob
 from tests.faults.model import ANSWER, BAD_KEY, Reply, refused
 from tests.faults.prometheus import Prometheus
+from tests.faults.steps import rabbitmqctl
 from tests.faults.surgery import PROGRESS, database
+from tests.faults.test_broker_faults import ALARMS
 from tests.metric_names import panel_queries
 
 JOB_PAUSE_SECONDS = 0.5
@@ -138,6 +140,20 @@ async def start_broker(cluster: Cluster) -> None:
     await cluster.broker.start()
 
 
+def alarm_broker(kind: str) -> Act:
+    async def begin(cluster: Cluster) -> None:
+        await rabbitmqctl(cluster.servers.rabbitmq, *ALARMS[kind][0])
+
+    return begin
+
+
+def calm_broker(kind: str) -> Act:
+    async def end(cluster: Cluster) -> None:
+        await rabbitmqctl(cluster.servers.rabbitmq, *ALARMS[kind][1])
+
+    return end
+
+
 async def fill_redis(cluster: Cluster) -> None:
     async with database(cluster, PROGRESS) as redis:
         await redis.config_set("maxmemory", 1_500_000)
@@ -239,7 +255,16 @@ FAULTS = (
     ),
     Fault("Redis nearly full", "GrowbinRedisNearlyFull", nearly_fill_redis, empty_redis),
     Fault("broker away", "GrowbinBrokerAway", kill_broker, start_broker),
-    Fault("broker slow", "GrowbinAnswersSlow", links_slow("amqp", 0.5), links_pass("amqp")),
+    # Slow, and not yet too slow: above its time-out a publish is refused, and that is another alert.
+    Fault(
+        "broker slow",
+        "GrowbinAnswersSlow",
+        links_slow("amqp", 0.5),
+        links_pass("amqp"),
+        settings={"PUBLISH_TIMEOUT_SECONDS": "3"},
+    ),
+    Fault("broker's memory full", "GrowbinBrokerAlarm", alarm_broker("memory"), calm_broker("memory")),
+    Fault("broker's disk full", "GrowbinBrokerAlarm", alarm_broker("disk"), calm_broker("disk")),
     Fault("consumers gone", "GrowbinNobodyConsumes", kill_consumers, start_consumers),
     Fault("gateways gone", "GrowbinGatewaysGone", kill_gateways, start_gateways),
     Fault(
@@ -273,8 +298,10 @@ async def heard(servers: Servers, fault: Fault, quiet_seconds: float) -> None:
             await asyncio.sleep(quiet_seconds)
             assert await prometheus.ever_fired() == set()
             await fault.begin(cluster)
-            took = await prometheus.until(fires=True, alert=fault.alert, within_seconds=HEARD_SECONDS)
-            await fault.end(cluster)
+            try:
+                took = await prometheus.until(fires=True, alert=fault.alert, within_seconds=HEARD_SECONDS)
+            finally:
+                await fault.end(cluster)
             left = await prometheus.until(fires=False, alert=fault.alert, within_seconds=CLEARED_SECONDS)
             await asyncio.sleep(quiet_seconds)
             fired = await prometheus.ever_fired()
