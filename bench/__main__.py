@@ -20,9 +20,11 @@ BENCHMARKS = {
     "memory": "a job in flight",
     "starting": "a process before its first request",
     "stalls": "how long the event loops serve nobody else",
+    "session_streams": "a session's stream while nothing happens",
     "streams": "a stream that is open",
     "observation": "metrics, logs and traces",
     "scale": "how all this grows",
+    "slope": "the consumer's memory over very many jobs",
 }
 
 
@@ -30,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="make bench",
         description=__doc__,
-        epilog="\n".join(f"{name:<12} {what}" for name, what in BENCHMARKS.items()),
+        epilog="\n".join(f"{name:<16} {what}" for name, what in BENCHMARKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", help="default: all; the options are those of each benchmark")

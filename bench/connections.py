@@ -15,20 +15,19 @@ import multiprocessing
 import socket
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import psutil
 
+from bench.instruments import program
+from bench.system import HOST, System
 from growbin.local.child import draw_port
-from growbin.local.parts.valkey import Valkey
+from tests.processes import command
 
-HOST = "127.0.0.1"
 GOOD_ADDRESS = "127.0.0.9"
 ADDRESSES = [f"127.0.0.{number}" for number in range(20, 25)]
 CONNECTIONS = 500
@@ -36,7 +35,6 @@ FLOODING = 100
 HEAD_BYTES = 16 * 1024
 SMALL_BUFFER_BYTES = 4096  # of a client that reads nothing: the rest stays where it comes from
 LONGEST_SECONDS = 150
-START_SECONDS = 60
 QUIET_SECONDS = 10
 ROW_SECONDS = 30
 GOOD_PAUSE_SECONDS = 0.07  # within the rate of reads
@@ -215,37 +213,20 @@ async def measure(kind: str, gateway: Gateway, token: str) -> str:
     return f"| {kind} | {growth_mib:.0f} | {ended} | {p95(quiet):.0f} | {p95(busy):.0f} | {max(busy):.0f} |"
 
 
-async def run() -> None:
+async def run(words: Sequence[str]) -> None:
     """Print the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        valkey = Valkey(Path(folder))
-        await valkey.start()
-        port, probe_port = draw_port(), draw_port()
-        settings = {"REDIS_URL": valkey.url, "PORT": str(port), "PROBE_PORT": str(probe_port)}
-        settings |= {"RABBITMQ_URL": "amqp://127.0.0.1:1/", "LOG_LEVEL": "error"}
-        child = None
-        try:
-            await valkey.ready()
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "growbin", "gateway"), env=settings
-            )
-            gateway = Gateway(port, psutil.Process(child.pid))
-            token = ""
-            async with asyncio.timeout(START_SECONDS):
-                while not token:
-                    with suppress(OSError):
-                        token = json.loads(await gateway.call("POST /api/v1/sessions"))["token"]
+    port, probe_port = draw_port(), draw_port()
+    async with System.running(PORT=str(port), PROBE_PORT=str(probe_port), LOG_LEVEL="error") as system:
+        ready_url = f"http://{HOST}:{probe_port}/readyz"
+        async with program(command("gateway"), system.settings, ready_url) as running:
+            gateway = Gateway(port, running.process)
+            token = json.loads(await gateway.call("POST /api/v1/sessions"))["token"]
             print("| connections | RSS + MiB | all ended after s | still open | p95 before | p95 | longest |")
             print("|---|---|---|---|---|---|---|")
             for kind in (*KINDS, *FLOODS):
-                if len(sys.argv) == 1 or any(word in kind for word in sys.argv[1:]):
+                if not words or any(word in kind for word in words):
                     print(await measure(kind, gateway, token), flush=True)
-        finally:
-            if child is not None:
-                child.kill()
-                await child.wait()
-            await valkey.stop()
 
 
 if __name__ == "__main__":
-    asyncio.run(run())
+    asyncio.run(run(sys.argv[1:]))

@@ -9,6 +9,7 @@ jobs lie in the queue when they begin: they sleep while it is filled.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 import time
@@ -20,24 +21,14 @@ from dataclasses import dataclass
 import aio_pika
 from redis.asyncio import Redis
 
-from bench.instruments import (
-    OURS,
-    ROOT,
-    Dose,
-    Program,
-    Round,
-    Wanted,
-    growbin,
-    in_turn,
-    program,
-    report,
-    start,
-)
-from bench.system import HOST, NAIVE, System
+from bench.instruments import OURS, ROOT, Dose, Program, Round, Wanted, growbin, in_turn, program, start
+from bench.references.peers import new_job
+from bench.system import NAIVE, System, started
 from growbin.adapters.rabbitmq.job_queue import RabbitJobQueue
 from growbin.adapters.redis.progress_log import RedisProgressLog
-from growbin.job import Upload, job_of
+from growbin.job import job_of
 from growbin.local.child import draw_port
+from tests.jobs import upload
 
 PEERS_FOLDER = ROOT / ".venv-peers" / "bin"
 # How each is started; all names of modules are below `bench.references.peers`.
@@ -73,8 +64,7 @@ class Consumer:
     publish: Publish
 
 
-async def run(dose: Dose) -> bool:
-    rounds = list[Round]()
+async def measured(dose: Dose) -> AsyncIterator[Round]:
     peers = [] if dose.is_quick else list(PEERS)
     async with System.running() as system:
         for case, names, prefetch, seconds, jobs in (
@@ -88,9 +78,7 @@ async def run(dose: Dose) -> bool:
                     await measure(one, case, settings, WARM_UP_JOBS)
                 for one in in_turn(consumers, dose.rounds):
                     count = jobs // 6 if dose.is_quick else jobs
-                    rounds.append(await measure(one, case, settings, count))
-                    print(rounds[-1], file=sys.stderr, flush=True)
-    return report("consumers", rounds, WANTED, dose.folder)
+                    yield await measure(one, case, settings, count)
 
 
 def settings_for(system: System, prefetch: int, model_seconds: float) -> dict[str, str]:
@@ -130,21 +118,19 @@ async def all_done(consumer: Consumer, settings: Mapping[str, str], jobs: int) -
 @asynccontextmanager
 async def consuming(name: str, settings: Mapping[str, str]) -> AsyncIterator[Consumer]:
     async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
         if name == OURS:
             words = [sys.executable, "-m", "bench.references.faked_growbin", "consumer"]
-            running = await stack.enter_async_context(growbin("consumer", settings, words))
-            publish = await stack.enter_async_context(publishing_ours(settings))
+            running = await enter(growbin("consumer", settings, words))
+            publish = await enter(publishing_ours(settings))
         elif name == NAIVE:
-            port = draw_port()
-            words = [sys.executable, "-m", "bench.references.naive", "consumer", str(port)]
-            running = await stack.enter_async_context(program(words, settings, f"http://{HOST}:{port}/"))
-            publish = await stack.enter_async_context(publishing_naive(settings))
+            running = await enter(started(NAIVE, "consumer", settings, draw_port()))
+            publish = await enter(publishing_naive(settings))
         else:
             settings = {**settings, "PYTHONPATH": str(ROOT)}  # their commands do not look here by themselves
             publish = publishing_peer(name, settings)
             await publish(0)  # the queue must be there
-            words = peer_words(PEERS[name], name)
-            running = await stack.enter_async_context(program(words, settings))
+            running = await enter(program(peer_words(PEERS[name], name), settings))
         yield Consumer(name, running, publish)
 
 
@@ -158,21 +144,9 @@ async def publishing_ours(settings: Mapping[str, str]) -> AsyncIterator[Publish]
     async with queue as jobs, log as progress:
 
         async def publish_one() -> None:
-            job_id, now_ms = uuid.uuid4(), int(time.time() * 1000)
-            upload = Upload(
-                job_id=job_id,
-                owner=uuid.uuid4().hex * 2,
-                key=f"incoming/{job_id}",
-                image_url=f"http://cdn.test/{job_id}.jpg",
-                created_at_ms=now_ms,
-                ticket_expires_at_ms=now_ms + 300_000,
-                etag="e",
-                length=1,
-                accepted_at_ms=now_ms,
-                deadline_ms=now_ms + 300_000,
-            )
-            await progress.open_job(upload, now_ms + 300_000)
-            await jobs.publish(job_of(upload))
+            uploaded = upload(owner=uuid.uuid4().hex * 2)
+            await progress.open_job(uploaded, uploaded.ticket_expires_at_ms)
+            await jobs.publish(job_of(uploaded))
 
         async def publish(count: int) -> None:
             for first in range(0, count, AT_ONCE_PUBLISHED):
@@ -189,8 +163,7 @@ async def publishing_naive(settings: Mapping[str, str]) -> AsyncIterator[Publish
 
         async def publish(count: int) -> None:
             for _ in range(count):
-                job_id = str(uuid.uuid4())
-                body = f'{{"job_id": "{job_id}", "key": "incoming/{job_id}"}}'.encode()
+                body = json.dumps(new_job()).encode()
                 message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
                 await channel.default_exchange.publish(message, "naive.jobs")
 
@@ -214,4 +187,4 @@ def peer_words(line: str, name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    start(run, __doc__)
+    start("consumers", measured, __doc__, *WANTED)

@@ -8,10 +8,10 @@ the first.
 from __future__ import annotations
 
 import asyncio
-import sys
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from bench.instruments import Cpu, Dose, Round, Wanted, in_turn, report, start
+from bench.instruments import Cpu, Dose, Round, Wanted, in_turn, start
 from bench.system import DESIGNS, FLOOR, IN_FLIGHT, LARGE, NAIVE, SMALL, Design, Photo, System
 
 JOBS, QUICK_JOBS = {SMALL: 200, LARGE: 80}, 40
@@ -26,8 +26,7 @@ WANTED = (
 )
 
 
-async def run(dose: Dose) -> bool:
-    rounds = list[Round]()
+async def measured(dose: Dose) -> AsyncIterator[Round]:
     async with AsyncExitStack() as stack:
         system = await stack.enter_async_context(System.running())
         designs = [await stack.enter_async_context(system.design(name)) for name in DESIGNS]
@@ -37,9 +36,7 @@ async def run(dose: Dose) -> bool:
                 await measure(design, system, kind, photo, WARM_UP_JOBS)
             for design in in_turn(designs, dose.rounds):
                 count = QUICK_JOBS if dose.is_quick else jobs
-                rounds.append(await measure(design, system, kind, photo, count))
-                print(rounds[-1], file=sys.stderr, flush=True)
-    return report("jobs", rounds, WANTED, dose.folder)
+                yield await measure(design, system, kind, photo, count)
 
 
 async def measure(
@@ -84,4 +81,4 @@ def split(design: str, consumer: Cpu) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    start(run, __doc__)
+    start("jobs", measured, __doc__, *WANTED)

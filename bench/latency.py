@@ -9,9 +9,10 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from bench.instruments import OURS, Dose, Round, Wanted, in_turn, report, start
+from bench.instruments import OURS, Dose, Round, Wanted, in_turn, start
 from bench.system import DESIGNS, SMALL, Client, Design, System
 
 MODEL_SECONDS = 4.0
@@ -19,28 +20,24 @@ SHARE_OF_CAPACITY = 0.8
 CAPACITY_JOBS, CAPACITY_IN_FLIGHT = 400, 96
 OPEN_SECONDS, QUICK_SECONDS = 60.0, 20.0
 P95 = "p95, of the model's time"
-WANTED = (Wanted(P95, 1.1),)
 
 
-async def run(dose: Dose) -> bool:
-    rounds = list[Round]()
+async def measured(dose: Dose) -> AsyncIterator[Round]:
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         system = await enter(System.running(model_seconds=MODEL_SECONDS, CONSUMER_CONCURRENCY="256"))
         designs = [await enter(system.design(name)) for name in DESIGNS]
         photo = SMALL.drawn()
-        capacity = await capacity_of(designs[DESIGNS.index(OURS)], photo)
-        rate = SHARE_OF_CAPACITY * capacity
-        print(f"{OURS} does {capacity:.1f} jobs/s here; they come at {rate:.1f} a second", file=sys.stderr)
+        capacities = {one.name: await capacity_of(one, photo) for one in designs}  # which warms them up
+        rate = SHARE_OF_CAPACITY * capacities[OURS]
+        print(f"jobs/s they can do here: {capacities}; they come at {rate:.1f} a second", file=sys.stderr)
         for design in in_turn(designs, dose.rounds):
             seconds = await waits(
                 design.client, photo, rate, QUICK_SECONDS if dose.is_quick else OPEN_SECONDS
             )
             cuts = statistics.quantiles(seconds, n=100)
             added = {f"added p{cut} ms": (cuts[cut - 1] - MODEL_SECONDS) * 1000 for cut in (50, 95, 99)}
-            rounds.append(Round("open loop", design.name, {P95: cuts[94] / MODEL_SECONDS, **added}))
-            print(rounds[-1], file=sys.stderr, flush=True)
-    return report("latency", rounds, WANTED, dose.folder)
+            yield Round("open loop", design.name, {P95: cuts[94] / MODEL_SECONDS, **added})
 
 
 async def capacity_of(design: Design, photo: bytes) -> float:
@@ -66,12 +63,14 @@ async def waits(client: Client, photo: bytes, rate: float, seconds: float) -> li
         await client.follow(ticket, token)
         waited.append(time.monotonic() - began)
 
+    comes_at = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for token in tokens:
             group.create_task(one(token))
-            await asyncio.sleep(chance.expovariate(rate))
+            comes_at += chance.expovariate(rate)
+            await asyncio.sleep(comes_at - time.monotonic())
     return waited
 
 
 if __name__ == "__main__":
-    start(run, __doc__)
+    start("latency", measured, __doc__, Wanted(P95, 1.1))

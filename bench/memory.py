@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+from collections.abc import AsyncIterator
 
-from bench.instruments import OURS, Dose, Round, Wanted, in_turn, report, start
+from bench.instruments import OURS, Dose, Round, Wanted, in_turn, start
 from bench.system import LARGE, NAIVE, SMALL, Design, Photo, System
 
 FEW_JOBS, MORE_JOBS, QUICK_JOBS = 10, 100, 30
@@ -14,31 +14,28 @@ HELD = "KB a job in flight"
 WANTED = (Wanted(HELD, 400),)
 
 
-async def run(dose: Dose) -> bool:
+async def measured(dose: Dose) -> AsyncIterator[Round]:
     """Each round starts them anew: memory that was freed is seldom given back."""
-    rounds = list[Round]()
     more = QUICK_JOBS if dose.is_quick else MORE_JOBS
     async with System.running(CONSUMER_CONCURRENCY=str(FEW_JOBS + MORE_JOBS)) as system:
         for kind in (SMALL, LARGE):
             photo = kind.drawn()
             for name in in_turn((OURS, NAIVE), dose.rounds):
                 async with system.design(name) as design:
-                    rounds.append(await measure(design, system, kind, photo, more))
-                print(rounds[-1], file=sys.stderr, flush=True)
-    return report("memory", rounds, WANTED, dose.folder)
+                    yield await measure(design, system, kind, photo, more)
 
 
 async def measure(design: Design, system: System, kind: Photo, photo: bytes, more: int) -> Round:
     """By what each of some more jobs adds, when the first have opened whatever is opened once."""
     assert design.consumer is not None
-    before = int(await system.tell_model("hold"))
+    calls = int(await system.tell_model("hold"))
     async with asyncio.TaskGroup() as group:
         few_bytes = more_bytes = 0
         for jobs in (FEW_JOBS, more):
             tokens = [await design.client.session() for _ in range(jobs)]
             group.create_task(design.client.do_many(tokens, photo, jobs))
-            before += jobs
-            while int(await system.tell_model("calls")) < before:
+            calls += jobs
+            while int(await system.tell_model("calls")) < calls:
                 await asyncio.sleep(0.1)
             await asyncio.sleep(SETTLE_SECONDS)
             few_bytes, more_bytes = more_bytes, design.consumer.resident_bytes()
@@ -47,4 +44,4 @@ async def measure(design: Design, system: System, kind: Photo, photo: bytes, mor
 
 
 if __name__ == "__main__":
-    start(run, __doc__)
+    start("memory", measured, __doc__, *WANTED)

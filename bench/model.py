@@ -13,18 +13,8 @@ import sys
 
 from aiohttp import web
 
-FOUND = {
-    "items": [
-        {
-            "name": "PET bottle",
-            "category": "recyclable",
-            "material": "clear_pet",
-            "confidence": 0.93,
-            "condition": ["has_label"],
-        }
-    ],
-    "answer": None,
-}
+from tests.model_personalities import ANSWER
+
 COMPLETION = {
     "id": "chatcmpl-bench",
     "object": "chat.completion",
@@ -33,7 +23,7 @@ COMPLETION = {
     "choices": [
         {
             "index": 0,
-            "message": {"role": "assistant", "content": json.dumps(FOUND), "refusal": None},
+            "message": {"role": "assistant", "content": ANSWER, "refusal": None},
             "finish_reason": "stop",
             "logprobs": None,
         }

@@ -6,13 +6,11 @@ the calls is counted.
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
 
-from bench.instruments import Dose, Round, Wanted, in_turn, report, start
-from bench.system import DESIGNS, IN_FLIGHT, NAIVE, Design, Photo, System
+from bench.instruments import Dose, Round, Wanted, in_turn, start
+from bench.system import DESIGNS, IN_FLIGHT, NAIVE, Design, Photo, System, Ticket
 
 PHOTO = Photo("tiny", 320, 240, 10_000)
 CALLS, QUICK_CALLS, WARM_UP_CALLS = 300, 60, 30
@@ -21,8 +19,7 @@ ANALYZE, COMPLETE, STREAM = "analyze ms", "upload-complete ms", "opening a strea
 WANTED = (Wanted(ANALYZE, 1.0, NAIVE), Wanted(COMPLETE, 1.0, NAIVE), Wanted(STREAM, 0.75, NAIVE))
 
 
-async def run(dose: Dose) -> bool:
-    rounds = list[Round]()
+async def measured(dose: Dose) -> AsyncIterator[Round]:
     calls, photo = QUICK_CALLS if dose.is_quick else CALLS, PHOTO.drawn()
     async with AsyncExitStack() as stack:
         system = await stack.enter_async_context(System.running())
@@ -30,45 +27,47 @@ async def run(dose: Dose) -> bool:
         for design in designs:
             await measure(design, photo, WARM_UP_CALLS)
         for design in in_turn(designs, dose.rounds):
-            rounds.append(await measure(design, photo, calls))
-            print(rounds[-1], file=sys.stderr, flush=True)
-    return report("routes", rounds, WANTED, dose.folder)
+            yield await measure(design, photo, calls)
 
 
 async def measure(design: Design, photo: bytes, calls: int) -> Round:
     client = design.client
     tokens = [await client.session() for _ in range(calls)]
-    figures = dict[str, float]()
-    tickets = list[Any]()
+    tickets = dict[str, Ticket]()
 
     async def ticket(token: str) -> None:
-        tickets.append((await client.ticket(token), token))
+        tickets[token] = await client.ticket(token)
 
-    figures[ANALYZE] = await cost_ms(design, ticket, [(token,) for token in tokens])
-    await each(lambda ticket, _token: client.upload(ticket, photo), tickets)
-    figures[COMPLETE] = await cost_ms(design, client.complete, tickets)
-    figures[STREAM] = await cost_ms(
-        design, lambda ticket, token: client.follow(ticket, token, until=b"progress"), tickets
-    )
+    async def upload(token: str) -> None:
+        await client.upload(tickets[token], photo)
+
+    async def complete(token: str) -> None:
+        await client.complete(tickets[token], token)
+
+    async def follow(token: str) -> None:
+        await client.follow(tickets[token], token, until=b"progress")
+
+    figures = {ANALYZE: await cost_ms(design, ticket, tokens)}
+    await each(upload, tokens)
+    figures[COMPLETE] = await cost_ms(design, complete, tokens)
+    figures[STREAM] = await cost_ms(design, follow, tokens)
     return Round("a call", design.name, figures)
 
 
-async def cost_ms(
-    design: Design, call: Callable[..., Awaitable[None]], given: Sequence[tuple[Any, ...]]
-) -> float:
+async def cost_ms(design: Design, call: Callable[[str], Awaitable[None]], tokens: Sequence[str]) -> float:
     await asyncio.sleep(SETTLE_SECONDS)
     before = design.gateway.cpu()
-    await each(call, given)
+    await each(call, tokens)
     await asyncio.sleep(SETTLE_SECONDS)
-    return (design.gateway.cpu() - before).own / len(given) * 1000
+    return (design.gateway.cpu() - before).own / len(tokens) * 1000
 
 
-async def each(call: Callable[..., Awaitable[None]], given: Sequence[tuple[Any, ...]]) -> None:
-    left = iter(given)
+async def each(call: Callable[[str], Awaitable[None]], tokens: Sequence[str]) -> None:
+    left = iter(tokens)
 
     async def one_after_the_other() -> None:
-        for arguments in left:
-            await call(*arguments)
+        for token in left:
+            await call(token)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(IN_FLIGHT):
@@ -76,4 +75,4 @@ async def each(call: Callable[..., Awaitable[None]], given: Sequence[tuple[Any, 
 
 
 if __name__ == "__main__":
-    start(run, __doc__)
+    start("routes", measured, __doc__, *WANTED)

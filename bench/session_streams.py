@@ -1,66 +1,37 @@
 """What a session's stream costs while nothing happens: heartbeats, and the slow look at its list.
 
-    python -m bench.session_streams --streams 3000
-
 One gateway with a core to itself, each stream of a session of its own with one unfinished job.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
-import resource
-import tempfile
-import time
-from pathlib import Path
+from collections.abc import AsyncIterator
 
-import psutil
-
-from bench.streams import CLIENT_CORE, SETTLE_SECONDS, Delivery, connect, cpu, make_jobs, serving, warm_up
-from growbin.local.parts.valkey import Valkey
+from bench.instruments import OURS, Dose, Round, Wanted, start
+from bench.streams import Delivery, connected, make_jobs, serving, system_for_streams, warm_up
 
 PATH = "/api/v1/waste/events"
+STREAMS, QUICK_STREAMS = 10_000, 1_000
 IDLE_SECONDS = 45.0  # three heartbeats and three slow looks of each stream
+CLOSED = "closed meanwhile"
 
 
-async def run(streams: int) -> None:
-    os.sched_setaffinity(0, {CLIENT_CORE})
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with tempfile.TemporaryDirectory() as folder:
-        valkey = Valkey(Path(folder))
-        await valkey.start()
-        try:
-            await valkey.ready()
-            jobs = await make_jobs(valkey, streams)
-            connections: list[asyncio.BaseTransport] = []
-            async with serving("growbin", valkey) as (server, port):
-                process = psutil.Process(server.pid)
+async def measured(dose: Dose) -> AsyncIterator[Round]:
+    count = QUICK_STREAMS if dose.is_quick else STREAMS
+    async with system_for_streams() as system:
+        jobs = await make_jobs(system.settings, count)
+        for _ in range(dose.rounds):
+            figures = dict[str, float]()
+            async with serving(OURS, system.settings) as (server, port):
                 await warm_up(jobs, port, PATH)
-                memory_bytes, cpu_seconds, began = process.memory_info().rss, cpu(process), time.monotonic()
-                await connect(jobs, port, Delivery(), connections, PATH)
-                connect_seconds = time.monotonic() - began
-                connect_us = (cpu(process) - cpu_seconds) / streams * 1e6
-                await asyncio.sleep(SETTLE_SECONDS)
-                stream_kb = (process.memory_info().rss - memory_bytes) / streams / 1024
-                cpu_seconds, began = cpu(process), time.monotonic()
-                await asyncio.sleep(IDLE_SECONDS)
-                share = (cpu(process) - cpu_seconds) / (time.monotonic() - began)
-                alive = sum(not connection.is_closing() for connection in connections)
-                for connection in connections:
-                    connection.close()
-        finally:
-            await valkey.stop()
-    print(
-        f"{streams:,} session streams: {streams / connect_seconds:,.0f} connects/s, {connect_us:,.0f} µs a "
-        f"connect, {stream_kb:.1f} KB a stream; idle {share:.1%} of a core; {alive:,} still open"
-    )
+                async with connected(jobs, port, Delivery(), server, figures, PATH) as connections:
+                    before = server.cpu()
+                    await asyncio.sleep(IDLE_SECONDS)
+                    figures["idle, % of a core"] = (server.cpu() - before).own / IDLE_SECONDS * 100
+                    figures[CLOSED] = sum(connection.is_closing() for connection in connections)
+            yield Round(f"{count:,} session streams", OURS, figures)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--streams", type=int, default=3_000)
-    asyncio.run(run(parser.parse_args().streams))
+    start("session_streams", measured, __doc__, Wanted(CLOSED, 0, always=True))

@@ -7,9 +7,10 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-from bench.instruments import OURS, Dose, Round, Wanted, growbin, report, start
+from bench.instruments import OURS, Dose, Round, Wanted, growbin, start
 from bench.system import HOST, LARGE, SMALL, Client, System
 from growbin.local.child import draw_port
 
@@ -18,12 +19,10 @@ SETTLE_SECONDS = 5.0
 LONGEST_SECONDS = 0.008
 SHOWN = 5
 OVER, LONGEST = "turns over 8 ms", "longest turn, CPU ms"
-WANTED = (Wanted(OVER, 0),)
 
 
-async def run(dose: Dose) -> bool:
+async def measured(dose: Dose) -> AsyncIterator[Round]:
     """Each round starts them anew."""
-    rounds = list[Round]()
     async with System.running() as system:
         for _ in range(dose.rounds):
             with tempfile.TemporaryDirectory() as folder:
@@ -36,8 +35,7 @@ async def run(dose: Dose) -> bool:
                         print(f"{role}: {one['seconds'] * 1000:.1f} ms, {one['longest']}", file=sys.stderr)
                     over = sum(one["seconds"] > LONGEST_SECONDS for one in turns)
                     longest = turns[0]["seconds"] * 1000 if turns else 0.0
-                    rounds.append(Round(role, OURS, {OVER: over, LONGEST: longest}))
-    return report("stalls", rounds, WANTED, dose.folder)
+                    yield Round(role, OURS, {OVER: over, LONGEST: longest})
 
 
 async def watched(system: System, folder: Path, jobs: int) -> tuple[float, float]:
@@ -61,4 +59,4 @@ async def watched(system: System, folder: Path, jobs: int) -> tuple[float, float
 
 
 if __name__ == "__main__":
-    start(run, __doc__)
+    start("stalls", measured, __doc__, Wanted(OVER, 0, always=True))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+from collections.abc import AsyncIterator
 
-from bench.instruments import OURS, Dose, Round, Wanted, in_turn, report, start
-from bench.system import NAIVE, System, consumer_of, gateway_of
+from bench.instruments import OURS, Dose, Round, Wanted, in_turn, start
+from bench.system import NAIVE, System, started
 from growbin.local.child import draw_port
 
 CPU, MEMORY, IDLE = "CPU s", "resident MB", "idle, % of a core"
@@ -14,24 +14,16 @@ IDLE_SECONDS = 20.0
 WANTED = (Wanted(CPU, 1.0, case="gateway"), Wanted(MEMORY, 90.0, case="gateway"))
 
 
-async def run(dose: Dose) -> bool:
-    rounds = list[Round]()
+async def measured(dose: Dose) -> AsyncIterator[Round]:
     async with System.running() as system:
         for name in in_turn((OURS, NAIVE), dose.rounds):
-            starting = {
-                "gateway": gateway_of(name, system.settings, draw_port()),
-                "consumer": consumer_of(name, system.settings),
-            }
-            for role, started in starting.items():
-                async with started as program:
+            for role in ("gateway", "consumer"):
+                async with started(name, role, system.settings, draw_port()) as program:
                     ready, resident_bytes = program.cpu().own, program.resident_bytes()
                     await asyncio.sleep(IDLE_SECONDS)
                     idle = (program.cpu().own - ready) / IDLE_SECONDS
-                figures = {CPU: ready, MEMORY: resident_bytes / 1e6, IDLE: idle * 100}
-                rounds.append(Round(role, name, figures))
-                print(rounds[-1], file=sys.stderr, flush=True)
-    return report("starting", rounds, WANTED, dose.folder)
+                yield Round(role, name, {CPU: ready, MEMORY: resident_bytes / 1e6, IDLE: idle * 100})
 
 
 if __name__ == "__main__":
-    start(run, __doc__)
+    start("starting", measured, __doc__, *WANTED)

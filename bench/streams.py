@@ -1,9 +1,6 @@
-"""What a progress stream costs: growbin's gateway beside two common designs, alternating in one run.
+"""What a progress stream costs: growbin's gateway beside two common designs (bench/references/streams.py).
 
-    make bench ARGS=streams                     about a quarter of an hour
-    python -m bench.streams --rounds 1 --streams 1000
-
-The server has one core to itself, this process (clients and publisher) the other. All three designs are
+The server has one core to itself; this process (clients and publisher) and the parts share the other. All are
 sent the same messages through the same Valkey; each client checks that it gets every one, once, in order.
 """
 
@@ -13,34 +10,33 @@ import asyncio
 import os
 import resource
 import statistics
-import sys
-import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from urllib.parse import urlsplit
 
-import psutil
 from redis.asyncio import Redis
 
-from bench.instruments import Dose, Round, dose_of, in_turn, parser_of, report
-from bench.stream_servers import DESIGNS, HOST
-from bench.stream_servers import PATH as JOB_PATH
+from bench.instruments import OURS, Dose, Program, Round, Wanted, in_turn, start
+from bench.system import HOST, System, started
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.job_records import RedisJobRecords
 from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.adapters.redis.sessions import RedisSessions
-from growbin.job import Upload, job_of
+from growbin.job import job_of
 from growbin.local.child import draw_port
-from growbin.local.parts.valkey import Valkey
 from growbin.rates import Bucket, Rate
+from tests.jobs import upload
 
 SERVER_CORE, CLIENT_CORE = 0, 1
-ROUNDS = 3
-CONNECTING_AT_ONCE = 64
+DESIGNS = (OURS, "shared", "per_client")
+STREAMS, QUICK_STREAMS = (1_000, 5_000, 10_000), (1_000,)
 STREAMS_OF_PER_CLIENT = 5_000  # two descriptors a client: ten thousand do not fit into a usual limit
+JOB_PATH = "/api/v1/waste/jobs/{job_id}/events"
+DAY_MS = 24 * 3600 * 1000
+CONNECTING_AT_ONCE = 64
 EVENTS_IN_FLIGHT = 1_000
 FULL_SPEED_EVENTS = 40_000
 STEADY_EVENTS_PER_SECOND = 300
@@ -48,6 +44,7 @@ STEADY_SECONDS = 10
 SETTLE_SECONDS = 3.0
 QUIET_TIMEOUT_SECONDS = 60
 TICKETS = Rate("tickets", session=Bucket(1, 60), address=Bucket(1, 60))  # each job's address is its own
+WRONG = "lost, doubled, disordered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +53,6 @@ class WatchedJob:
     token: str
     epoch: str
     seq: int  # of the last entry in its log
-
-
-@dataclass(slots=True)
-class Figures:
-    """Of one design with one number of streams, in one round."""
-
-    connects_per_second: float
-    connect_us: float
-    stream_kb: float
-    pubsub_connections: int
-    full_speed_events_per_second: float
-    full_speed_us: float
-    steady_us: float
-    p50_ms: float
-    p99_ms: float
-    wrong: int
 
 
 @dataclass
@@ -135,15 +116,16 @@ class Publisher:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, valkey: Valkey, jobs: list[WatchedJob]) -> AsyncIterator[Publisher]:
-        reader, writer = await asyncio.open_connection(HOST, valkey.port)
+    async def open(cls, redis_url: str, jobs: list[WatchedJob]) -> AsyncIterator[Publisher]:
+        redis = urlsplit(redis_url)
+        reader, writer = await asyncio.open_connection(redis.hostname, redis.port)
 
         async def discard() -> None:
             while await reader.read(1 << 16):
                 pass
 
         discarding = asyncio.create_task(discard())
-        writer.write(f"AUTH {valkey.secrets['password']}\r\n".encode())
+        writer.write(f"AUTH {redis.password}\r\n".encode())
         try:
             yield cls(jobs, writer)
         finally:
@@ -171,104 +153,87 @@ class Publisher:
 # --- one measurement ----------------------------------------------------------------------------
 
 
-async def measure(design: str, valkey: Valkey, jobs: list[WatchedJob]) -> Figures:
+async def measure(design: str, settings: Mapping[str, str], jobs: list[WatchedJob]) -> Round:
     """Start the server, connect every stream, publish at full speed and steadily, stop the server."""
-    connections: list[asyncio.BaseTransport] = []
-    async with serving(design, valkey) as (server, port):
-        process = psutil.Process(server.pid)
-        delivery = Delivery()
+    async with serving(design, settings) as (server, port):
         await warm_up(jobs, port)
-
-        memory_bytes, cpu_seconds, began = process.memory_info().rss, cpu(process), time.monotonic()
-        await connect(jobs, port, delivery, connections)
-        connect_seconds = time.monotonic() - began
-        connect_cpu_seconds = cpu(process) - cpu_seconds
-        await asyncio.sleep(SETTLE_SECONDS)
-        stream_bytes = (process.memory_info().rss - memory_bytes) / len(jobs)
-        pubsub_connections = await count_subscribers(valkey)
-
-        async with Publisher.open(valkey, jobs) as publisher:
-            cpu_seconds, began = cpu(process), time.monotonic()
-            await at_full_speed(publisher, delivery)
-            full_seconds, full_cpu_seconds = time.monotonic() - began, cpu(process) - cpu_seconds
-            delivery.delays.clear()
-            cpu_seconds = cpu(process)
-            await steadily(publisher, delivery)
-            steady_cpu_seconds = cpu(process) - cpu_seconds
-        for connection in connections:
-            connection.close()
-        delays = statistics.quantiles(delivery.delays, n=100)
-        return Figures(
-            connects_per_second=len(jobs) / connect_seconds,
-            connect_us=connect_cpu_seconds / len(jobs) * 1e6,
-            stream_kb=stream_bytes / 1024,
-            pubsub_connections=pubsub_connections,
-            full_speed_events_per_second=FULL_SPEED_EVENTS / full_seconds,
-            full_speed_us=full_cpu_seconds / FULL_SPEED_EVENTS * 1e6,
-            steady_us=steady_cpu_seconds / (STEADY_EVENTS_PER_SECOND * STEADY_SECONDS) * 1e6,
-            p50_ms=delays[49] * 1000,
-            p99_ms=delays[98] * 1000,
-            wrong=delivery.wrong + publisher.sent - delivery.events,
-        )
+        delivery, figures = Delivery(), dict[str, float]()
+        async with connected(jobs, port, delivery, server, figures):
+            figures["pub/sub connections"] = await count_subscribers(settings["REDIS_URL"])
+            async with Publisher.open(settings["REDIS_URL"], jobs) as publisher:
+                before, began = server.cpu(), time.monotonic()
+                await at_full_speed(publisher, delivery)
+                figures["events/s at full speed"] = FULL_SPEED_EVENTS / (time.monotonic() - began)
+                figures["µs an event"] = (server.cpu() - before).own / FULL_SPEED_EVENTS * 1e6
+                delivery.delays.clear()
+                before = server.cpu()
+                await steadily(publisher, delivery)
+                events = STEADY_EVENTS_PER_SECOND * STEADY_SECONDS
+                figures["µs an event at 300/s"] = (server.cpu() - before).own / events * 1e6
+        cuts = statistics.quantiles(delivery.delays, n=100)
+        figures |= {f"p{cut} ms": cuts[cut - 1] * 1000 for cut in (50, 99)}
+        figures[WRONG] = delivery.wrong + publisher.sent - delivery.events
+        return Round(f"{len(jobs):,} streams", design, figures)
 
 
 @asynccontextmanager
-async def serving(design: str, valkey: Valkey) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+async def serving(design: str, settings: Mapping[str, str]) -> AsyncIterator[tuple[Program, int]]:
     """The server on a core of its own, and its port."""
     port = draw_port()
-    options = ("--redis", f"{valkey.url}/2", "--port", str(port))
-    server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.stream_servers", design, *options),
-        stdout=asyncio.subprocess.PIPE,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
-    )
-    try:
-        assert server.stdout is not None
-        await server.stdout.readline()
+    name, role = (OURS, "gateway") if design == OURS else ("streams", design)
+    async with started(name, role, settings, port) as server:
+        server.process.cpu_affinity([SERVER_CORE])
         yield server, port
-    finally:
-        server.kill()
-        await server.wait()
 
 
-def cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-async def count_subscribers(valkey: Valkey) -> int:
+async def count_subscribers(redis_url: str) -> int:
     """Connections that listen on pub/sub: all are the server's."""
-    async with Redis.from_url(valkey.url) as redis:
+    async with Redis.from_url(redis_url) as redis:
         return len(await redis.client_list("pubsub"))
 
 
 async def warm_up(jobs: list[WatchedJob], port: int, path: str = JOB_PATH) -> None:
     """Have the server open its pools and load its code, which no single stream is to blame for."""
-    connections: list[asyncio.BaseTransport] = []
-    await connect(jobs[:CONNECTING_AT_ONCE], port, Delivery(), connections, path)
-    for connection in connections:
+    for connection in await connect(jobs[:CONNECTING_AT_ONCE], port, Delivery(), path):
         connection.close()
     await asyncio.sleep(SETTLE_SECONDS)
 
 
-async def connect(
+@asynccontextmanager
+async def connected(
     jobs: list[WatchedJob],
     port: int,
     delivery: Delivery,
-    connections: list[asyncio.BaseTransport],
+    server: Program,
+    figures: dict[str, float],
     path: str = JOB_PATH,
-) -> None:
+) -> AsyncIterator[list[asyncio.Transport]]:
+    """A stream for each job, and what they cost so far."""
+    memory_bytes, before, began = server.resident_bytes(), server.cpu(), time.monotonic()
+    connections = await connect(jobs, port, delivery, path)
+    figures["connects/s"] = len(jobs) / (time.monotonic() - began)
+    figures["µs a connect"] = (server.cpu() - before).own / len(jobs) * 1e6
+    await asyncio.sleep(SETTLE_SECONDS)
+    figures["KB a stream"] = (server.resident_bytes() - memory_bytes) / len(jobs) / 1024
+    yield connections
+    for connection in connections:
+        connection.close()
+
+
+async def connect(
+    jobs: list[WatchedJob], port: int, delivery: Delivery, path: str
+) -> list[asyncio.Transport]:
     """Open a stream for each job; returns when the last has its first bytes."""
     turns = asyncio.Semaphore(CONNECTING_AT_ONCE)
     loop = asyncio.get_running_loop()
 
-    async def open_one(job: WatchedJob) -> None:
+    async def open_one(job: WatchedJob) -> asyncio.Transport:
         async with turns:
             transport, reader = await loop.create_connection(lambda: Reader(job, delivery, path), HOST, port)
-            connections.append(transport)
             await reader.began
+            return transport
 
-    await asyncio.gather(*(open_one(job) for job in jobs))
+    return await asyncio.gather(*(open_one(job) for job in jobs))
 
 
 async def at_full_speed(publisher: Publisher, delivery: Delivery) -> None:
@@ -283,54 +248,48 @@ async def at_full_speed(publisher: Publisher, delivery: Delivery) -> None:
 
 async def steadily(publisher: Publisher, delivery: Delivery) -> None:
     began = time.monotonic()
-    wanted = publisher.sent
     for number in range(STEADY_EVENTS_PER_SECOND * STEADY_SECONDS):
         await asyncio.sleep(began + number / STEADY_EVENTS_PER_SECOND - time.monotonic())
         publisher.publish()
-        wanted += 1
     gives_up_at = time.monotonic() + QUIET_TIMEOUT_SECONDS
-    while delivery.events < wanted and time.monotonic() < gives_up_at:
+    while delivery.events < publisher.sent and time.monotonic() < gives_up_at:
         await asyncio.sleep(0.01)
 
 
 # --- the run ------------------------------------------------------------------------------------
 
 
-async def make_jobs(valkey: Valkey, count: int) -> list[WatchedJob]:
+@asynccontextmanager
+async def system_for_streams() -> AsyncIterator[System]:
+    """All on the clients' core, and with as many descriptors as may be."""
+    os.sched_setaffinity(0, {CLIENT_CORE})
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    async with System.running() as system:
+        yield system
+
+
+async def make_jobs(settings: Mapping[str, str], count: int) -> list[WatchedJob]:
     """Jobs as the gateway makes them, each of a session of its own."""
-    url = f"{valkey.url}/2"
+    jobs_url, progress_url, sessions_url = (f"{settings['REDIS_URL'].rstrip('/')}/{db}" for db in (0, 2, 3))
     async with (
-        RedisSessions.open(url=url) as sessions,
-        RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as progress,
-        RedisJobRecords.open(jobs_url=url, sessions_url=url, ticket_seconds=600) as records,
+        RedisSessions.open(url=sessions_url) as sessions,
+        RedisProgressLog.open(url=progress_url, image_base_url="http://cdn.test") as progress,
+        RedisJobRecords.open(jobs_url=jobs_url, sessions_url=sessions_url, ticket_seconds=600) as records,
     ):
 
         async def make() -> WatchedJob:
-            job_id = uuid.uuid4()
             token, admission = await sessions.create(uuid.uuid4().hex, TICKETS)
             assert admission.session is not None
-            owner = admission.session.owner
-            now_ms = int(time.time() * 1000)
-            upload = Upload(
-                job_id=job_id,
-                owner=owner,
-                key=f"incoming/{job_id}.jpg",
-                image_url=f"http://cdn.test/images/{job_id}.jpg",
-                content_type="image/jpeg",
-                created_at_ms=now_ms,
-                ticket_expires_at_ms=now_ms + 600_000,
-                etag="e",
-                length=1,
-                accepted_at_ms=now_ms,
-                deadline_ms=now_ms + 24 * 3600 * 1000,
-            )
-            await records.create(upload, None)
-            await progress.open_job(upload, now_ms + 24 * 3600 * 1000)
-            await records.list_job(upload)
-            await progress.queue_job(job_of(upload))
-            state = await progress.state(job_id)
+            deadline_ms = int(time.time() * 1000) + DAY_MS
+            uploaded = upload(owner=admission.session.owner, deadline_ms=deadline_ms)
+            await records.create(uploaded, None)
+            await progress.open_job(uploaded, deadline_ms)
+            await records.list_job(uploaded)
+            await progress.queue_job(job_of(uploaded))
+            state = await progress.state(uploaded.job_id)
             assert state is not None
-            return WatchedJob(job_id, token, state.entry.epoch, state.entry.seq)
+            return WatchedJob(uploaded.job_id, token, state.entry.epoch, state.entry.seq)
 
         jobs: list[WatchedJob] = []
         for _ in range(0, count, CONNECTING_AT_ONCE):
@@ -338,49 +297,15 @@ async def make_jobs(valkey: Valkey, count: int) -> list[WatchedJob]:
         return jobs[:count]
 
 
-COLUMNS = {
-    "connects/s": "connects_per_second",
-    "µs a connect": "connect_us",
-    "KB a stream": "stream_kb",
-    "pub/sub connections": "pubsub_connections",
-    "events/s at full speed": "full_speed_events_per_second",
-    "µs an event": "full_speed_us",
-    "µs an event at 300/s": "steady_us",
-    "p50 ms": "p50_ms",
-    "p99 ms": "p99_ms",
-    "lost, doubled, disordered": "wrong",
-}
-
-
-async def run(dose: Dose, streams: list[int]) -> bool:
-    """False when any client missed an event or got one twice."""
-    os.sched_setaffinity(0, {CLIENT_CORE})
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    rounds = list[Round]()
-    with tempfile.TemporaryDirectory() as folder:
-        valkey = Valkey(Path(folder))
-        await valkey.start()
-        try:
-            await valkey.ready()
-            jobs = await make_jobs(valkey, max(streams))
-            for count in streams:
-                designs = [name for name in DESIGNS if name != "per_client" or count <= STREAMS_OF_PER_CLIENT]
-                for design in in_turn(designs, dose.rounds):
-                    measured = await measure(design, valkey, jobs[:count])
-                    figures = {told: getattr(measured, name) for told, name in COLUMNS.items()}
-                    rounds.append(Round(f"{count:,} streams", design, figures))
-                    print(rounds[-1], file=sys.stderr)
-        finally:
-            await valkey.stop()
-    report("streams", rounds, (), dose.folder)
-    return not any(one.figures["lost, doubled, disordered"] for one in rounds)
+async def measured(dose: Dose) -> AsyncIterator[Round]:
+    counts = QUICK_STREAMS if dose.is_quick else STREAMS
+    async with system_for_streams() as system:
+        jobs = await make_jobs(system.settings, max(counts))
+        for count in counts:
+            designs = [name for name in DESIGNS if name != "per_client" or count <= STREAMS_OF_PER_CLIENT]
+            for design in in_turn(designs, dose.rounds):
+                yield await measure(design, system.settings, jobs[:count])
 
 
 if __name__ == "__main__":
-    parser = parser_of(__doc__, ROUNDS)
-    parser.add_argument("--streams", type=int, nargs="+")
-    given = parser.parse_args()
-    dose = dose_of(given, ROUNDS)
-    streams = given.streams or ([1_000] if dose.is_quick else [1_000, 5_000, 10_000])
-    sys.exit(0 if asyncio.run(run(dose, streams)) else 1)
+    start("streams", measured, __doc__, Wanted(WRONG, 0, always=True))

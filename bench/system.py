@@ -13,8 +13,9 @@ import json
 import random
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import psutil
@@ -31,6 +32,7 @@ NAIVE, FLOOR = "naive", "floor"
 DESIGNS = (OURS, NAIVE, FLOOR)
 CONCURRENCY = 32
 IN_FLIGHT = 12
+Ticket = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +76,24 @@ class Client:
         async with self._http.post(f"{self._address}/api/v1/sessions") as answer:
             return str((await answer.json())["token"])
 
-    async def ticket(self, token: str) -> dict[str, dict[str, str]]:
+    async def ticket(self, token: str) -> Ticket:
         url, wanted = f"{self._address}/api/v1/waste/analyze", {"content_type": "image/jpeg"}
         async with self._http.post(url, json=wanted, headers=_bearer(token)) as answer:
             assert answer.status == 201, await answer.text()
-            ticket: dict[str, dict[str, str]] = await answer.json()
+            ticket: Ticket = await answer.json()
             return ticket
 
-    async def upload(self, ticket: Mapping[str, dict[str, str]], photo: bytes) -> None:
-        url, headers = str(ticket["upload_url"]), ticket["upload_headers"]
+    async def upload(self, ticket: Ticket, photo: bytes) -> None:
+        url, headers = ticket["upload_url"], ticket["upload_headers"]
         async with self._http.put(url, data=photo, headers=headers) as answer:
             assert answer.status == 200, await answer.text()
 
-    async def complete(self, ticket: Mapping[str, dict[str, str]], token: str) -> None:
+    async def complete(self, ticket: Ticket, token: str) -> None:
         url = f"{self._address}{ticket['links']['upload_complete']}"
         async with self._http.post(url, headers=_bearer(token)) as answer:
             assert answer.status == 202, await answer.text()
 
-    async def follow(self, ticket: Mapping[str, dict[str, str]], token: str, until: bytes = b"done") -> None:
+    async def follow(self, ticket: Ticket, token: str, until: bytes = b"done") -> None:
         """Its stream, until such an event."""
         url = f"{self._address}{ticket['links']['events']}"
         async with self._http.get(url, headers=_bearer(token)) as stream:
@@ -183,10 +185,12 @@ class System:
 
     @asynccontextmanager
     async def design(self, name: str, *, consumes: bool = True) -> AsyncIterator[Design]:
+        port, consumer = draw_port(), None
         async with AsyncExitStack() as stack:
-            port = draw_port()
-            gateway = await stack.enter_async_context(gateway_of(name, self.settings, port))
-            consumer = await stack.enter_async_context(consumer_of(name, self.settings)) if consumes else None
+            enter = stack.enter_async_context
+            gateway = await enter(started(name, "gateway", self.settings, port))
+            if consumes:
+                consumer = await enter(started(name, "consumer", self.settings, draw_port()))
             yield Design(name, Client(self.http, f"http://{HOST}:{port}"), gateway, consumer)
 
 
@@ -206,27 +210,11 @@ def _asked_of(model: str) -> dict[str, str]:
     return {"BENCH_PROMPT": prompt, "BENCH_RESPONSE_FORMAT": json.dumps(shape.response_format_sent())}
 
 
-@asynccontextmanager
-async def gateway_of(name: str, settings: Mapping[str, str], port: int) -> AsyncIterator[Program]:
+def started(
+    name: str, role: str, settings: Mapping[str, str], port: int
+) -> AbstractAsyncContextManager[Program]:
+    """A design's gateway on that port, or its consumer."""
     if name == OURS:
-        started = growbin("gateway", {**settings, "PORT": str(port)})
-    else:
-        started = _reference(name, "gateway", settings, port)
-    async with started as gateway:
-        yield gateway
-
-
-@asynccontextmanager
-async def consumer_of(name: str, settings: Mapping[str, str]) -> AsyncIterator[Program]:
-    started = (
-        growbin("consumer", settings) if name == OURS else _reference(name, "consumer", settings, draw_port())
-    )
-    async with started as consumer:
-        yield consumer
-
-
-@asynccontextmanager
-async def _reference(name: str, role: str, settings: Mapping[str, str], port: int) -> AsyncIterator[Program]:
+        return growbin(role, {**settings, "PORT": str(port)})
     words = [sys.executable, "-m", f"bench.references.{name}", role, str(port)]
-    async with program(words, settings, f"http://{HOST}:{port}/") as running:
-        yield running
+    return program(words, settings, f"http://{HOST}:{port}/")

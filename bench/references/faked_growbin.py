@@ -10,11 +10,12 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from bench.references.naive_job import FOUND, SETTINGS
+from bench.references.naive_job import SETTINGS
 from growbin.cli import main
 from growbin.consumer.context import Consumer
 from growbin.job import CleanPhoto, FetchedPhoto, ModelAnswer
 from growbin.wiring import consumer as wiring
+from tests.model_personalities import ANSWER
 
 
 class Faked:
@@ -31,7 +32,7 @@ class Faked:
 
     async def ask(self, *_: object) -> ModelAnswer:
         await asyncio.sleep(float(SETTINGS["BENCH_FAKED_SECONDS"]))
-        return ModelAnswer(text=FOUND)
+        return ModelAnswer(text=ANSWER)
 
 
 def fake() -> None:

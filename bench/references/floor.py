@@ -32,6 +32,7 @@ import hiredis
 from aiohttp import web
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
+from bench.references.told import ADVICE, MESSAGES, NUMBERS
 from growbin.photo import ANSWER, REQUEST
 
 SETTINGS = os.environ
@@ -108,14 +109,6 @@ redis.call('SET', KEYS[1], ARGV[1], 'EX', 3600)
 redis.call('PUBLISH', KEYS[2], ARGV[1])
 if ARGV[2] then redis.call('SET', KEYS[3], ARGV[2], 'EX', 604800) end
 """
-MESSAGES = {
-    "queued": "사진이 줄을 섰어요",
-    "fetching": "사진을 가져오고 있어요",
-    "analysing": "무엇인지 보고 있어요",
-    "advising": "버리는 방법을 찾고 있어요",
-    "done": "다 되었어요",
-}
-NUMBERS = {stage: number for number, stage in enumerate(MESSAGES, 1)}
 
 
 class Redis(asyncio.Protocol):
@@ -316,7 +309,6 @@ async def gateway(port: int) -> None:
 MODEL_HEADERS = {**JSON, "Authorization": f"Bearer {SETTINGS['OPENAI_API_KEY']}"}
 CDN_HEADERS = {"X-Growbin-Reader": SETTINGS["CDN_READER_SECRET"], "Accept-Encoding": "identity"}
 COPY_HEADERS = {"Content-Type": "image/jpeg", "Cache-Control": f"public, max-age={DAY_SECONDS}"}
-STEPS = ["내용물을 비웁니다", "물로 헹굽니다", "라벨을 뗍니다"]
 MOST_PIXELS, MODEL_SIDE_PIXELS = 50_000_000, 1024
 CHILDREN = 2
 
@@ -374,7 +366,7 @@ class FloorJob:
         await self._redis.tell(job_id, "advising")
         result = {
             "job_id": job_id,
-            "items": [{**item, "bin": "투명 페트병 수거함", "steps": STEPS} for item in found["items"]],
+            "items": [{**item, **ADVICE} for item in found["items"]],
             "usage": completion["usage"],
         }
         await self._redis.tell(job_id, "done", json.dumps(result, ensure_ascii=False))

@@ -24,6 +24,7 @@ from bench.references.naive_job import BUCKET, DAY_SECONDS, SETTINGS, job_to_do,
 QUEUE = "naive.jobs"
 QUORUM = {"x-queue-type": "quorum"}
 PHOTO_MAX_BYTES = 10 * 1024 * 1024
+PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
 HEARTBEAT_SECONDS = 15
 
 
@@ -76,7 +77,7 @@ class NaiveGateway:
     async def complete(self, request: web.Request) -> web.Response:
         record = await self._record(request)
         stored = await self._s3.head_object(Bucket=BUCKET, Key=record["key"])
-        if not 0 < stored["ContentLength"] <= PHOTO_MAX_BYTES:
+        if not 0 < stored["ContentLength"] <= PHOTO_MAX_BYTES or stored["ContentType"] not in PHOTO_TYPES:
             raise web.HTTPRequestEntityTooLarge(PHOTO_MAX_BYTES, stored["ContentLength"])
         record.update(etag=stored["ETag"].strip('"'), length=stored["ContentLength"], accepted_at=time.time())
         job_id, text = record["job_id"], json.dumps(record)

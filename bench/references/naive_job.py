@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import json
 import os
 import time
@@ -14,36 +13,16 @@ import aioboto3
 import aiohttp
 import openai
 from aiobotocore.config import AioConfig
-from PIL import Image, ImageOps
 from redis.asyncio import Redis
+
+from bench.references.pillow import smaller
+from bench.references.told import ADVICE, MESSAGES, NUMBERS
+from tests.model_personalities import ANSWER
 
 SETTINGS = os.environ
 BUCKET = SETTINGS["S3_BUCKET_NAME"]
-STAGES = {
-    "queued": (1, 10, "사진이 줄을 섰어요"),
-    "fetching": (2, 25, "사진을 가져오고 있어요"),
-    "analysing": (3, 45, "무엇인지 보고 있어요"),
-    "advising": (4, 90, "버리는 방법을 찾고 있어요"),
-    "done": (5, 100, "다 되었어요"),
-}
-# What a model that costs nothing finds.
-FOUND = json.dumps(
-    {
-        "items": [
-            {
-                "name": "PET bottle",
-                "category": "recyclable",
-                "material": "clear_pet",
-                "confidence": 0.93,
-                "condition": ["has_label"],
-            }
-        ],
-        "answer": None,
-    }
-)
-STEPS = ["내용물을 비웁니다", "물로 헹굽니다", "라벨을 뗍니다", "눌러서 뚜껑을 닫습니다"]
+PERCENT = {"queued": 10, "fetching": 25, "analysing": 45, "advising": 90, "done": 100}
 DAY_SECONDS = 24 * 3600
-MODEL_SIDE_PIXELS = 1024
 MOST_CONNECTIONS = 10_000
 
 
@@ -68,13 +47,12 @@ async def open_s3() -> Any:
 
 async def tell(redis: Redis, job_id: str, stage: str, **more: object) -> None:
     """The event is kept for who comes later, and sent to who is here."""
-    number, percent, message = STAGES[stage]
     event = {
         "job_id": job_id,
-        "seq": number,
+        "seq": NUMBERS[stage],
         "stage": stage,
-        "progress": percent,
-        "message": message,
+        "progress": PERCENT[stage],
+        "message": MESSAGES[stage],
         "updated_at": time.time(),
         **more,
     }
@@ -83,26 +61,20 @@ async def tell(redis: Redis, job_id: str, stage: str, **more: object) -> None:
     await redis.publish(f"naive:events:{job_id}", text)
 
 
-def smaller(data: bytes) -> bytes:
-    """Upright, at most so large, without metadata."""
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.draft("RGB", (MODEL_SIDE_PIXELS, MODEL_SIDE_PIXELS))
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-        upright.thumbnail((MODEL_SIDE_PIXELS, MODEL_SIDE_PIXELS))
-        output = io.BytesIO()
-        upright.save(output, "JPEG", quality=85)
-        return output.getvalue()
-
-
 class NaiveJob:
     """What a worker holds open, and the job."""
 
     async def open(self) -> NaiveJob:
         self._redis = open_redis()
         self._s3 = await open_s3()
-        self._http = aiohttp.ClientSession()
+        self._http = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=10), connector=aiohttp.TCPConnector(limit=0)
+        )
         self._model = openai.AsyncOpenAI(
-            api_key=SETTINGS["OPENAI_API_KEY"], base_url=SETTINGS["OPENAI_BASE_URL"], max_retries=0
+            api_key=SETTINGS["OPENAI_API_KEY"],
+            base_url=SETTINGS["OPENAI_BASE_URL"],
+            max_retries=0,
+            timeout=60,
         )
         self._prompt = SETTINGS["BENCH_PROMPT"]
         self._response_format = json.loads(SETTINGS["BENCH_RESPONSE_FORMAT"])
@@ -118,7 +90,7 @@ class NaiveJob:
         await tell(self._redis, job_id, "advising")
         result = {
             "job_id": job_id,
-            "items": [{**item, "bin": "투명 페트병 수거함", "steps": STEPS} for item in found["items"]],
+            "items": [{**item, **ADVICE} for item in found["items"]],
             "usage": usage,
         }
         await self._redis.set(f"naive:result:{job_id}", json.dumps(result), ex=7 * DAY_SECONDS)
@@ -165,7 +137,7 @@ class FakedJob(NaiveJob):
 
     async def ask(self, photo: bytes) -> tuple[str, dict[str, Any]]:
         await asyncio.sleep(float(SETTINGS["BENCH_FAKED_SECONDS"]))
-        return FOUND, {}
+        return ANSWER, {}
 
 
 def job_to_do() -> NaiveJob:

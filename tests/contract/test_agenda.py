@@ -17,8 +17,8 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.errors import Unavailable
 from growbin.job import ModelAnswer
 from growbin.ports import Agenda, Erasure, Started
-from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeAgenda, FakeProgressLog
+from tests.jobs import job_of, upload
 
 CLAIM_SECONDS = 0.5
 PASSES = (0, 0.3, 600)

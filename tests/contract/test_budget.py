@@ -19,8 +19,8 @@ from growbin.budgets import Budget, Scope, parse_limits
 from growbin.job import Job, ModelAnswer
 from growbin.ports import BudgetSpent, Counting, Started
 from growbin.usage import Usage
-from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
+from tests.jobs import job_of, upload
 
 CALL_MICROS = 1000
 

@@ -14,7 +14,7 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.job import Job, Stage
 from growbin.messages import failure
 from growbin.ports import Started
-from tests.contract.jobs import job_of, upload
+from tests.jobs import job_of, upload
 
 DATABASE = 10  # of its own: on that of the other tests jobs come and go
 DEADLINE_SECONDS = 300

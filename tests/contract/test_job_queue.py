@@ -31,22 +31,11 @@ from growbin.adapters.rabbitmq.topology import Arguments, Topology
 from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.ports import Ack, DeadLetter, HandBack, Handler, Obituary, Retry, Verdict
+from tests.jobs import job_of, upload
 
 
 def job() -> Job:
-    job_id = uuid4()
-    now_ms = int(time.time() * 1000)
-    return Job(
-        job_id=job_id,
-        key=f"incoming/{job_id}.jpg",
-        etag="e1",
-        length=1000,
-        content_type="image/jpeg",
-        question="이건 뭐예요?",
-        owner="a" * 64,
-        accepted_at_ms=now_ms,
-        deadline_ms=now_ms + 300_000,
-    )
+    return job_of(upload(question="이건 뭐예요?"))
 
 
 class Broker:

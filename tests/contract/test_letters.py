@@ -17,8 +17,8 @@ from growbin.adapters.rabbitmq.topology import Topology
 from growbin.errors import Unavailable
 from growbin.job import Job
 from growbin.ports import DeadLetters, Letter, Obituary
-from tests.contract.jobs import job_of, upload
 from tests.fakes import FakeDeadLetters
+from tests.jobs import job_of, upload
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from growbin.job import LogEntry
 from growbin.local.parts.valkey import Valkey
 from growbin.messages import failure
 from growbin.ports import ProgressFeed
-from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
+from tests.jobs import job_of, upload
 
 HEARD_SECONDS = 5
 

@@ -35,8 +35,8 @@ from growbin.messages import failure, stage_message
 from growbin.ports import Acceptance, Accepted, Backlog, Started
 from growbin.telemetry import metrics
 from growbin.usage import Usage
-from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
+from tests.jobs import job_of, upload
 
 ProgressLog = RedisProgressLog | FakeProgressLog
 

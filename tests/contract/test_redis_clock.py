@@ -17,8 +17,8 @@ from growbin.adapters.redis.progress_log import LONGEST_LEASE_MS, RedisProgressL
 from growbin.job import Job
 from growbin.local.parts.valkey import Valkey
 from growbin.ports import Started
-from tests.contract.jobs import job_of, upload
 from tests.faults.surgery import FAKETIME
+from tests.jobs import job_of, upload
 
 HOUR_SECONDS = 3600
 DEADLINE_SECONDS = 300

@@ -14,8 +14,8 @@ from growbin.job import Job, ModelAnswer, Stage
 from growbin.messages import failure
 from growbin.ports import Started
 from growbin.usage import Usage
-from tests.contract.jobs import job_of, upload
 from tests.fakes import Clock, FakeProgressLog
+from tests.jobs import job_of, upload
 
 Progress = RedisProgressLog | FakeProgressLog
 

@@ -18,6 +18,7 @@ from growbin.job import Job, Stage, Upload, job_of
 from growbin.messages import failure
 from growbin.ports import Accepted, SessionJobs
 from growbin.rates import Holder
+from tests import jobs
 from tests.contract.round_trips import counting
 from tests.fakes import Clock, FakeProgressLog, FakeSessionJobs
 
@@ -64,20 +65,13 @@ def an_owner() -> str:
 
 
 def upload(owner: str, address: str | None = None) -> Upload:
-    job_id = uuid4()
-    return Upload(
-        job_id=job_id,
-        owner=owner,
-        key=f"incoming/{job_id}.jpg",
-        image_url=f"https://cdn.test/{job_id}.jpg",
-        address_hash=address,
-        created_at_ms=1,
-        ticket_expires_at_ms=2,
-        etag="e1",
-        length=1000,
-        accepted_at_ms=FAR_MS - 1,
-        deadline_ms=FAR_MS,
-    )
+    times = {
+        "created_at_ms": 1,
+        "ticket_expires_at_ms": 2,
+        "accepted_at_ms": FAR_MS - 1,
+        "deadline_ms": FAR_MS,
+    }
+    return jobs.upload(owner=owner, address_hash=address, **times)
 
 
 async def opened(desk: Desk, owner: str, address: str | None = None) -> Job:

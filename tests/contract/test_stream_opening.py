@@ -24,10 +24,10 @@ from growbin.gateway.hub import Hub
 from growbin.job import Upload
 from growbin.ports import Accepted
 from growbin.rates import Bucket, Rate
-from tests.contract.jobs import job_of, upload
 from tests.contract.test_altered_values import app_on
 from tests.fakes import FakeUploadStore
 from tests.faults.instruments.proxy import Proxy
+from tests.jobs import job_of, upload
 from tests.unit.gateway_node import JPEG, Client
 
 DELAY_SECONDS = 0.1

@@ -11,8 +11,8 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.budgets import Budget, parse_limits
 from growbin.consumer.handle_job import handle_job
 from growbin.ports import Ack
-from tests.contract.jobs import job_of, upload
 from tests.contract.round_trips import counting
+from tests.jobs import job_of, upload
 from tests.unit.test_consumer import Bench
 
 # begun (fetching), call counted (analysing), answer kept (advising), done (given back, off the unfinished)

@@ -32,8 +32,8 @@ from growbin.ports import (
     Retry,
     Verdict,
 )
-from tests.contract.jobs import job_of, upload
 from tests.fakes import FakeJobQueue
+from tests.jobs import job_of, upload
 
 SOON_SECONDS = 10
 

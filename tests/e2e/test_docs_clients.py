@@ -7,8 +7,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from html import unescape
 from pathlib import Path
 
@@ -41,7 +39,7 @@ class Grudging:
         self.streams: list[str | None] = []  # the last ids that were asked for
         self.sessions = 0
 
-    async def _forward(self, request: web.Request) -> web.StreamResponse:
+    async def forward(self, request: web.BaseRequest) -> web.StreamResponse:
         self.sessions += request.path.endswith("/sessions")
         for refusal in self._refusals:
             if request.path.endswith(refusal[0]):
@@ -79,13 +77,6 @@ class Grudging:
                     await stream.write(b"\n")
                     break
             return stream
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._forward)
-        async with served(app) as url:
-            yield url
 
 
 async def run(*words: str | Path, cwd: Path, status: int = 0) -> tuple[str, str]:
@@ -151,7 +142,7 @@ async def test_client_of_the_docs_minds_refusals_and_a_cut(
     grudging = Grudging(
         system.base_url, ("/sessions", 429), ("/analyze", 401), ("/analyze", 429), ("/events", 429)
     )
-    async with grudging.serving() as server:
+    async with served(grudging.forward) as server:
         said, told = await run(*client, server, COFFEE_CUP, cwd=tmp_path)
     assert percents(told) == STORY
     assert '"bin"' in said
@@ -166,7 +157,7 @@ async def test_client_of_the_docs_survives_lost_history(
 ) -> None:
     """The service no longer knows the id that the client holds: it gets `reset`, and then the end."""
     grudging = Grudging(system.base_url, loses_history=True)
-    async with grudging.serving() as server:
+    async with served(grudging.forward) as server:
         said, told = await run(*client, server, COFFEE_CUP, cwd=tmp_path)
     assert percents(told)[-1] == 100
     assert '"bin"' in said

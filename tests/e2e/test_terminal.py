@@ -92,7 +92,7 @@ class Relay:
         self.authorization = ""
         self.last_ids: list[str | None] = []  # of each stream that was asked for
 
-    async def _forward(self, request: web.Request) -> web.StreamResponse:
+    async def forward(self, request: web.BaseRequest) -> web.StreamResponse:
         self.authorization = request.headers.get("Authorization", self.authorization)
         url = self._upstream + request.path_qs
         headers = {name: value for name, value in request.headers.items() if name != "Host"}
@@ -114,13 +114,6 @@ class Relay:
                         await stream.write(b"\n\n" + NOTICES)
                         break
             return stream
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._forward)
-        async with served(app) as url:
-            yield url
 
 
 @asynccontextmanager
@@ -248,7 +241,7 @@ async def test_broken_stream_goes_on_where_it_was(system: System) -> None:
     """A stream that is cut is taken up with its last id: no stage twice, none lost. A notice, which has no
     id and tells of no stage, is shown and changes nothing of it."""
     relay = Relay(system.base_url, cut_after_events=2)
-    async with relay.serving() as server:
+    async with served(relay.forward) as server:
         ended = await analyze(server, COFFEE_CUP, "--locale", "en")
     assert ended.status == 0, ended
     assert len(relay.last_ids) == 2
@@ -268,7 +261,7 @@ async def test_interrupt_leaves_no_job_running(parts: dict[str, str], tmp_path: 
         running_system({**parts, "OPENAI_BASE_URL": model_url}) as system,
     ):
         relay = Relay(system.base_url)
-        async with relay.serving() as server:
+        async with served(relay.forward) as server:
             process = await begin(server, *many_photos(tmp_path, 6))
             assert process.stderr is not None
             waiting = 0

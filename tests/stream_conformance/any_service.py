@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 
 from tests.stream_conformance.description import BadDescription, Call, Description
 from tests.stream_conformance.event_stream import Comment, Event, EventStreamDecoder, Item, Retry
+from tests.stream_conformance.open_stream import OpenStream, Way, last_id_in
 
-LAST_ID = "Last-Event-ID"
 SILENCE_SECONDS = 120.0  # of a whole connection; each rule gives up earlier
 AT_ONCE_SECONDS = 2.0
 MOST_LISTED = 4
-Way = Literal["header", "query"]
 
 
 class Broken(Exception):
@@ -28,32 +27,13 @@ class CannotBeTried(Exception):
     """A rule needs what the description does not have."""
 
 
-class Stream:
+class Stream(OpenStream[Item]):
     """One open connection to a job's stream."""
 
     def __init__(self, response: aiohttp.ClientResponse, description: Description) -> None:
-        self._response = response
+        super().__init__(response, EventStreamDecoder())
         self._description = description
-        self._decoder = EventStreamDecoder()
-        self._items: list[Item] = []
         self.retries: list[int] = []
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
-
-    async def item(self) -> Item | None:
-        """The next event, comment or retry time; None when the service has ended the stream."""
-        while not self._items:
-            chunk = await self._response.content.readany()
-            if not chunk:
-                return None
-            self._items = self._decoder.feed(chunk)
-        return self._items.pop(0)
 
     async def event(self, within_seconds: float | None = None) -> Event | None:
         """The next event of the story, or None at the end of the stream. Silence is broken patience."""
@@ -159,12 +139,8 @@ class Person:
         at: str | None = None,
     ) -> AsyncIterator[Stream]:
         """Open the stream of a job (or of a path), `at` a proxy."""
-        headers = {**self.headers, "Accept": "text/event-stream"}
-        query = {}
-        if last_id is not None and way == "header":
-            headers[LAST_ID] = last_id
-        elif last_id is not None:
-            query[self.description.stream.last_id_parameter or ""] = last_id
+        headers, query = last_id_in(way, self.description.stream.last_id_parameter or "", last_id)
+        headers = {**self.headers, "Accept": "text/event-stream", **headers}
         path = job if isinstance(job, str) else job.events_path
         url = f"{at or self.base_url}{path}"
         while True:

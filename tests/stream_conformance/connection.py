@@ -9,9 +9,10 @@ import struct
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-from tests.stream_conformance.visitor import LAST_ID, SOON_SECONDS, Visitor
+from tests.stream_conformance.visitor import SOON_SECONDS, Visitor
 
 SMALL_BUFFER_BYTES = 4096
+READ_BYTES = 65_536
 
 
 class Connection:
@@ -32,9 +33,7 @@ class Connection:
             await asyncio.get_running_loop().sock_connect(peer, address)
             yield cls(peer, visitor)
 
-    async def ask(
-        self, job_id: str, last_id: str | None = None, *, version: str = "1.1", times: int = 1
-    ) -> None:
+    async def ask(self, job_id: str, *, version: str = "1.1", times: int = 1) -> None:
         """Send the request for a stream, `times` in a row without waiting for an answer."""
         target = urlsplit(self._visitor.events_url(job_id))
         lines = [
@@ -43,15 +42,13 @@ class Connection:
             "Accept: text/event-stream",
             f"Authorization: Bearer {self._visitor.token}",
         ]
-        if last_id is not None:
-            lines.append(f"{LAST_ID}: {last_id}")
         request = "\r\n".join([*lines, "", ""]).encode()
         await asyncio.get_running_loop().sock_sendall(self._socket, request * times)
 
-    async def read(self, most_bytes: int = 65_536) -> bytes:
+    async def read(self) -> bytes:
         """Something that has arrived; empty at the end."""
         async with asyncio.timeout(SOON_SECONDS):
-            return await asyncio.get_running_loop().sock_recv(self._socket, most_bytes)
+            return await asyncio.get_running_loop().sock_recv(self._socket, READ_BYTES)
 
     async def read_until(self, word: bytes) -> bytes:
         heard = b""

@@ -22,7 +22,6 @@ from tests.stream_conformance.any_service import (
     CannotBeTried,
     Job,
     Person,
-    Way,
     check_open,
     is_reset,
     listed,
@@ -30,6 +29,7 @@ from tests.stream_conformance.any_service import (
 )
 from tests.stream_conformance.event_stream import Event
 from tests.stream_conformance.forgeries import FORGERIES, IN_HEADERS
+from tests.stream_conformance.open_stream import Way
 from tests.stream_conformance.proxy import Proxy, some_bytes
 
 Rule = Callable[[AnyService], Awaitable[str]]

@@ -46,8 +46,8 @@ class ScriptedModel:
         self.asked.append((json.loads(question)["model"], request.headers.get("Authorization", "")))
         if self.is_away:
             return web.json_response({"error": {"message": "away"}}, status=500)
-        for word in [word for word in self._stumbles if word in question]:
-            self._stumbles.discard(word)
+        if word := next((word for word in self._stumbles if word in question), None):
+            self._stumbles.remove(word)
             return web.json_response({"error": {"message": "try later"}}, status=500)
         for word, gate in list(self._gates.items()):
             if word in question:

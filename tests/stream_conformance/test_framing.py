@@ -6,7 +6,6 @@ import uuid
 
 import pytest
 
-from tests.stream_conformance.conftest import Service
 from tests.stream_conformance.connection import Connection
 from tests.stream_conformance.visitor import Visitor, visiting
 from tests.stream_conformance.wire import Comment, Decoder, Event, Retry
@@ -62,7 +61,7 @@ async def test_terminal_event_is_the_last_thing_said(visitor: Visitor) -> None:
         assert await stream.event(within_seconds=1) is None
 
 
-async def test_waiting_stream_begins_before_its_next_event(visitor: Visitor, service: Service) -> None:
+async def test_waiting_stream_begins_before_its_next_event(visitor: Visitor) -> None:
     """Headers, reconnect time and what is known come at once, not with the first piece of news."""
     job = await visitor.begin()
     async with visitor.watching(job.id) as stream:
@@ -83,10 +82,10 @@ async def test_no_job_no_stream(visitor: Visitor, job_id: str) -> None:
     assert answer.headers["Content-Type"].startswith("application/problem+json")
 
 
-async def test_job_of_another_session_looks_unknown(visitor: Visitor, service: Service) -> None:
+async def test_job_of_another_session_looks_unknown(visitor: Visitor) -> None:
     """Nobody learns from the stream that a job exists, whatever id they offer."""
     job_id, told = await visitor.finished()
-    async with visiting(service.base_url) as stranger:
+    async with visiting(visitor.base_url) as stranger:
         for last_id in (None, told[1].id, told[-1].id, "nonsense"):
             async with stranger.watching(job_id, last_id) as stream:
                 foreign = stream.status

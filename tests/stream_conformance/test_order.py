@@ -16,22 +16,16 @@ BROKEN_PHOTO = b"\xff\xd8\xff\xe0" + bytes(2000)
 
 async def test_job_from_the_ticket_to_the_advice_is_told_stage_by_stage(visitor: Visitor) -> None:
     """Who listens from the beginning hears each stage once, in order, and then the result."""
-    job = await visitor.begin()
-    async with visitor.watching(job.id) as stream, asyncio.TaskGroup() as sending:
-        sending.create_task(job.send())
-        events = await stream.rest()
-    check_whole_story(events, job.id)
+    job_id, events = await visitor.heard_live()
+    check_whole_story(events, job_id)
     assert stages(events) == [*STAGES, "done"]
 
 
 async def test_latecomer_is_told_the_same_words(visitor: Visitor) -> None:
     """History and live events are byte for byte the same, also at the tenth time."""
-    job = await visitor.begin()
-    async with visitor.watching(job.id) as stream, asyncio.TaskGroup() as sending:
-        sending.create_task(job.send())
-        live = await stream.rest()
+    job_id, live = await visitor.heard_live()
     for _ in range(10):
-        assert await visitor.told(job.id) == live
+        assert await visitor.told(job_id) == live
 
 
 async def test_unreadable_photo_ends_in_failed(visitor: Visitor) -> None:

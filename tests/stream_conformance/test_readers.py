@@ -175,10 +175,8 @@ async def test_readers_of_many_jobs_hear_only_of_their_own(service: Service) -> 
 
     async def watch_one() -> None:
         async with visiting(service.base_url) as visitor:
-            job = await visitor.begin()
-            async with visitor.watching(job.id) as stream, asyncio.TaskGroup() as sending:
-                sending.create_task(job.send())
-                check_whole_story(await stream.rest(), job.id)
+            job_id, told = await visitor.heard_live()
+            check_whole_story(told, job_id)
 
     async with asyncio.TaskGroup() as people:
         for _ in range(10):

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from tests.stream_conformance.forgeries import FORGERIES, IN_HEADERS
+from tests.stream_conformance.open_stream import Way
 from tests.stream_conformance.story import check_event, check_telling, check_whole_story
-from tests.stream_conformance.visitor import Visitor, Way
+from tests.stream_conformance.visitor import Visitor
 from tests.stream_conformance.wire import Event
 
 BY_EACH_WAY = [*(("query", name) for name in FORGERIES), *(("header", name) for name in IN_HEADERS)]
@@ -44,9 +45,7 @@ async def test_unknown_id_of_a_running_job_gets_a_snapshot_and_what_follows_it(
     visitor: Visitor, forgery: str
 ) -> None:
     """`reset` is the present; the live events join it without gap or repeat, up to one terminal."""
-    job = await visitor.begin()
-    async with visitor.watching(job.id) as stream:
-        [first] = await stream.until_stage("awaiting_upload")
+    job, first = await visitor.begun()
     async with (
         visitor.watching(job.id, FORGERIES[forgery](first.id)) as stream,
         asyncio.TaskGroup() as sending,
@@ -63,9 +62,7 @@ async def test_unknown_id_of_a_running_job_gets_a_snapshot_and_what_follows_it(
 
 async def test_line_cut_right_after_a_reset_loses_nothing(visitor: Visitor) -> None:
     """Who has seen only the `reset` comes back with its id, and is told what follows it."""
-    job = await visitor.begin()
-    async with visitor.watching(job.id) as stream:
-        [first] = await stream.until_stage("awaiting_upload")
+    job, first = await visitor.begun()
     async with visitor.watching(job.id, "nonsense") as stream:
         snapshot = await stream.event()
     assert snapshot is not None

@@ -9,9 +9,10 @@ from itertools import cycle
 import pytest
 
 from tests.stream_conformance.conftest import Service
+from tests.stream_conformance.open_stream import LAST_ID, Way
 from tests.stream_conformance.scripted_model import ScriptedModel
 from tests.stream_conformance.story import check_whole_story
-from tests.stream_conformance.visitor import LAST_ID, Visitor, Way, new_word
+from tests.stream_conformance.visitor import Visitor, new_word
 from tests.stream_conformance.wire import Event
 
 
@@ -76,9 +77,7 @@ async def test_empty_id_is_no_id(visitor: Visitor) -> None:
 
 async def test_reconnect_without_news_stays_silent_until_there_are_some(visitor: Visitor) -> None:
     """What was seen is not said again; the next event comes on the new line."""
-    job = await visitor.begin()
-    async with visitor.watching(job.id) as stream:
-        [first] = await stream.until_stage("awaiting_upload")
+    job, first = await visitor.begun()
     async with visitor.watching(job.id, first.id) as stream, asyncio.TaskGroup() as sending:
         assert stream.status == 200
         assert await stream.is_silent(for_seconds=1.5)
@@ -91,9 +90,7 @@ async def test_old_id_offered_while_the_job_runs_is_followed_by_all_since(
     visitor: Visitor, service: Service
 ) -> None:
     """History first, live events after it, and no seam between them, whatever the moment."""
-    job = await visitor.begin()
-    async with visitor.watching(job.id) as stream:
-        [first] = await stream.until_stage("awaiting_upload")
+    job, first = await visitor.begun()
 
     async def come_back(after_seconds: float) -> list[Event]:
         await asyncio.sleep(after_seconds)

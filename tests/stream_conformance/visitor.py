@@ -7,56 +7,40 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 
 from tests.e2e.client import Client
 from tests.e2e.photos import drawn
+from tests.stream_conformance.open_stream import OpenStream, Way, last_id_in
 from tests.stream_conformance.wire import Comment, Decoder, Event, Item, Notice, Retry
 
 SOON_SECONDS = 20
-LAST_ID = "Last-Event-ID"
-Way = Literal["header", "query"]
 
 
-class Stream:
+class Stream(OpenStream[Item]):
     """One open connection to the progress stream of a job."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self._decoder = Decoder()
-        self._items: list[Item] = []
-        self.retries: list[int] = []
+        self._blocks = Decoder()
+        super().__init__(response, self._blocks)
         self.heartbeats = 0
         self.notices: list[Notice] = []
 
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
-
     async def item(self) -> Item | None:
-        """The next block; None when the server has ended the stream, cleanly and between two blocks.
-        Raises aiohttp.ClientError when the line was cut."""
-        while not self._items:
-            chunk = await self._response.content.readany()
-            if not chunk:
-                assert self._decoder.is_between_blocks, "it ended in the middle of a block"
-                return None
-            self._items = self._decoder.feed(chunk)
-        return self._items.pop(0)
+        """It ends cleanly and between two blocks."""
+        item = await super().item()
+        assert item is not None or self._blocks.is_between_blocks, "it ended in the middle of a block"
+        return item
 
     async def event(self, within_seconds: float = SOON_SECONDS) -> Event | None:
         """The next event, or None at the end."""
         async with asyncio.timeout(within_seconds):
             while True:
                 match await self.item():
-                    case Retry(milliseconds):
-                        self.retries.append(milliseconds)
+                    case Retry():
+                        pass
                     case Comment():
                         self.heartbeats += 1
                     case Notice() as notice:
@@ -121,12 +105,8 @@ class Visitor:
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Stream]:
         """Open the stream of a job (None: of the session) after `last_id`, given this `way`, `at` a proxy."""
-        wanted = {"Accept": "text/event-stream", **(headers or {})}
-        query = {}
-        if last_id is not None and way == "header":
-            wanted[LAST_ID] = last_id
-        elif last_id is not None:
-            query["last_event_id"] = last_id
+        told, query = last_id_in(way, "last_event_id", last_id)
+        wanted = {"Accept": "text/event-stream", **(headers or {}), **told}
         url = self.events_url(job_id).replace(self.base_url, at or self.base_url)
         async with self.http.get(url, params=query, headers=wanted) as response:
             yield Stream(response)
@@ -156,6 +136,20 @@ class Visitor:
     async def begin(self, question: str | None = None) -> Job:
         """A job that waits for its upload. Its stream is open, and goes on when the photo is sent."""
         return Job(self, await self.client.analyze(**({"question": question} if question else {})))
+
+    async def begun(self) -> tuple[Job, Event]:
+        """Such a job, and the only event of its story so far."""
+        job = await self.begin()
+        async with self.watching(job.id) as stream:
+            [first] = await stream.until_stage("awaiting_upload")
+        return job, first
+
+    async def heard_live(self) -> tuple[str, list[Event]]:
+        """A job that is done, and its story as it was heard while it ran."""
+        job = await self.begin()
+        async with self.watching(job.id) as stream, asyncio.TaskGroup() as sending:
+            sending.create_task(job.send())
+            return job.id, await stream.rest()
 
     async def submit(self, question: str | None = None) -> str:
         """A job on its way."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +24,7 @@ from growbin.ports import Ack, DeadLetter, HandBack, Obituary, Retry, Started
 from growbin.rules.overlay import load_rulebook
 from growbin.usage import Usage
 from tests.fakes import Clock, FakeOutages, FakeProgressLog, FakeUploadStore
+from tests.jobs import job_of, upload
 
 PHOTO = FetchedPhoto(b"photo", "cdn", "miss")
 SEEN = {"name": "병", "category": "recyclable", "material": "glass", "confidence": 0.9, "condition": []}
@@ -127,18 +127,7 @@ def bench() -> Bench:
 
 
 def job(deadline_seconds: float = 300) -> Job:
-    job_id = uuid4()
-    now_ms = int(time.time() * 1000)
-    return Job(
-        job_id=job_id,
-        key=f"incoming/{job_id}.jpg",
-        etag="e1",
-        length=5,
-        content_type="image/jpeg",
-        owner="a" * 64,
-        accepted_at_ms=now_ms,
-        deadline_ms=now_ms + int(deadline_seconds * 1000),
-    )
+    return job_of(upload(length=5), deadline_in_ms=int(deadline_seconds * 1000))
 
 
 @pytest.mark.parametrize("accepted_at_ms", [0, 2**47 - 1])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 import pytest
 
 from growbin.commands.dead_letters import LetterParts, Selection, change_letters, list_letters, show_letters
-from growbin.job import Failure, Job, Upload, job_of
+from growbin.job import Failure, Job, job_of
 from growbin.ports import Letter
 from tests.fakes import Clock, FakeDeadLetters, FakeJobQueue, FakeJobRecords, FakeProgressLog, FakeUploadStore
+from tests.jobs import upload
 
 FAILURE = Failure(code="internal", detail="", retryable=True)
 
@@ -39,22 +39,9 @@ class Desk:
         etag = self.uploads.objects[key].etag
         if not with_photo:
             await self.uploads.delete(key)
-        now_ms = int(time.time() * 1000)
-        upload = Upload(
-            job_id=job_id,
-            owner="a" * 64,
-            key=key,
-            image_url="https://cdn.test/a.jpg",
-            created_at_ms=now_ms,
-            ticket_expires_at_ms=now_ms,
-            etag=etag,
-            length=5,
-            accepted_at_ms=now_ms,
-            deadline_ms=now_ms + 300_000,
-            published=True,
-        )
-        self.records.uploads[job_id] = upload
-        job = job_of(upload)
+        record = upload(job_id=job_id, key=key, etag=etag, length=5, published=True)
+        self.records.uploads[job_id] = record
+        job = job_of(record)
         await self.progress.queue_job(job)
         if failed:
             await self.progress.finish(job, None, FAILURE)

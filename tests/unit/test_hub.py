@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
 from growbin.errors import Unavailable
 from growbin.gateway.hub import Hub
 from growbin.gateway.watch import ReaderTooSlow, Watch
-from growbin.job import Failure, Job, LogEntry, Stage, Upload
+from growbin.job import Failure, LogEntry, Stage
 from growbin.ports import History, Started
 from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
+from tests.jobs import job_of, upload
 
 FAILURE = Failure(code="internal", detail="", retryable=True)
 
@@ -27,18 +28,8 @@ class Told:
         self.hub = Hub(self.progress, buffer_events)
         self.feed = FakeProgressFeed(self.progress, self.hub.on_entry, self.hub.on_session_job)
         self.hub.attach(self.feed)
-        now_ms = int(time.time() * 1000)
-        job_id = uuid4()
-        self.job = Job(
-            job_id=job_id,
-            key=f"incoming/{job_id}.jpg",
-            etag="e",
-            length=1,
-            content_type="image/jpeg",
-            owner="a" * 64,
-            accepted_at_ms=now_ms,
-            deadline_ms=now_ms + 300_000,
-        )
+        self.upload = upload()
+        self.job = job_of(self.upload)
 
     async def begin(self) -> int:
         start = await self.progress.begin(self.job, alone=True, call_id="test")
@@ -199,13 +190,7 @@ async def test_open_stream_follows_a_deadline_that_comes_nearer(stage: Told) -> 
     """A stream that began before the upload ends its job at the deadline of upload-complete, not at the
     later one of a job without upload."""
     event = stage.job
-    upload = Upload(
-        **event.model_dump(include={"job_id", "owner", "key", "content_type"}),
-        image_url="https://cdn.test/photo.jpg",
-        created_at_ms=event.accepted_at_ms,
-        ticket_expires_at_ms=event.accepted_at_ms + 300_000,
-    )
-    await stage.progress.open_job(upload, event.accepted_at_ms + 600_000)
+    await stage.progress.open_job(stage.upload, event.accepted_at_ms + 600_000)
     async with stage.hub.watch(event.job_id, None) as watch, asyncio.timeout(3):
         soon = event.model_copy(update={"deadline_ms": int(time.time() * 1000) + 200})
         await stage.progress.queue_job(soon)

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from aiohttp import web
@@ -20,10 +18,11 @@ from growbin.certainty import Thresholds
 from growbin.consumer.breakers import Breakers
 from growbin.consumer.context import Consumer
 from growbin.consumer.handle_job import handle_job
-from growbin.job import CleanPhoto, ContentType, FetchedPhoto, Job
+from growbin.job import CleanPhoto, ContentType, FetchedPhoto
 from growbin.ports import Ack
 from growbin.rules.overlay import load_rulebook
 from tests.fakes import Clock, FakeOutages, FakeProgressLog, FakeUploadStore
+from tests.jobs import job_of, upload
 from tests.loopback import served
 
 KEY = "sk-CANARY"
@@ -231,19 +230,6 @@ class Photos:
         return CleanPhoto(data, target, 10, 10)
 
 
-def job() -> Job:
-    job_id, now_ms = uuid4(), int(time.time() * 1000)
-    return Job(
-        job_id=job_id,
-        key=f"incoming/{job_id}",
-        etag="e1",
-        length=5,
-        owner="a" * 64,
-        accepted_at_ms=now_ms,
-        deadline_ms=now_ms + 300_000,
-    )
-
-
 def consumer_of(analyst: OpenAIAnalyst, progress: FakeProgressLog) -> Consumer:
     return Consumer(
         leases=progress,
@@ -285,7 +271,7 @@ async def test_odd_answer_ends_its_job_after_one_call_with_nothing_unchecked(odd
         body = odd.body if isinstance(odd.body, bytes) else json.dumps(odd.body).encode()
         return web.Response(body=body, headers={"Content-Type": "application/json"} | odd.headers)
 
-    progress, event = FakeProgressLog(Clock(), max_starts=4), job()
+    progress, event = FakeProgressLog(Clock(), max_starts=4), job_of(upload())
     async with (
         served(serve) as url,
         OpenAIAnalyst.open(
