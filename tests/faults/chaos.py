@@ -87,7 +87,7 @@ class Run:
             for job in self.jobs
             if job.end is not None
             and job.end.name == "expired"
-            and not any(event.data["stage"] == "fetching" for event in job.streams[0].events)
+            and not any(event.data["stage"] == "fetching" for event in job.own_streams[0].events)
         ]
 
     @property

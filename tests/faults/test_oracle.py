@@ -229,6 +229,11 @@ def reset_of_a_job_that_lost_nothing(case: Case) -> None:
     reset_without_loss(case)
 
 
+def reset_in_the_sessions_stream(case: Case) -> None:
+    end = case.job.streams[-1].events[-1]
+    case.job.streams[-1].events += [replace(end, id="vector-7", name="reset"), replace(end, id="vector-8")]
+
+
 def session_without_the_job(case: Case) -> None:
     del case.job.streams[-1]
 
@@ -377,6 +382,7 @@ LIES: dict[Callable[[Case], None], set[str]] = {
     time_going_back: {"I4"},
     reset_without_loss: {"I4"},
     reset_of_a_job_that_lost_nothing: {"I4"},
+    reset_in_the_sessions_stream: {"I4"},
     session_without_the_job: {"I4"},
     session_without_its_end: {"I4"},
     session_telling_of_nobody: {"I4"},

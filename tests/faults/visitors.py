@@ -124,7 +124,7 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
     if job.was_destroyed:
         job.accepted_at, job.refusal = None, "a Redis that was set back forgot it"
         return
-    cluster.client.watch(job, "second run", resumes_after=job.streams[0].last_id)
+    cluster.client.watch(job, "second run", resumes_after=job.own_streams[0].last_id)
     await cluster.client.seen(job, JOB_SECONDS)
 
 

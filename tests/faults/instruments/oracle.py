@@ -138,6 +138,11 @@ class TrackedJob:
         return next((stream.end for stream in self.streams if stream.end and stream.run == self.run), None)
 
     @property
+    def own_streams(self) -> list[Stream]:
+        """Those that tell of nothing else: with their last ids its client may come back."""
+        return [stream for stream in self.streams if not stream.is_of_session]
+
+    @property
     def is_promised(self) -> bool:
         """Its owner may expect an end."""
         return self.accepted_at is not None and self.delete_asked_at is None
