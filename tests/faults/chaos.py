@@ -56,6 +56,7 @@ class Run:
     seconds: float
     violations: list[str]
     work: Counter[str]  # what people did
+    failures: list[str]  # and what failed them
     versions: str
     inquests: list[Inquest]  # on every job that is not done
     counted: CountedEnds
@@ -93,7 +94,8 @@ class Run:
     @property
     def failings(self) -> list[str]:
         """Why this run is no proof; empty when all is well."""
-        found = [*self.violations, *(f"{job.marker} {job.job_id} was lost" for job in self.lost)]
+        found = [*self.violations, *self.failures]
+        found += [f"{job.marker} {job.job_id} was lost" for job in self.lost]
         found += [f"no cause is known: {inquest}" for inquest in self.inquests if not inquest.has_cause]
         found += [f"miscounted: {wrong}" for wrong in self.counted.violations()]
         if self.done_share < WANTED_DONE:
@@ -132,6 +134,7 @@ async def run(servers: Servers, dose: Dose) -> Run:
             seconds=seconds,
             violations=violations,
             work=visitors.chosen,
+            failures=visitors.failures,
             versions=await versions(cluster),
             inquests=inquests(cluster),
             counted=counted,
