@@ -336,6 +336,11 @@ class Cluster:
             link for process in self.processes for name, link in process.links.items() if kind in (None, name)
         ]
 
+    @property
+    def photo_links(self) -> list[Proxy]:
+        """All ways on which the consumers come to a photo: whichever answers first is taken."""
+        return [self.cdn_link, *(consumer.links["s3"] for consumer in self.consumers)]
+
     def new_client(self) -> Client:
         """Another client with the same ledger; close it."""
         return Client(

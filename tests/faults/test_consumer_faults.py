@@ -298,13 +298,15 @@ async def test_photo_that_kills_its_consumer_before_each_call_is_given_up(server
     """It never comes as far as a paid call, so only its starts are counted: there is no fifth."""
     async with Cluster.running(servers, LEASE_SECONDS="1", LEASE_RENEW_SECONDS="0.3") as cluster:
         (consumer,) = cluster.consumers
-        await cluster.cdn_link.half_open()  # there it stands when it is struck
+        for link in cluster.photo_links:
+            await link.half_open()  # there it stands when it is struck
         guilty = await cluster.client.submit("guilty")
         cluster.client.watch(guilty)
         for start in (1, 2, 3, 4):
             await eventually(partial(is_at, guilty, "fetching", start), f"start {start}")
             await crash(consumer)
-        await cluster.cdn_link.passing()
+        for link in cluster.photo_links:
+            await link.passing()
         assert (await cluster.client.seen(guilty)).code == "failed: crashed"
         assert not cluster.model.calls
         await cluster.prove()

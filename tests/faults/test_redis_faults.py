@@ -186,7 +186,8 @@ async def test_answers_wait_in_memory_while_redis_is_away(servers: Servers) -> N
         away_since = time.monotonic()
         for hold in holds:
             hold.release()
-        await cluster.cdn_link.passing()  # the fetch of `unclaimed` goes on
+        for link in cluster.photo_links:
+            await link.passing()  # the fetch of `unclaimed` goes on
         await delivered(cluster, len(jobs) + 1)
         while time.monotonic() < away_since + AWAY_SECONDS:
             assert (await waiting_in(cluster))["messages_unacknowledged"] == len(jobs) + 1
@@ -204,8 +205,9 @@ async def test_answers_wait_in_memory_while_redis_is_away(servers: Servers) -> N
 
 
 async def begin_fetching(cluster: Cluster) -> TrackedJob:
-    """A watched job that waits for a CDN that says nothing."""
-    await cluster.cdn_link.half_open()
+    """A watched job that waits for a photo of which nobody says anything."""
+    for link in cluster.photo_links:
+        await link.half_open()
     job = await cluster.client.submit("unclaimed")
     stream = cluster.client.watch(job)
 
@@ -251,7 +253,8 @@ async def test_lapsed_lease_fences_its_old_holder(servers: Servers) -> None:
 async def test_full_redis_takes_nothing_from_any_log(servers: Servers) -> None:
     """A stage that cannot be written waits, and what was written stays: who comes afterwards is told all."""
     async with Cluster.running(servers) as cluster:
-        await cluster.cdn_link.slow(PHOTO_SECONDS)
+        for link in cluster.photo_links:
+            await link.slow(PHOTO_SECONDS)
         job = await cluster.client.submit("full")
         stream = cluster.client.watch(job)
 
@@ -260,7 +263,8 @@ async def test_full_redis_takes_nothing_from_any_log(servers: Servers) -> None:
 
         await eventually(is_fetching, "its photo is on the way")
         await fill(cluster, "valkey", FULL_SECONDS)
-        await cluster.cdn_link.passing()
+        for link in cluster.photo_links:
+            await link.passing()
         cluster.client.watch(job, "from the beginning")
         assert (await cluster.client.seen(job)).code == "done"
         assert len({tuple(event.id for event in stream.events) for stream in job.streams}) == 1

@@ -30,7 +30,7 @@ async def test_backlog_is_read_behind_whoever_asks() -> None:
         assert asked == 1
 
         waiting, delay_seconds = 9, 0.3
-        backlog._read_at -= 2  # as if it were older
+        backlog._read_at -= 0.7  # as if it were older
         began = time.monotonic()
         assert await asyncio.gather(*(backlog.read() for _ in range(5))) == [Backlog(7, None, 0)] * 5
         assert time.monotonic() - began < 0.2
@@ -40,5 +40,5 @@ async def test_backlog_is_read_behind_whoever_asks() -> None:
         assert asked == 2
 
         waiting = 11
-        backlog._read_at -= 20
+        backlog._read_at -= 1.1
         assert await backlog.read() == Backlog(11, None, 0)

@@ -1,4 +1,4 @@
-"""How many jobs wait, as the broker's management counts them: read once a second, behind whoever asks."""
+"""How many jobs wait, as the broker's management counts them: known to a second, read behind whoever asks."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
-AGE_SECONDS = 1.0  # then it is read again, behind whoever asks
-OLDEST_SECONDS = 5.0  # then who asks waits for it
+AGE_SECONDS = 0.5  # then it is read again, behind whoever asks
+OLDEST_SECONDS = 1.0  # then who asks waits for it: a full backlog admits nobody for longer
 COUNT_LAG_SECONDS = 3.0  # of the broker's own count
 MANAGEMENT_TIMEOUT_SECONDS = 0.5
 
