@@ -449,6 +449,27 @@ def test_destruction_leaves_what_was_written_long_before_as_it_was() -> None:
     assert set(case.broken()) == {"I4"}
 
 
+@pytest.mark.parametrize(("token", "is_called"), [("token", False), ("another", True)])
+def test_session_whose_list_was_set_back_may_reset_what_has_ended(token: str, is_called: bool) -> None:
+    """Nobody can say what its client has heard of. Another session's loss is no excuse, and none for a stream
+    of the job itself."""
+    case = case_of()
+    case.job.accepted_at = time.monotonic() - 20
+    for stream in case.job.streams:
+        stream.events[:] = [replace(event, at=time.monotonic() - 10) for event in stream.events]
+    case.ledger.track("two", token)
+    case.ledger.destroy_history(since=time.monotonic() - 5)
+    assert not case.job.was_destroyed
+    end = replace(case.events[-1], at=time.monotonic())
+    case.job.streams[-1].events += [replace(end, id="vector-7", name="reset"), replace(end, id="vector-8")]
+    assert set(case.broken()) == ({"I4"} if is_called else set()), case.verdict()
+    case.job.streams.pop()
+    case.ledger.sessions_heard.clear()
+    assert case.verdict() == []
+    case.job.streams[0].events += [replace(end, id="e.5.reset", name="reset"), end]
+    assert set(case.broken()) == {"I4"}
+
+
 def test_run_that_was_driven_again_is_promised_anew() -> None:
     """Its client gets `reset`, and one end more; the first run's answer was paid for, too."""
     case = case_of(streams=1, calls=2)
