@@ -48,6 +48,10 @@ class FakeJobRecords(MayBeAway):
             recent.insert(0, job_id)
             del recent[RECENT_JOBS:]
 
+    def forget_newest(self, owner: str) -> None:
+        """As a server does that was set back."""
+        del self._recent[owner][0]
+
     async def get(self, job_id: UUID) -> Upload | None:
         self._answer()
         return self.uploads.get(job_id)

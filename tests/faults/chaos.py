@@ -57,6 +57,7 @@ class Run:
     seconds: float
     violations: list[str]
     work: Counter[str]  # what people did
+    failures: list[str]  # and what failed them
     versions: str
     inquests: list[Inquest]  # on every job that is not done
     counted: CountedEnds
@@ -88,13 +89,14 @@ class Run:
             for job in self.jobs
             if job.end is not None
             and job.end.name == "expired"
-            and not any(event.data["stage"] == "fetching" for event in job.streams[0].events)
+            and not any(event.data["stage"] == "fetching" for event in job.own_streams[0].events)
         ]
 
     @property
     def failings(self) -> list[str]:
         """Why this run is no proof; empty when all is well."""
-        found = [*self.violations, *(f"{job.marker} {job.job_id} was lost" for job in self.lost)]
+        found = [*self.violations, *self.failures]
+        found += [f"{job.marker} {job.job_id} was lost" for job in self.lost]
         found += [f"no cause is known: {inquest}" for inquest in self.inquests if not inquest.has_cause]
         found += [f"miscounted: {wrong}" for wrong in self.counted.violations()]
         if self.undone > max(MOST_UNDONE_SHARE * self.dose.jobs, MOST_UNDONE):
@@ -133,6 +135,7 @@ async def run(servers: Servers, dose: Dose) -> Run:
             seconds=seconds,
             violations=violations,
             work=visitors.chosen,
+            failures=visitors.failures,
             versions=await versions(cluster),
             inquests=inquests(cluster),
             counted=counted,

@@ -335,7 +335,7 @@ class Client:
     async def ask_again(self, job: TrackedJob) -> int:
         """Connect with the last id of an ended stream, as EventSource does; 204 says that this was all.
         Anything that comes nevertheless is added to the stream."""
-        stream = job.streams[0]
+        stream = job.own_streams[0]
         before = len(stream.connections)
         with suppress(TimeoutError):
             async with asyncio.timeout(CALL_SECONDS):

@@ -12,7 +12,7 @@ A row that fails for another reason (a part that does not start, a bug in the pa
 The mutants are applied to a copy of the tree, one after the other, on one set of servers; the processes run
 the copy, in an environment made for it. Each row must also pass without its mutant, or its failure would
 prove nothing either. `python -m tests.faults.mutants [WORD...]` takes only the mutants with such a word in
-their names.
+their names. `AT_ONCE=2` shares the rows among so many copies, each with servers of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -46,6 +47,7 @@ PATCHES = Path(__file__).with_name("mutants")
 COPIED = ("src", "tests", "pyproject.toml")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "node_modules", "*.pyc")
 ROW_SECONDS = 150.0
+AT_ONCE = int(os.environ.get("AT_ONCE", "1"))
 
 Row = Callable[[Servers], Coroutine[Any, Any, None]]
 
@@ -94,16 +96,20 @@ class Verdict:
 def main(words: Sequence[str]) -> int:
     """Copy the tree, make an environment whose growbin is the copy, and go on in there."""
     with tempfile.TemporaryDirectory(prefix="growbin-mutants-") as folder:
-        tree = Path(folder, "tree")
-        tree.mkdir()
-        for name in COPIED:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, tree / name, ignore=LEFT_OUT)
-            else:
-                shutil.copy2(source, tree / name)
-        python = make_environment(Path(folder, "venv"), tree / "src")
-        return subprocess.run([python, "-m", "tests.faults.mutants", "--inside", *words], cwd=tree).returncode
+        running: list[subprocess.Popen[bytes]] = []
+        for share in range(AT_ONCE):
+            tree = Path(folder, f"tree-{share}")
+            tree.mkdir()
+            for name in COPIED:
+                source = ROOT / name
+                if source.is_dir():
+                    shutil.copytree(source, tree / name, ignore=LEFT_OUT)
+                else:
+                    shutil.copy2(source, tree / name)
+            python = make_environment(Path(folder, f"venv-{share}"), tree / "src")
+            command = [str(python), "-m", "tests.faults.mutants", "--inside", str(share), *words]
+            running.append(subprocess.Popen(command, cwd=tree))
+        return max(process.wait() for process in running)
 
 
 def make_environment(folder: Path, sources: Path) -> Path:
@@ -190,16 +196,19 @@ def told(verdict: Verdict) -> str:
     return f"{outcome:<9} {mutant.name:<24} {row} ({verdict.seconds:.0f} s)\n{indent(why, ' ' * 10)}"
 
 
-def inside(words: Sequence[str]) -> int:
+def inside(share: int, words: Sequence[str]) -> int:
+    """The mutants of every so-manieth row."""
     pytest.Config.fromdictargs({}, [])  # in modules imported from here on, assertions say what they found
     mutants = [Mutant.read(patch) for patch in sorted(PATCHES.glob("*.patch"))]
     chosen = [mutant for mutant in mutants if not words or any(word in mutant.name for word in words)]
-    verdicts = asyncio.run(run(chosen))
+    rows = list(dict.fromkeys(mutant.row for mutant in chosen))[share::AT_ONCE]
+    verdicts = asyncio.run(run([mutant for mutant in chosen if mutant.row in rows]))
     caught = sum(verdict.is_caught for verdict in verdicts)
     print(f"\n{caught} of {len(verdicts)} mutants caught, {sum(item.seconds for item in verdicts):.0f} s")
-    return 0 if verdicts and caught == len(verdicts) else 1
+    return 0 if chosen and caught == len(verdicts) else 1
 
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    sys.exit(inside(arguments[1:]) if arguments[:1] == ["--inside"] else main(arguments))
+    is_inside = arguments[:1] == ["--inside"]
+    sys.exit(inside(int(arguments[1]), arguments[2:]) if is_inside else main(arguments))

@@ -26,6 +26,7 @@ import pytest
 
 from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.instruments.oracle import TrackedJob
+from tests.faults.model import RATE_LIMITED
 from tests.faults.photos import drawn
 from tests.faults.steps import eventually
 from tests.faults.surgery import PROGRESS, database
@@ -159,6 +160,22 @@ async def test_parallel_jobs_make_exactly_as_many_calls_as_the_budget_has(server
             if job.final and (failure := job.final.get("failure")):
                 assert failure["opens_at"].endswith("T00:00:00.000Z")
         assert await books(cluster) == {"calls": CALLS, "reserved": CALLS, "settled": CALLS, "open": 0}
+        await no_budget_used(cluster)
+
+
+@pytest.mark.long
+async def test_call_that_the_model_refused_uses_no_budget(servers: Servers) -> None:
+    """Nothing was paid: what it had reserved is there for the next call, and the books say so."""
+    limits: dict[str, Any] = {"BUDGET": "2 calls/day", "BUDGET_FIRST_SHARE": "0"}
+    async with Cluster.running(servers, **limits) as cluster:
+        await no_budget_used(cluster)
+        for marker in ("one", "two"):
+            cluster.model.script(marker, RATE_LIMITED)
+            job = await cluster.client.submit(marker)
+            assert (await cluster.client.follow(job)).code == "done"
+        assert len(cluster.model.calls) == 4
+        assert await books(cluster) == {"calls": 2, "reserved": 4, "settled": 4, "open": 0}
+        await cluster.prove()
         await no_budget_used(cluster)
 
 
@@ -308,6 +325,32 @@ async def test_sum_of_all_jobs_dollars_is_the_providers_bill(servers: Servers) -
         for books_say in (in_log, sum(counted)):
             assert abs(books_say - provider.bill_usd) < Decimal("0.000001")
         assert not provider.refusals
+
+
+@pytest.mark.long
+async def test_answer_is_kept_for_its_own_session_until_it_is_deleted(servers: Servers) -> None:
+    """Another session that asks the same about the same photo is answered anew. A DELETE leaves nothing that
+    would lead a later job to the answer."""
+    async with StandIn(GPT_4O).serving() as provider, billed(servers, provider) as cluster:
+        tokens = [await cluster.client.session() for _ in range(2)]
+
+        async def asked(marker: str, token: str) -> TrackedJob:
+            job = await uploaded_from(cluster, marker, token, photo=drawn(1), question="Which bin?")
+            assert (await cluster.client.follow(job)).code == "done"
+            await cluster.client.read(job)
+            return job
+
+        mine = [await asked(f"mine-{number}", tokens[0]) for number in range(2)]
+        others = await asked("other", tokens[1])
+        assert [outcome(job) for job in (*mine, others)] == ["model", "kept", "model"]
+        path = f"/api/v1/waste/jobs/{mine[0].job_id}"
+        assert (await cluster.client.call("DELETE", path, tokens[0])).status == 204
+        async with database(cluster, PROGRESS) as redis:
+            owner = hashlib.sha256(tokens[0].encode()).hexdigest()
+            assert [key async for key in redis.scan_iter(match=f"same:{{{owner}}}:*")] == []
+        assert outcome(await asked("mine-2", tokens[0])) == "model"
+        assert len(provider.calls) == 3
+        await cluster.prove()
 
 
 async def test_same_photos_of_the_same_sessions_are_paid_for_once_whoever_is_killed(servers: Servers) -> None:

@@ -17,12 +17,14 @@ from tests.faults.cluster import Cluster, Servers
 from tests.faults.commands import said_by
 from tests.faults.instruments.oracle import LATE_SECONDS, Stream, TrackedJob
 from tests.faults.model import REFUSAL
-from tests.faults.steps import begin, eventually, readyz
+from tests.faults.steps import PATIENCE_SECONDS, begin, eventually, readyz
 from tests.faults.surgery import PROGRESS, database, metric
 
 DEADLINE_SECONDS = 12
 TOLD_SECONDS = 5.0  # far below the slow look
+DEAF_SECONDS = 4.0  # until a gateway notices
 NOT_READY_SECONDS = 10.0
+STORY = [*["progress"] * 5, "done"]
 
 APPEND_IN_SILENCE = """
 redis.call('RPUSH', KEYS[1], ARGV[1])
@@ -133,11 +135,15 @@ async def test_gateway_that_is_deaf_for_ten_seconds_is_not_ready_and_heals(serve
 
 
 @asynccontextmanager
-async def session_stream(cluster: Cluster, job: TrackedJob) -> AsyncIterator[Stream]:
+async def session_stream(
+    cluster: Cluster, job: TrackedJob, gateway: int = 0, *, last_id: str | None = None
+) -> AsyncIterator[Stream]:
     """All that the job's session hears, while the block runs."""
-    stream = Stream("session")
+    stream = Stream("session", resumes_after=last_id)
     headers = {"Authorization": f"Bearer {job.token}"}
-    url = f"{cluster.gateways[0].url}/api/v1/waste/events"
+    if last_id is not None:
+        headers["Last-Event-ID"] = last_id
+    url = f"{cluster.gateways[gateway].url}/api/v1/waste/events"
     async with aiohttp.ClientSession(headers=headers) as http, http.get(url) as response:
         assert response.status == 200
 
@@ -156,17 +162,27 @@ def told_of(stream: Stream, job: TrackedJob) -> list[str]:
     return [event.name for event in stream.events if event.data["job_id"] == job.job_id]
 
 
+async def heard(stream: Stream, job: TrackedJob, event: str, timeout_seconds: float = TOLD_SECONDS) -> None:
+    async def is_heard() -> bool:
+        return event in told_of(stream, job)
+
+    await eventually(is_heard, f"the session hears of {job.marker}: {event}", timeout_seconds)
+
+
+async def driven_again(cluster: Cluster, job: TrackedJob) -> None:
+    job.drive_again()
+    status, said = await said_by(cluster, "redrive", "--job", job.job_id)
+    assert status == 0, said
+    cluster.client.watch(job, "second run", resumes_after=job.streams[0].last_id)
+
+
 async def test_session_stream_is_told_of_new_jobs_at_once(servers: Servers) -> None:
     """Nobody polls for them."""
     async with Cluster.running(servers, gateways=2) as cluster:
         first, hold = await begin(cluster, "first")
         async with session_stream(cluster, first) as stream:
             second = await cluster.client.submit("second", token=first.token)
-
-            async def is_heard() -> bool:
-                return "done" in told_of(stream, second)
-
-            await eventually(is_heard, "the session hears of its new job", TOLD_SECONDS)
+            await heard(stream, second, "done")
             hold.release()
             assert (await cluster.client.seen(first)).code == "done"
         await cluster.prove()
@@ -178,22 +194,59 @@ async def test_job_driven_again_appears_on_the_open_session_stream(servers: Serv
     async with Cluster.running(servers) as cluster:
         other, hold = await begin(cluster, "other")
         async with session_stream(cluster, other) as stream:
-            cluster.model.script("failing", REFUSAL)
-            job = await cluster.client.submit("failing", token=other.token)
-            job.is_innocent = False
-            assert (await cluster.client.follow(job)).name == "failed"
-            status, said = await said_by(cluster, "redrive", "--job", job.job_id)
-            assert status == 0, said
-
-            async def is_heard() -> bool:
-                return "reset" in told_of(stream, job)
-
-            await eventually(is_heard, "the session hears of the new run", TOLD_SECONDS)
-
-            async def has_ended() -> bool:
-                return told_of(stream, job)[-1] == "done"
-
-            await eventually(has_ended, "and of its end")
+            job = await failed(cluster, "failing", other.token)
+            await driven_again(cluster, job)
+            await heard(stream, job, "reset")
+            await heard(stream, job, "done", PATIENCE_SECONDS)
             assert told_of(stream, job).count("reset") == 1
             hold.release()
             assert (await cluster.client.seen(other)).code == "done"
+
+
+@pytest.mark.long
+async def test_session_stream_makes_up_for_a_live_side_that_was_silent(servers: Servers) -> None:
+    """Nobody could tell it that an ended job is driven again: it asks for what it has missed."""
+    async with Cluster.running(servers) as cluster:
+        (gateway,) = cluster.gateways
+        other, hold = await begin(cluster, "other")
+        async with session_stream(cluster, other) as stream:
+            job = await failed(cluster, "failing", other.token)
+            await heard(stream, job, "failed")
+            gateway.links["redis"].silence(b"SUBSCRIBE")
+            await driven_again(cluster, job)
+            await heard(stream, job, "reset", DEAF_SECONDS + TOLD_SECONDS)
+            await heard(stream, job, "done", PATIENCE_SECONDS)
+            assert told_of(stream, job).count("reset") == 1
+            hold.release()
+        await cluster.prove()
+
+
+@pytest.mark.long
+async def test_session_stream_goes_on_at_another_gateway(servers: Servers) -> None:
+    """Who comes back with the last id hears the rest of each job, all of one that was made and has ended
+    meanwhile, and nothing of a second run that was told to its end."""
+    async with Cluster.running(servers, gateways=2) as cluster:
+        first, hold = await begin(cluster, "first")
+        async with session_stream(cluster, first) as stream:
+            again = await failed(cluster, "again", first.token)
+            await driven_again(cluster, again)
+            await heard(stream, again, "done", PATIENCE_SECONDS)
+        new = await cluster.client.submit("new", token=first.token)
+        assert (await cluster.client.follow(new)).code == "done"
+        async with session_stream(cluster, first, 1, last_id=stream.last_id) as later:
+            await heard(later, new, "done")
+            hold.release()
+            await heard(later, first, "done")
+        assert told_of(later, again) == []
+        assert told_of(later, new) == STORY
+        assert told_of(stream, first) + told_of(later, first) == STORY
+        await cluster.prove()
+
+
+async def failed(cluster: Cluster, marker: str, token: str) -> TrackedJob:
+    """A job that the model refuses once."""
+    cluster.model.script(marker, REFUSAL)
+    job = await cluster.client.submit(marker, token=token)
+    job.is_innocent = False
+    assert (await cluster.client.follow(job)).name == "failed"
+    return job

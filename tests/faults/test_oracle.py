@@ -229,6 +229,11 @@ def reset_of_a_job_that_lost_nothing(case: Case) -> None:
     reset_without_loss(case)
 
 
+def reset_in_the_sessions_stream(case: Case) -> None:
+    end = case.job.streams[-1].events[-1]
+    case.job.streams[-1].events += [replace(end, id="vector-7", name="reset"), replace(end, id="vector-8")]
+
+
 def session_without_the_job(case: Case) -> None:
     del case.job.streams[-1]
 
@@ -377,6 +382,7 @@ LIES: dict[Callable[[Case], None], set[str]] = {
     time_going_back: {"I4"},
     reset_without_loss: {"I4"},
     reset_of_a_job_that_lost_nothing: {"I4"},
+    reset_in_the_sessions_stream: {"I4"},
     session_without_the_job: {"I4"},
     session_without_its_end: {"I4"},
     session_telling_of_nobody: {"I4"},
@@ -440,6 +446,27 @@ def test_destruction_leaves_what_was_written_long_before_as_it_was() -> None:
     case.ledger.destroy_history(since=time.monotonic() + 60)
     assert not case.job.was_destroyed
     reset_without_loss(case)
+    assert set(case.broken()) == {"I4"}
+
+
+@pytest.mark.parametrize(("token", "is_called"), [("token", False), ("another", True)])
+def test_session_whose_list_was_set_back_may_reset_what_has_ended(token: str, is_called: bool) -> None:
+    """Nobody can say what its client has heard of. Another session's loss is no excuse, and none for a stream
+    of the job itself."""
+    case = case_of()
+    case.job.accepted_at = time.monotonic() - 20
+    for stream in case.job.streams:
+        stream.events[:] = [replace(event, at=time.monotonic() - 10) for event in stream.events]
+    case.ledger.track("two", token)
+    case.ledger.destroy_history(since=time.monotonic() - 5)
+    assert not case.job.was_destroyed
+    end = replace(case.events[-1], at=time.monotonic())
+    case.job.streams[-1].events += [replace(end, id="vector-7", name="reset"), replace(end, id="vector-8")]
+    assert set(case.broken()) == ({"I4"} if is_called else set()), case.verdict()
+    case.job.streams.pop()
+    case.ledger.sessions_heard.clear()
+    assert case.verdict() == []
+    case.job.streams[0].events += [replace(end, id="e.5.reset", name="reset"), end]
     assert set(case.broken()) == {"I4"}
 
 

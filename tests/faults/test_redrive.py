@@ -18,7 +18,7 @@ from tests.faults.inspection import Letter, event_of
 from tests.faults.instruments.journal import Journal
 from tests.faults.instruments.oracle import Stream, TrackedJob
 from tests.faults.instruments.proxy import Proxy
-from tests.faults.model import SERVER_ERROR
+from tests.faults.model import NONSENSE, SERVER_ERROR, Reply
 from tests.faults.steps import eventually
 from tests.faults.surgery import PROGRESS, database, record_of, reject_next, waiting_in
 
@@ -110,6 +110,24 @@ async def test_redriven_job_resets_its_streams_and_is_done(servers: Servers) -> 
         assert not await letters_of(cluster)
         status, said = await redrive(cluster, job)
         assert (status, "No letter" in said) == (1, True), said
+        await cluster.prove()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("replies", [[NONSENSE], [SERVER_ERROR] * 2], ids=["nonsense", "no answer"])
+async def test_job_that_failed_by_its_answers_is_asked_anew(servers: Servers, replies: list[Reply]) -> None:
+    """The answer that made no sense is dropped, and the calls of the first run count no more."""
+    async with Cluster.running(servers, MAX_PAID_CALLS="2") as cluster:
+        cluster.model.script("answerless", *replies)
+        job = await cluster.client.submit("answerless")
+        job.is_innocent = False
+        assert (await cluster.client.follow(job)).name == "failed"
+        job.drive_again()
+        status, said = await said_by(cluster, "redrive", "--job", job.job_id)
+        assert status == 0, said
+        cluster.client.watch(job, "second run", resumes_after=job.streams[0].last_id)
+        assert (await cluster.client.seen(job)).code == "done"
+        assert len(cluster.model.calls_of(job.marker)) == len(replies) + 1
         await cluster.prove()
 
 

@@ -32,13 +32,17 @@ class Visitors:
     only_follow: bool = False
     redrives: asyncio.Lock = field(default_factory=asyncio.Lock)
     chosen: Counter[str] = field(default_factory=Counter)  # which way how often
+    failures: list[str] = field(default_factory=list)  # of what was asked of growbin's commands
 
     async def visit(self, marker: str, token: str, choice: random.Random) -> None:
         """One job, from its ticket to whatever its owner wants of it."""
         way = follow if self.only_follow else choice.choices(list(WAYS), list(WAYS.values()))[0]
         self.chosen[way.__name__.replace("_", " ")] += 1
         with suppress(Refused, TimeoutError):  # the ledger knows
-            await way(self, marker, token, choice)
+            try:
+                await way(self, marker, token, choice)
+            except AssertionError as failure:
+                self.failures.append(f"{marker}: {failure}")
 
     async def submitted(self, marker: str, token: str) -> TrackedJob:
         job = await self.cluster.client.submit(marker, token=token)
@@ -124,7 +128,7 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
     if job.was_destroyed:
         job.accepted_at, job.refusal = None, "a Redis that was set back forgot it"
         return
-    cluster.client.watch(job, "second run", resumes_after=job.streams[0].last_id)
+    cluster.client.watch(job, "second run", resumes_after=job.own_streams[0].last_id)
     await cluster.client.seen(job, JOB_SECONDS)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPConnectionError
 
+from growbin.adapters.rabbitmq.broker_link import BrokerLink
 from growbin.adapters.rabbitmq.connection import connected, losses_told
 from growbin.errors import Unavailable
 
@@ -75,3 +78,33 @@ async def test_attempt_that_fails_is_closed() -> None:
     attempts = [one for one in gc.get_objects() if type(one) is aio_pika.Connection and one.url.port == 1]
     assert failure.value.__traceback__  # which holds the attempt
     assert [attempt.is_closed for attempt in attempts] == [True]
+
+
+class Lossy(BrokerLink):
+    """Loses a cancellation, as the library does with one that comes just as the broker answers."""
+
+    begun, stands = asyncio.Event(), asyncio.Event()
+
+    async def _stand(self, url: str) -> None:
+        self.begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        self.stands.set()
+        await asyncio.Event().wait()
+
+
+async def set_up_nothing(_connection: AbstractConnection) -> None:
+    pass
+
+
+async def test_link_is_left_though_the_library_lost_the_cancellation() -> None:
+    """The connection stands as if nothing had been said, and is given up all the same."""
+
+    async def come_and_go() -> None:
+        async with Lossy.open(["amqp://127.0.0.1"], "test", set_up_nothing) as link:
+            assert isinstance(link, Lossy)
+            await link.begun.wait()
+
+    visit = asyncio.create_task(come_and_go())
+    await asyncio.wait([visit], timeout=5)
+    assert (visit.done(), Lossy.stands.is_set()) == (True, True)

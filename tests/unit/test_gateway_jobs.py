@@ -64,7 +64,8 @@ async def test_job_that_went_on_unrecorded_is_told_as_it_is(
     node: Node, client: Client, data: bytes | None
 ) -> None:
     """Its gateway died between publish and record: the log says that it goes on. Nothing is published again,
-    and no photo removed, whatever lies there by now."""
+    and no photo removed, whatever lies there by now. Where it is a photo the record is made whole, for a
+    redrive."""
     job = await node.submitted(client)
     stamps = {"published": False, "accepted_at_ms": None, "deadline_ms": None, "etag": None, "length": None}
     node.records.uploads[job.job_id] = node.records.uploads[job.job_id].model_copy(update=stamps)
@@ -75,7 +76,26 @@ async def test_job_that_went_on_unrecorded_is_told_as_it_is(
     again = await client.post(f"/upload-complete/{job.job_id}")
     assert (again.status, (await again.json())["stage"]) == (202, "queued")
     assert len(node.queue.published) == 1
-    assert (await node.uploads.look(job.key) is None) == (data is None)
+    stored = await node.uploads.look(job.key)
+    assert (stored is None) == (data is None)
+    upload = node.records.uploads[job.job_id]
+    assert upload.published == (data == JPEG)
+    if upload.published:
+        assert stored
+        assert upload.etag == stored.etag
+        assert upload.deadline_ms
+        assert upload.deadline_ms >= job.deadline_ms
+
+
+async def test_record_of_a_job_that_was_cancelled_before_its_upload_says_nothing_of_a_publish(
+    node: Node, client: Client
+) -> None:
+    """Its end tells of no event that anybody has."""
+    job_id = await node.uploaded(client)
+    await node.progress.cancel(job_id)
+    again = await client.post(f"/upload-complete/{job_id}")
+    assert (again.status, (await again.json())["stage"]) == (202, "cancelled")
+    assert not node.records.uploads[job_id].published
 
 
 async def test_result_answers_after_the_record_has_gone(node: Node, client: Client) -> None:

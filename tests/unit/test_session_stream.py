@@ -124,6 +124,68 @@ async def test_job_whose_log_was_late_joins_an_open_stream(node: Node, client: C
         assert told(await taken(watch)) == {job_id: ["awaiting_upload"]}
 
 
+async def test_job_whose_log_was_late_is_told_though_it_was_looked_for_before(
+    node: Node, client: Client
+) -> None:
+    """The list was read in between, by a stream that is open, by one that began then, and by one that goes on
+    elsewhere: each tells the job from its first event on."""
+    first = await node.submitted(client)
+    repeatable = {"Idempotency-Key": "once"}
+    async with opened(node, first.owner) as watch, opened(node, first.owner) as left:
+        await taken(watch)
+        await taken(left)
+        node.progress.is_away = True
+        answer = await client.post("/api/v1/waste/analyze", headers=repeatable)
+        await problem(answer, 503, "unavailable")
+        node.progress.is_away = False
+        node.hub.on_loss()
+        await finish(node, first)
+        last = (await taken(left))[-1]
+        async with opened(node, first.owner, last.id) as gone_on, opened(node, first.owner) as begun:
+            assert await taken(gone_on) == await taken(begun) == []
+            assert set(told(await taken(watch))) == {str(first.job_id)}
+            answer = await client.post("/api/v1/waste/analyze", headers=repeatable)
+            job_id = (await answer.json())["job_id"]
+            for stream in (watch, gone_on, begun):
+                assert told(await taken(stream)) == {job_id: ["awaiting_upload"]}
+        async with opened(node, first.owner, last.id) as later:
+            assert told(await taken(later)) == {job_id: ["awaiting_upload"]}
+
+
+async def test_job_whose_log_came_while_the_live_side_was_deaf_joins_after_the_loss(
+    node: Node, client: Client
+) -> None:
+    """It was looked for before, and the word of its log was lost."""
+    first = await node.submitted(client)
+    repeatable = {"Idempotency-Key": "once"}
+    node.progress.is_away = True
+    answer = await client.post("/api/v1/waste/analyze", headers=repeatable)
+    await problem(answer, 503, "unavailable")
+    node.progress.is_away = False
+    async with opened(node, first.owner) as watch:
+        await taken(watch)
+        node.feed.sessions.clear()
+        answer = await client.post("/api/v1/waste/analyze", headers=repeatable)
+        node.hub.on_loss()
+        assert told(await taken(watch)) == {(await answer.json())["job_id"]: ["awaiting_upload"]}
+
+
+async def test_list_that_was_set_back_resets_what_has_ended(node: Node, client: Client) -> None:
+    """Nobody can say which of the ended jobs the client has heard of: none is told as if it were new, and the
+    one that goes on goes on where the client was."""
+    ended, running = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, ended.owner) as watch:
+        await finish(node, ended)
+        await node.submitted(client)
+        last = (await taken(watch))[-1]
+    node.records.forget_newest(ended.owner)
+    await finish(node, running)
+    async with opened(node, ended.owner, last.id) as watch:
+        heard = [(entry.event, json.loads(entry.data)["job_id"]) for entry in await taken(watch)]
+    assert [event for event, job_id in heard if job_id == str(ended.job_id)] == ["reset", "failed"]
+    assert [event for event, job_id in heard if job_id == str(running.job_id)] == ["progress", "failed"]
+
+
 async def test_gateway_that_stops_ends_a_stream_without_jobs_at_once(node: Node, client: Client) -> None:
     """The last job has ended and the stream waits for another: it is told to come back elsewhere."""
     job = await node.submitted(client)

@@ -3,7 +3,8 @@
 An id of this stream is an opaque vector: for each job that is not delivered to its end, the last id
 that was sent; and the newest job that was known. Jobs of the session's list that are newer are new to
 the client, even when they have ended since; older ones that are not in the vector were delivered. Of a job
-that was driven again the last id stays in the vector, so that its runs are told apart.
+that was driven again the last id stays in the vector, so that its runs are told apart. A Redis that was set
+back may not know the newest job: then nobody can say which of those that have ended were delivered.
 
 Which jobs there are is told by the hub; a slow look at the list stays, for what a gateway of another version
 does not tell. A stream at rest costs its connection and its place in that look.
@@ -83,6 +84,7 @@ class SessionWatch:
         "_records",
         "_sent",
         "_told",
+        "_unopened",
         "_watches",
         "on_news",
     )
@@ -96,6 +98,7 @@ class SessionWatch:
         self._sent: dict[UUID, str] = {}  # what waits in the watches' buffers is not sent
         self._ended: dict[UUID, str] = {}  # the last id of those that ended here
         self._again: set[UUID] = set()  # those of which there was more than one run
+        self._unopened: dict[UUID, str | None] = {}  # listed, nothing in their logs yet; the last id sent
         self._newest: UUID | None = None
         self._told: dict[UUID, None] = {}  # heard of, not yet looked at, in order
         self._must_look = False
@@ -182,7 +185,8 @@ class SessionWatch:
     def _vector(self) -> Vector:
         under_way = {job: self._sent[job] for job in self._watches}
         again = {job: self._ended[job] for job in self._again if job in self._ended}
-        return Vector(self._newest, {**again, **under_way})
+        unopened = {job: seen or "" for job, seen in self._unopened.items()}
+        return Vector(self._newest, {**unopened, **again, **under_way})
 
     def _let_go(self, job_id: UUID, watch: Watch) -> None:
         del self._watches[job_id]
@@ -226,7 +230,7 @@ class SessionWatch:
         """Told by the hub; None: whatever was said lately may be lost."""
         if job_id is None:
             self._must_look = True
-        self._told.update(dict.fromkeys(self._ended if job_id is None else [job_id]))
+        self._told.update(dict.fromkeys([*self._ended, *self._unopened] if job_id is None else [job_id]))
         self._look_soon()
 
     def _look_soon(self) -> None:
@@ -270,23 +274,28 @@ class SessionWatch:
         recent = list(await self._records.recent(self._owner, RECENT_JOBS))
         vector = Vector.decode(last_id) if last_id else None
         known = recent.index(vector.newest) if vector and vector.newest in recent else len(recent)
+        was_set_back = bool(vector and vector.newest) and known == len(recent) < RECENT_JOBS
         states = await asyncio.gather(*map(self._progress.state, recent))
         places: dict[UUID, str | None] = {}
         for place, (job_id, state) in reversed(list(enumerate(zip(recent, states, strict=True)))):
-            if state is None or state.owner != self._owner:
+            if state is not None and state.owner != self._owner:
                 continue
+            ends = state is not None and state.entry.ends
             if last_id is not None and vector is None:
                 places[job_id] = NOBODYS_ID  # an id that we cannot have given: a reset, never silence
             elif vector is not None and job_id in vector.last_ids:
                 places[job_id] = vector.last_ids[job_id] or None
             elif vector is not None and place < known:
-                places[job_id] = None  # made since
-            elif vector is not None and state.run > 1:
-                places[job_id] = NOBODYS_ID  # delivered to its end, and driven again since
-            elif vector is None and not state.entry.ends:
+                # Made since; where the list has lost what we knew it may have been told before.
+                places[job_id] = NOBODYS_ID if was_set_back and ends else None
+            elif vector is None and not ends:
                 places[job_id] = None
-            else:
+            elif vector is not None and state is not None and state.run > 1:
+                places[job_id] = NOBODYS_ID  # delivered to its end, and driven again since
+            elif state is not None:
                 self._note_end(job_id, state)
+            if state is None and job_id in places:
+                self._unopened[job_id] = places.pop(job_id)
         await asyncio.gather(*(self._join(job_id, seen) for job_id, seen in places.items()))
         self._newest = recent[0] if recent else None
         self._is_looking = False
@@ -298,7 +307,11 @@ class SessionWatch:
         is_wanted = False
         try:
             state = await self._hub.follow(watch)
-            if state is None or state.is_erased or state.owner != self._owner or self._has_closed:
+            if state is None:
+                self._unopened[job_id] = last_id
+                return
+            self._unopened.pop(job_id, None)
+            if state.is_erased or state.owner != self._owner or self._has_closed:
                 return
             if watch.nothing_missed:
                 self._note_end(job_id, state)
@@ -317,7 +330,9 @@ class SessionWatch:
         """One that has ended, as far as we know. Its client gets `reset`, then the new run."""
         state = await self._progress.state(job_id)
         seen = self._ended.get(job_id)
-        if state is not None and (state.run > 1 if seen is None else state.entry.id != seen):
+        if job_id in self._unopened:
+            await self._join(job_id, self._unopened[job_id])
+        elif state is not None and (state.run > 1 if seen is None else state.entry.id != seen):
             await self._join(job_id, seen or NOBODYS_ID)
 
     def _note_end(self, job_id: UUID, state: JobState) -> None:

@@ -13,7 +13,7 @@ from growbin.gateway.context import GATEWAY, Gateway
 from growbin.gateway.owned_job import KnownJob, find_upload, job_id_of, looked_at
 from growbin.gateway.problems import not_found, photo_too_large, unsupported_photo
 from growbin.gateway.sessions import keep_session, kept
-from growbin.job import JobState, Stage, StoredUpload, Upload, job_of
+from growbin.job import Job, JobState, Stage, StoredUpload, Upload, job_of
 from growbin.photo_file.by_type import sniff
 from growbin.ports import Accepted, Backlog
 from growbin.telemetry import metrics, traces
@@ -78,15 +78,14 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
         stage = _stage_reached(await looked_at(gateway, known))
         if stage is None:
             raise Unavailable("redis", "a log that had gone on was lost")
+        if stage not in (Stage.CANCELLED, Stage.EXPIRED):
+            # Somebody has its event. Perhaps its sender died before it could say so in the record: then the
+            # latest moments that it may have told stand there, so that the job can be driven again.
+            latest_ms = gateway.limits.upload_deadline_ms(upload)
+            deadline_ms = latest_ms + gateway.limits.job_deadline_seconds * 1000
+            await gateway.records.mark_published(_stamped(upload, stored, Accepted(latest_ms, deadline_ms)))
         return stage
-    stamps = {
-        "etag": stored.etag,
-        "length": stored.length,
-        "content_type": sniff(stored.head),
-        "accepted_at_ms": accepted.at_ms,
-        "deadline_ms": accepted.deadline_ms,
-    }
-    job = job_of(upload.model_copy(update=stamps))
+    job = _stamped(upload, stored, accepted)
     # First its session, which is to live as long as the answer: nobody could read it otherwise.
     if not known.session.is_kept and not await gateway.sessions.keep(job.owner):
         raise not_found()  # the session has ended in between
@@ -100,6 +99,17 @@ async def submit_job(gateway: Gateway, known: KnownJob) -> Stage:
         log.warning("progress_unwritten", part=error.part, reason=error.reason)
     log.info("job_submitted", length=job.length, content_type=job.content_type)
     return Stage.QUEUED
+
+
+def _stamped(upload: Upload, stored: StoredUpload, accepted: Accepted) -> Job:
+    stamps = {
+        "etag": stored.etag,
+        "length": stored.length,
+        "content_type": sniff(stored.head),
+        "accepted_at_ms": accepted.at_ms,
+        "deadline_ms": accepted.deadline_ms,
+    }
+    return job_of(upload.model_copy(update=stamps))
 
 
 def _stage_reached(known: KnownJob) -> Stage | None:

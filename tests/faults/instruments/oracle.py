@@ -128,6 +128,7 @@ class TrackedJob:
     destroyed: list[tuple[float, float]] = field(
         default_factory=list
     )  # what was written since .. was gone at
+    unlisted_at: list[float] = field(default_factory=list)  # when its session's list was set back
     reads: list[Read] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     final: dict[str, Any] | None = None  # the last GET
@@ -136,6 +137,11 @@ class TrackedJob:
     def end(self) -> Event | None:
         """Of its latest run."""
         return next((stream.end for stream in self.streams if stream.end and stream.run == self.run), None)
+
+    @property
+    def own_streams(self) -> list[Stream]:
+        """Those that tell of nothing else: with their last ids its client may come back."""
+        return [stream for stream in self.streams if not stream.is_of_session]
 
     @property
     def is_promised(self) -> bool:
@@ -164,10 +170,10 @@ class TrackedJob:
     def was_destroyed(self) -> bool:
         return bool(self.destroyed)
 
-    def may_reset(self, at: float) -> bool:
-        return any(gone_at <= at for _, gone_at in self.destroyed) or any(
-            at >= run for run in self.redriven_at
-        )
+    def may_reset(self, at: float, *, in_session: bool) -> bool:
+        """A session's stream may also where the list was lost that told what was delivered."""
+        moments = [gone_at for _, gone_at in self.destroyed] + self.redriven_at
+        return any(moment <= at for moment in [*moments, *(self.unlisted_at if in_session else ())])
 
     def forgets(self, at: float) -> bool:
         """What was true at that moment may be unknown now."""
@@ -248,6 +254,12 @@ class Ledger:
         for job in self.jobs.values():
             if job.end is None or job.end.at + SAFE_SECONDS > since or job.deleted_at is not None:
                 job.destroyed.append((since, now))
+        set_back = {
+            job.token for job in self.jobs.values() if job.accepted_at is None or job.accepted_at > since
+        }
+        for job in self.jobs.values():
+            if job.token in set_back:
+                job.unlisted_at.append(now)
 
     @property
     def accepted(self) -> int:

@@ -36,7 +36,7 @@ def stream_violations(job: TrackedJob, stream: Stream) -> Iterator[str]:
         if not stream.is_of_session:
             yield from (f"I4 {where}: {wrong}" for wrong in _wrong_id(event))
         if event.name == "reset":
-            if not job.may_reset(event.at):
+            if not job.may_reset(event.at, in_session=stream.is_of_session):
                 yield f"I4 {where}: reset, and this job's history was never destroyed"
         elif previous is None:
             yield from (f"I4 {where}: {wrong}" for wrong in _wrong_beginning(stream, event))

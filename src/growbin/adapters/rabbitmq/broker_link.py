@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import cycle
 from typing import Self
 
@@ -26,6 +26,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 SET_UP_TIMEOUT_SECONDS = 30.0
 HEARTBEAT_SECONDS = 9  # the library gives up after 3 x (9 + 1) s and looks every 4 s: 34 s at the latest
 PAUSE_SECONDS = (0.2, 0.6)
+CANCEL_AGAIN_SECONDS = 1.0  # longer than a connection takes to close
 
 SetUp = Callable[[AbstractConnection], Awaitable[None]]
 
@@ -52,9 +53,9 @@ class BrokerLink:
         try:
             yield link
         finally:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            while not keeper.done():  # the library may lose a cancellation that comes just as it is answered
+                keeper.cancel()
+                await asyncio.wait([keeper], timeout=CANCEL_AGAIN_SECONDS)
 
     def replace(self, *told: object) -> None:
         """The present connection is no good; also called by the library, which tells why."""
