@@ -42,6 +42,7 @@ PIPE_BYTES = 1 << 20
 CPU_SECONDS = 4.0
 
 BAND_PIXELS = 1 << 20  # so many of a large picture are flattened and shrunk at once
+PLAIN_MODES = ("L", "RGB", "CMYK")
 NOTHING_DECODED = 128  # the grey of JPEG pixels that the file ended before
 
 _ORIENTATION_TAG, _SHORT, _LONG = 0x0112, 3, 4
@@ -102,12 +103,14 @@ def _upright_pixels(file: PhotoFile, max_side: int) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """`band` gives the rows from a first one to before a last one: a copy of all would be too large."""
+    """`band` gives the rows from a first one to before a last one: a copy of all would be too large. `plain`
+    is all of it, where it needs no flattening."""
 
     width: int
     height: int
     band: Callable[[int, int], Image.Image]
     profile: bytes = b""
+    plain: Image.Image | None = None
     owner: object = None  # of the memory that the bands are read from
 
 
@@ -117,7 +120,12 @@ def _decoded_by_pillow(file: PhotoFile, max_side: int) -> _Decoded:
     share = max_side / max(image.size)
     image.draft("RGB", (max(1, round(image.width * share)), max(1, round(image.height * share))))
     image.load()
-    return _Decoded(*image.size, lambda first, last: image.crop((0, first, image.width, last)))
+    is_plain = image.mode in PLAIN_MODES and not image.has_transparency_data
+    return _Decoded(
+        *image.size,
+        lambda first, last: image.crop((0, first, image.width, last)),
+        plain=image if is_plain else None,
+    )
 
 
 def _decoded_webp(file: PhotoFile, max_side: int) -> _Decoded:
@@ -167,8 +175,8 @@ def _shrunk(decoded: _Decoded, max_side: int) -> Image.Image:
     width, height = decoded.width, decoded.height
     factor = max(1, max(width, height) // (2 * max_side))  # quick and plain; the rest is done well
     rows = factor * max(1, BAND_PIXELS // (width * factor))
-    canvas: Image.Image | None = None
-    for first in range(0, height, rows):
+    canvas = decoded.plain if factor == 1 else None
+    for first in range(0, height, rows) if canvas is None else ():
         band = _flattened(decoded.band(first, min(first + rows, height))).reduce(factor)
         if canvas is None:
             canvas = Image.new(band.mode, (band.width, -(-height // factor)))
@@ -187,7 +195,7 @@ def _flattened(image: Image.Image) -> Image.Image:
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(layer, mask=layer)
         return canvas
-    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+    return image if image.mode in PLAIN_MODES else image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageDraw, features
+from PIL import Image, ImageCms, ImageDraw, _imaging, features
 from PIL.PngImagePlugin import PngInfo
 
 from growbin.errors import JobFailed
@@ -159,6 +159,14 @@ def test_the_longest_side_is_bounded(size: tuple[int, int], bounded: tuple[int, 
     for format in ("JPEG", "PNG", "WEBP"):
         photo = tidy(encoded(quarters(size=size), format), "image/jpeg")
         assert (photo.width, photo.height) == bounded
+
+
+def test_an_ordinary_photo_is_not_copied_before_it_is_shrunk() -> None:
+    """What is decoded is what is shrunk: each copy of all pixels costs milliseconds."""
+    photo = encoded(quarters(size=(1600, 1200)), "JPEG")
+    _imaging.reset_stats()
+    clean(photo, "image/jpeg", 10**7, 1024)
+    assert _imaging.get_stats()["new_count"] <= 5  # decoded, shrunk twice, as sRGB, bare
 
 
 def test_what_is_transparent_becomes_white() -> None:
