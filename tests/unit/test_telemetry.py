@@ -47,6 +47,11 @@ def test_secret_in_a_text_is_cut_out(secret: str) -> None:
     assert "and more" in said
 
 
+def test_signature_is_redacted_without_its_address() -> None:
+    """A path with its query, as servers log it."""
+    assert redact("GET /p?X-Amz-Signature=abc&x=1") == f"GET /p?X-Amz-Signature={REDACTED}&x=1"
+
+
 def test_secret_field_is_redacted_by_its_name() -> None:
     """Names that end in a secret's word; counts of tokens stay readable."""
     fields = {
