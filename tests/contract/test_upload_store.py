@@ -336,6 +336,18 @@ async def test_a_struggling_s3_is_asked_at_most_twice() -> None:
     assert str(trouble.value) == "s3: SlowDown"
 
 
+async def test_a_wrong_clock_is_told_apart_from_an_s3_that_is_away() -> None:
+    """It is this process' own trouble: nobody else waits for S3 to come back."""
+
+    async def skewed(_request: web.BaseRequest) -> web.Response:
+        return web.Response(status=403, text="<Error><Code>RequestTimeTooSkewed</Code></Error>")
+
+    async with troubled(skewed) as store:
+        with pytest.raises(Unavailable) as trouble:
+            await store.publish_photo("x.jpg", CleanPhoto(PHOTO, "image/jpeg", 4, 3), 60)
+    assert (trouble.value.part, trouble.value.reason) == ("clock", "RequestTimeTooSkewed")
+
+
 async def test_a_silent_s3_is_given_up_in_time() -> None:
     """An S3 that accepts and never answers is Unavailable within the total time-out."""
 

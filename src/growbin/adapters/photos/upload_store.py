@@ -119,7 +119,7 @@ class S3UploadStore:
                 return None
             if refused.status == 416:  # there is no first byte
                 return StoredUpload(etag="", length=0, content_type="", head=b"")
-            raise Unavailable("s3", refused.code) from None
+            raise _unavailable(refused) from None
         # "bytes 0-63/12345"; a store that ignores ranges gives the whole length instead.
         _, _, total = answer.headers.get("Content-Range", "").rpartition("/")
         length = int(total) if total.isdecimal() else answer.content_length or 0
@@ -145,7 +145,7 @@ class S3UploadStore:
                 raise JobFailed("photo_missing") from None
             if refused.status == 412:
                 raise JobFailed("photo_changed", "another ETag") from None
-            raise Unavailable("s3", refused.code) from None
+            raise _unavailable(refused) from None
 
     async def keys_of(self, job_id: UUID) -> list[str]:
         """Every object that begins with the job's names, of whatever version."""
@@ -169,7 +169,7 @@ class S3UploadStore:
             async with self._asked(method.lower()), self._requests.answered(method, key, headers, body):
                 pass
         except Refused as refused:
-            raise Unavailable("s3", refused.code) from None
+            raise _unavailable(refused) from None
 
     @asynccontextmanager
     async def _asked(self, operation: str) -> AsyncIterator[None]:
@@ -190,6 +190,11 @@ class S3UploadStore:
             raise Unavailable("s3", error.response.get("Error", {}).get("Code", "unknown")) from None
         except (BotoCoreError, aiohttp.ClientError, OSError) as error:
             raise Unavailable("s3", type(error).__name__) from None
+
+
+def _unavailable(refused: Refused) -> Unavailable:
+    # A wrong clock is this process' own: its jobs are for others, and nobody waits for an S3 that is well.
+    return Unavailable("clock" if refused.code == "RequestTimeTooSkewed" else "s3", refused.code)
 
 
 def _is_missing(refused: Refused) -> bool:
