@@ -101,6 +101,7 @@ async def test_photo_that_was_not_uploaded_goes_out_after_a_reload(visit: Visit)
     await expect(visit.page.locator(".job[data-stage=done]")).to_have_count(5)
     await expect(visit.page.locator(".job")).to_have_count(5)
     visit.forget_lost_connections()
+    visit.errors[:] = [error for error in visit.errors if "412" not in error]  # it may be there already
 
 
 async def test_cancelled_photo_may_be_tried_again_after_a_reload(visit: Visit, model: HeldModel) -> None:
