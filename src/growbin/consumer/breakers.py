@@ -69,8 +69,6 @@ class Breaker:
             self._open(reason)
 
     def _open(self, reason: str) -> None:
-        if self.is_open:
-            return
         self._is_well.clear()
         metrics.part_away.labels(part=self.part).set(1)
         # In a context of its own: what is said of the part is said of no job.
