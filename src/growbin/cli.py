@@ -101,7 +101,8 @@ class _Version(argparse.Action):
 def _add_analyze(analyze: argparse.ArgumentParser) -> None:
     analyze.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     analyze.add_argument(
-        "--server", help="address of the gateway; default: GROWBIN_SERVER, else the stack that runs here"
+        "--server",
+        help="address of the gateway; default: GROWBIN_SERVER, else what var/stack.env in this folder names",
     )
     analyze.add_argument("--question", help="a question about the photos, up to 500 characters")
     analyze.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -224,9 +225,10 @@ sentinel failover-timeout {SERVICE} 10000
 
 
 @asynccontextmanager
-async def watched(servers: Servers, folder: Path) -> AsyncIterator[list[Watchman]]:
+async def watched(servers: Servers) -> AsyncIterator[list[Watchman]]:
     """Three sentinels that know the servers' Valkey, its replica and each other."""
     async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growbin-sentinels-")))
         await stack.enter_async_context(replica_of(servers.valkey, folder / "replica"))
         watchmen = [Watchman(folder / str(number), servers.valkey) for number in range(3)]
         for watchman in watchmen:
@@ -244,10 +246,10 @@ def url_of(servers: Servers, watchmen: Sequence[Watchman]) -> str:
 
 
 @pytest.mark.timeout(120 + 40 * FAILOVERS)
-async def test_failover_by_sentinels_under_load_needs_nobody(servers: Servers, tmp_path: Path) -> None:
+async def test_failover_by_sentinels_under_load_needs_nobody(servers: Servers) -> None:
     """Planned, the old primary alive; each process finds the new one by itself, also with a sentinel gone."""
     async with (
-        watched(servers, tmp_path) as watchmen,
+        watched(servers) as watchmen,
         Cluster.running(
             servers, gateways=2, consumers=2, REDIS_URL=url_of(servers, watchmen), **ROOM
         ) as cluster,

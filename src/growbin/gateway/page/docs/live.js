@@ -69,7 +69,7 @@ async function follow() {
       $("raw").scrollTop = $("raw").scrollHeight;
       lastId = [...$("raw").textContent.matchAll(/^id: (.*)$/gm)].at(-1)?.[1].trim() ?? lastId;
     }
-    say(answer.status === 204 ? "204: you have seen the end" : "The server has closed the stream");
+    say(answer.status === 204 ? "204: you have seen the end" : "The stream has ended");
   } catch {
     say(`Cut. The last id that was seen: ${lastId || "none"}`);
   }
