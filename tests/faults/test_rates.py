@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.faults.client import Client
 from tests.faults.cluster import Cluster, Servers
@@ -171,6 +172,7 @@ async def test_session_is_kept_before_anything_is_published(servers: Servers) ->
 # --- strangers -----------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(120 + TICKETS / 50)  # an address has a hundred answers a second
 async def test_tickets_of_one_stranger_are_refused_over_the_rate_and_leave_redis(servers: Servers) -> None:
     """Thousands of them without a session, from one address: what is over the rate is 429, Redis holds no
     more than it allows, and gives it back."""
