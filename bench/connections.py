@@ -210,7 +210,7 @@ async def measure(kind: str, gateway: Gateway, token: str) -> str:
     busy = waits.result()
     growth_mib = (most_bytes.result() - before_bytes) / 2**20
     ended = f"{seconds:.0f} | {still}" if kind in KINDS else f"{answers / seconds:.0f} answers a second | "
-    return f"| {kind} | {growth_mib:.0f} | {ended} | {p95(quiet):.0f} | {p95(busy):.0f} | {max(busy):.0f} |"
+    return f"| {kind} | {growth_mib:.0f} | {ended} | {p95(quiet):.1f} | {p95(busy):.1f} | {max(busy):.0f} |"
 
 
 async def run(words: Sequence[str]) -> None:
