@@ -30,7 +30,7 @@ async def test_panel_shows_raw_events_over_a_cut_and_a_resume(
             await expect(page.locator("#said")).to_contain_text("Cut. The last id that was seen:")
         await page.get_by_role("button", name="Resume").click()
         await expect(page.locator("#raw")).to_contain_text("event: done")
-        await expect(page.locator("#said")).to_contain_text("closed")
+        await expect(page.locator("#said")).to_contain_text("The stream has ended")
         raw = await page.locator("#raw").inner_text()
         assert EVENTS.findall(raw) == ["progress"] * 5 + ["done"]
         assert len(set(IDS.findall(raw))) == 6
