@@ -222,7 +222,7 @@ def _doubt(
 ) -> DoubtReason | None:
     """The first cause that would help a person to take a better photo."""
     if flaw is not None:
-        return "unknown" if flaw == "blank" else flaw
+        return "unknown" if flaw in ("blank", "colourless") else flaw
     if others:
         return "several"
     if whole.no_waste >= NO_WASTE_FROM:
@@ -261,5 +261,7 @@ def _place(thing: Sorting) -> Sorting:
 
 
 def _choices(whole: Opinion) -> tuple[Sorting, ...]:
-    order = whole.shares.argsort()[::-1][:CHOICES]
-    return tuple(answers()[number] for number in order)
+    """The likeliest places. A clear bottle is among the plastics for the network, and has a bin of its own."""
+    order = (answers()[number] for number in whole.shares.argsort()[::-1][:CHOICES])
+    places = (one for place in order for one in ((place, CLEAR_PET) if place == PLASTICS else (place,)))
+    return tuple(places)[:CHOICES]
