@@ -100,7 +100,7 @@ class Client:
             async for line in stream.content:
                 if line.startswith(b"event: "):
                     event = line[len(b"event: ") :].strip()
-                    assert event in (b"progress", b"done"), line
+                    assert event in (b"progress", b"notice", b"done"), line
                     if event == until:
                         return
         raise AssertionError("a stream ended before its job")
