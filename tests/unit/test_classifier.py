@@ -278,7 +278,7 @@ def test_look_offers_the_likeliest_places(classifier: Classifier) -> None:
 
 
 def test_clear_bottle_is_offered_beside_the_plastics() -> None:
-    """The network has one class for both, and their bins are two; not where plastic is out of the question."""
+    """The network has one class for both, and their bins are two."""
     clear_pet = Sorting(category=Category.RECYCLABLE, material=Material.CLEAR_PET)
     assert _choices(opinion(PLASTICS, 0.7))[:2] == (PLASTICS, clear_pet)
     assert len(_choices(opinion(PLASTICS, 0.7))) == 4

@@ -268,7 +268,7 @@ def said(advice: Advice) -> str:
         (C.RECYCLABLE, M.CARTON, "종이팩 수거함이 없으면 따로 묶어", "no carton bin, tie cartons up"),
         (C.RECYCLABLE, M.CLEAR_PET, "트레이, 워셔액 통은 플라스틱류", "washer-fluid bottles are plastics"),
         (C.RECYCLABLE, M.CLEAR_PET, "간장병과 식초병은 기관마다", "vinegar bottles the sources differ"),
-        (C.RECYCLABLE, M.PLASTICS, "음료수병은 투명 페트병 수거함", "drink bottle goes in the colourless PET"),
+        (C.RECYCLABLE, M.PLASTICS, "음료수병은 투명 페트병", "drink bottle goes in the colourless"),
         (C.RECYCLABLE, M.PLASTICS, "나누지 않아도 돼요", "No need to sort by PP"),
         (C.RECYCLABLE, M.PLASTICS, "작은 것도 깨끗하면", "Small clean pieces"),
         (C.RECYCLABLE, M.PLASTICS, "실리콘, 멜라민 그릇, 생분해", "silicone, melamine, biodegradable"),

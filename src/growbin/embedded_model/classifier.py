@@ -261,7 +261,7 @@ def _place(thing: Sorting) -> Sorting:
 
 
 def _choices(whole: Opinion) -> tuple[Sorting, ...]:
-    """The likeliest places. A clear bottle is among the plastics for the network, and has a bin of its own."""
+    """The likeliest places. To the network a clear bottle is one of the plastics; it has a bin of its own."""
     order = (answers()[number] for number in whole.shares.argsort()[::-1][:CHOICES])
     places = (one for place in order for one in ((place, CLEAR_PET) if place == PLASTICS else (place,)))
     return tuple(places)[:CHOICES]
