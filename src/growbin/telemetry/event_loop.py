@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from growbin.telemetry import metrics
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 
 
 @asynccontextmanager
