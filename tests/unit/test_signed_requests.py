@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 import aioboto3
@@ -15,6 +14,7 @@ from aiohttp import web
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError
 from types_aiobotocore_s3 import S3Client
 
 from growbin.adapters.photos.signed_requests import Refused, SignedRequests
@@ -61,9 +61,19 @@ async def opened(
     config = AioConfig(
         signature_version="s3v4", s3={"addressing_style": "path" if endpoint_url else "virtual"}, proxies={}
     )
-    open_client = partial(session.client, "s3", endpoint_url=endpoint_url, config=config)
-    async with open_client() as client:
-        yield SignedRequests(session, client, open_client, bucket), client
+    async with (
+        session.client("s3", endpoint_url=endpoint_url, config=config) as client,
+        SignedRequests.open(
+            session,
+            bucket,
+            region=region,
+            endpoint_url=endpoint_url,
+            proxies={},
+            connect_timeout_seconds=2,
+            read_timeout_seconds=5,
+        ) as requests,
+    ):
+        yield requests, client
 
 
 async def both_in_one_second(
@@ -98,6 +108,38 @@ async def test_address_is_the_clients_own_to_the_letter(
             for declared in DECLARATIONS:
                 ours, theirs = await both_in_one_second(requests, client, bucket, key, declared)
                 assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("region", "environment"),
+    [
+        ("us-east-1", {"AWS_S3_US_EAST_1_REGIONAL_ENDPOINT": "regional"}),
+        ("eu-central-1", {"AWS_USE_DUALSTACK_ENDPOINT": "true"}),
+        ("us-gov-west-1", {"AWS_USE_FIPS_ENDPOINT": "true"}),
+        ("eu-central-1", {"AWS_ENDPOINT_URL_S3": "https://s3.example", "AWS_USE_FIPS_ENDPOINT": "true"}),
+        ("eu-central-1", {"AWS_ENDPOINT_URL": "http://127.0.0.1:8333"}),
+        (
+            "eu-central-1",
+            {"AWS_ENDPOINT_URL": "http://a.example", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+        ),
+    ],
+)
+async def test_what_the_environment_says_moves_it_as_it_moves_the_client(
+    monkeypatch: pytest.MonkeyPatch, region: str, environment: dict[str, str]
+) -> None:
+    """AWS's own variables count, each and together."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    async with opened(region) as (requests, client):
+        ours, theirs = await both_in_one_second(requests, client, "photos", "x.jpg", {})
+    assert ours == theirs
+
+
+async def test_region_that_cannot_be_is_told_in_words() -> None:
+    """Before anything is asked."""
+    with pytest.raises(BotoCoreError):
+        async with opened("not a region"):
+            pass
 
 
 def signature(request: web.BaseRequest, body: bytes, token: str | None) -> str:

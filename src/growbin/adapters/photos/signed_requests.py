@@ -1,7 +1,7 @@
-"""Requests to one bucket, signed by botocore's own signers and sent over its client's own connections.
+"""Requests to one bucket, signed by botocore's own signers and sent over its own connections.
 
-The client finds the endpoint, the credentials (and renews them), TLS and proxies; what it does besides for
-each call, to know, check and translate any operation of any service, costs ten times the signature.
+Its session finds the credentials (and renews them), TLS and proxies. What its client does besides for each
+call, to know, check and translate any operation of any service, costs ten times the signature.
 """
 
 from __future__ import annotations
@@ -9,31 +9,29 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from html import unescape
+from types import SimpleNamespace
+from typing import Any, Self
+from urllib.parse import urlencode, urlsplit
 
 import aioboto3
 import aiohttp
+from aiobotocore.endpoint import AioEndpointCreator
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.exceptions import HTTPClientError, NoCredentialsError
 from botocore.utils import percent_encode
 
-if TYPE_CHECKING:
-    from types_aiobotocore_s3 import S3Client
+from growbin.adapters.photos.bucket_place import Place, place_of
 
-NOBODY = "nobody"
+MOST_CONNECTIONS = 64
 MAX_PAUSE_SECONDS = 0.5  # before the second try
 LONGEST_REFUSAL_BYTES = 16 * 1024
 # As the client's own retries have it.
 _MAY_PASS = frozenset({"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "InternalError"})
-
-
-OpenClient = Callable[..., AbstractAsyncContextManager["S3Client"]]
 
 
 class Refused(Exception):
@@ -49,67 +47,91 @@ class Refused(Exception):
         return self.status in (429, 500, 502, 503, 504) or self.code in _MAY_PASS
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the bucket is, and as what requests to it are signed."""
-
-    base_url: str
-    region: str
-    service: str
-
-
 class SignedRequests:
-    """All to one bucket; the client's time-outs hold for each."""
+    """All to one bucket; the time-outs hold for each."""
 
-    def __init__(
-        self, session: aioboto3.Session, client: S3Client, open_client: OpenClient, bucket: str
-    ) -> None:
-        """`client` is what `open_client` makes in `session`."""
+    def __init__(self, session: aioboto3.Session, http: Any, place: Place) -> None:
         self._session = session
-        self._client = client
-        self._open_client = open_client
-        self._bucket = bucket
-        self._place: _Place | None = None
+        self._http = http
+        self._place = place
 
-    async def origin(self) -> str:
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        session: aioboto3.Session,
+        bucket: str,
+        *,
+        region: str,
+        endpoint_url: str | None,
+        proxies: Mapping[str, str] | None,
+        connect_timeout_seconds: float,
+        read_timeout_seconds: float,
+    ) -> AsyncIterator[Self]:
+        """`proxies`: None for those of the environment. Raises BotoCoreError where no such bucket can be."""
+        inner: Any = session._session  # noqa: SLF001  # botocore's, which it does not show
+        place = place_of(inner, bucket, region, endpoint_url)
+        creator: Any = AioEndpointCreator(inner.get_component("event_emitter"))
+        endpoint = creator.create_endpoint(
+            SimpleNamespace(endpoint_prefix=place.service),
+            place.region,
+            place.base_url,
+            verify=inner.get_config_variable("ca_bundle"),
+            timeout=(connect_timeout_seconds, read_timeout_seconds),
+            max_pool_connections=MOST_CONNECTIONS,
+            proxies=proxies,
+        )
+        async with endpoint.http_session as http:
+            yield cls(session, http, place)
+
+    @property
+    def origin(self) -> str:
         """Scheme and host of every address; no credentials are needed."""
-        parts = urlsplit((await self._find_place()).base_url)
+        parts = urlsplit(self._place.base_url)
         return f"{parts.scheme}://{parts.netloc}"
 
     async def presigned(
         self, method: str, key: str, expires_seconds: int, headers: Mapping[str, str] | None = None
     ) -> str:
         """An address that anybody may use, with `headers` as they are."""
-        place, credentials = await self._find_place(), await self._credentials()
+        place, credentials = self._place, await self._credentials()
         request = AWSRequest(method=method, url=_address(place, key), headers=dict(headers or {}))
         S3SigV4QueryAuth(credentials, place.service, place.region, expires=expires_seconds).add_auth(request)
         return str(request.url)
 
     @asynccontextmanager
     async def answered(
-        self, method: str, key: str, headers: Mapping[str, str], body: bytes = b""
+        self, method: str, key: str, headers: Mapping[str, str], body: bytes = b"", query: str = ""
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer, its body unread; tried once more where that may help. Raises Refused, and what the
         client itself raises where there is no answer."""
         try:
-            answer = await self._send(method, key, headers, body)
+            answer = await self._send(method, key, headers, body, query)
         except (Refused, BotoConnectionError, HTTPClientError) as error:
             if isinstance(error, Refused) and not error.may_pass:
                 raise
             await asyncio.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  # jitter, not a secret
-            answer = await self._send(method, key, headers, body)
+            answer = await self._send(method, key, headers, body, query)
         async with answer:  # closed also when it is left early, or the pool runs dry
             yield answer
 
+    async def listed(self, prefix: str) -> list[str]:
+        """The first thousand keys that begin so. Raises as `answered`."""
+        query = f"?{urlencode({'list-type': 2, 'prefix': prefix})}"
+        async with self.answered("GET", "", {}, query=query) as answer:
+            found = re.findall(r"<Key>([^<]+)</Key>", await answer.text())
+            return [unescape(key) for key in found]
+
     async def _send(
-        self, method: str, key: str, headers: Mapping[str, str], body: bytes
+        self, method: str, key: str, headers: Mapping[str, str], body: bytes, query: str
     ) -> aiohttp.ClientResponse:
-        place, credentials = await self._find_place(), await self._credentials()
-        request = AWSRequest(method=method, url=_address(place, key), headers=dict(headers), data=body)
+        place, credentials = self._place, await self._credentials()
+        address = _address(place, key) + query
+        request = AWSRequest(method=method, url=address, headers=dict(headers), data=body)
         S3SigV4Auth(credentials, place.service, place.region).add_auth(request)
-        # Over the client's own session: with its pool, TLS, proxies and time-outs.
-        http = self._client._endpoint.http_session  # type: ignore[attr-defined]  # noqa: SLF001
-        sent = await http.send(AWSPreparedRequest(method, str(request.url), request.headers, body, True))
+        sent = await self._http.send(
+            AWSPreparedRequest(method, str(request.url), request.headers, body, True)
+        )
         answer: aiohttp.ClientResponse = sent.raw
         if answer.status < 300:
             return answer
@@ -125,17 +147,6 @@ class SignedRequests:
             raise NoCredentialsError
         return await credentials.get_frozen_credentials()
 
-    async def _find_place(self) -> _Place:
-        """Told by an address that a client has signed for nobody: it alone knows all partitions."""
-        if self._place is None:
-            async with self._open_client(aws_access_key_id=NOBODY, aws_secret_access_key=NOBODY) as client:
-                told = await client.generate_presigned_url(
-                    "get_object", Params={"Bucket": self._bucket, "Key": "key"}
-                )
-            scope = parse_qs(urlsplit(told).query)["X-Amz-Credential"][0].split("/")
-            self._place = _Place(told.partition("?")[0].removesuffix("key"), scope[-3], scope[-2])
-        return self._place
 
-
-def _address(place: _Place, key: str) -> str:
+def _address(place: Place, key: str) -> str:
     return f"{place.base_url}{percent_encode(key, safe='/~')}"
