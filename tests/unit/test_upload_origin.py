@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from growbin.config import Settings
+from growbin.errors import Unavailable
 from growbin.wiring.parts import open_uploads
 
 
@@ -44,3 +45,10 @@ async def test_endpoint_of_the_environment_counts_for_both(monkeypatch: pytest.M
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:8333")
     async with open_uploads(Settings.model_validate({})) as uploads:
         assert uploads.origin.endswith("127.0.0.1:8333")
+
+
+async def test_bucket_that_cannot_be_is_told_in_words() -> None:
+    """Whoever asks for it hears what is wrong with its name, before anything is asked of S3."""
+    with pytest.raises(Unavailable, match="arn:photos"):
+        async with open_uploads(Settings.model_validate({"s3_bucket_name": "arn:photos"})):
+            pass

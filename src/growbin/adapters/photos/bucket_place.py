@@ -11,6 +11,7 @@ from typing import Any
 
 from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.endpoint_provider import EndpointProvider
+from botocore.loaders import create_loader
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def place_of(session: Any, bucket: str, region: str, endpoint_url: str | None) -
     s3 = session.get_config_variable("s3") or {}
     dualstack = s3.get("use_dualstack_endpoint", session.get_config_variable("use_dualstack_endpoint"))
 
-    loader = session.get_component("data_loader")
+    loader = create_loader(session.get_config_variable("data_path"))  # the session's keeps all that it reads
     rules = EndpointProvider(
         loader.load_service_model("s3", "endpoint-rule-set-1"), loader.load_data("partitions")
     )

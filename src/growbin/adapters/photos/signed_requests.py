@@ -22,10 +22,11 @@ from aiobotocore.endpoint import AioEndpointCreator
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.exceptions import HTTPClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, HTTPClientError, NoCredentialsError
 from botocore.utils import percent_encode
 
 from growbin.adapters.photos.bucket_place import Place, place_of
+from growbin.errors import Unavailable
 
 MOST_CONNECTIONS = 64
 MAX_PAUSE_SECONDS = 0.5  # before the second try
@@ -68,9 +69,12 @@ class SignedRequests:
         connect_timeout_seconds: float,
         read_timeout_seconds: float,
     ) -> AsyncIterator[Self]:
-        """`proxies`: None for those of the environment. Raises BotoCoreError where no such bucket can be."""
+        """`proxies`: None for those of the environment. Raises Unavailable where no such bucket can be."""
         inner: Any = session._session  # noqa: SLF001  # botocore's, which it does not show
-        place = place_of(inner, bucket, region, endpoint_url)
+        try:
+            place = place_of(inner, bucket, region, endpoint_url)
+        except BotoCoreError as error:
+            raise Unavailable("s3", str(error)) from None
         creator: Any = AioEndpointCreator(inner.get_component("event_emitter"))
         endpoint = creator.create_endpoint(
             SimpleNamespace(endpoint_prefix=place.service),
