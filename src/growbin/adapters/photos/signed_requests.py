@@ -21,8 +21,8 @@ import aiohttp
 from aiobotocore.endpoint import AioEndpointCreator
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
-from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.exceptions import BotoCoreError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.utils import percent_encode
 
 from growbin.adapters.photos.bucket_place import Place, place_of
