@@ -180,6 +180,8 @@ async def test_request_arrives_as_it_was_signed(region: str, token: str | None) 
                 assert arrived[-1][2], (key, method)
                 for name in (*headers, "X-Amz-Content-SHA256", *(["X-Amz-Security-Token"] if token else [])):
                     assert name.lower() in arrived[-1][3]
+            assert await requests.listed(key) == []
+            assert arrived[-1][2], key
 
 
 async def test_renewed_credentials_sign_the_next_request() -> None:

@@ -1,7 +1,8 @@
-"""Requests to one bucket, signed by botocore's own signers and sent over its own connections.
+"""Requests to one bucket, signed, and sent over botocore's own connections.
 
-Its session finds the credentials (and renews them), TLS and proxies. What its client does besides for each
-call, to know, check and translate any operation of any service, costs ten times the signature.
+Its session finds the credentials (and renews them), TLS and proxies. What its client and its signers do
+besides for each call, to know, check and translate any operation of any service, costs many times what is
+needed.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ from contextlib import asynccontextmanager
 from html import unescape
 from types import SimpleNamespace
 from typing import Any, Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote
 
 import aioboto3
 import aiohttp
 from aiobotocore.endpoint import AioEndpointCreator
-from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
-from botocore.awsrequest import AWSPreparedRequest, AWSRequest
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import BotoCoreError, HTTPClientError, NoCredentialsError
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.utils import percent_encode
 
 from growbin.adapters.photos.bucket_place import Place, place_of
+from growbin.adapters.photos.signatures import Signer
 from growbin.errors import Unavailable
 
 MOST_CONNECTIONS = 64
@@ -54,7 +54,7 @@ class SignedRequests:
     def __init__(self, session: aioboto3.Session, http: Any, place: Place) -> None:
         self._session = session
         self._http = http
-        self._place = place
+        self._signer = Signer(place)
 
     @classmethod
     @asynccontextmanager
@@ -91,17 +91,13 @@ class SignedRequests:
     @property
     def origin(self) -> str:
         """Scheme and host of every address; no credentials are needed."""
-        parts = urlsplit(self._place.base_url)
-        return f"{parts.scheme}://{parts.netloc}"
+        return self._signer.origin
 
     async def presigned(
         self, method: str, key: str, expires_seconds: int, headers: Mapping[str, str] | None = None
     ) -> str:
         """An address that anybody may use, with `headers` as they are."""
-        place, credentials = self._place, await self._credentials()
-        request = AWSRequest(method=method, url=_address(place, key), headers=dict(headers or {}))
-        S3SigV4QueryAuth(credentials, place.service, place.region, expires=expires_seconds).add_auth(request)
-        return str(request.url)
+        return self._signer.presigned(await self._credentials(), method, key, expires_seconds, headers or {})
 
     @asynccontextmanager
     async def answered(
@@ -121,7 +117,7 @@ class SignedRequests:
 
     async def listed(self, prefix: str) -> list[str]:
         """The first thousand keys that begin so. Raises as `answered`."""
-        query = f"?{urlencode({'list-type': 2, 'prefix': prefix})}"
+        query = f"list-type=2&prefix={quote(prefix, safe='')}"
         async with self.answered("GET", "", {}, query=query) as answer:
             found = re.findall(r"<Key>([^<]+)</Key>", await answer.text())
             return [unescape(key) for key in found]
@@ -129,13 +125,9 @@ class SignedRequests:
     async def _send(
         self, method: str, key: str, headers: Mapping[str, str], body: bytes, query: str
     ) -> aiohttp.ClientResponse:
-        place, credentials = self._place, await self._credentials()
-        address = _address(place, key) + query
-        request = AWSRequest(method=method, url=address, headers=dict(headers), data=body)
-        S3SigV4Auth(credentials, place.service, place.region).add_auth(request)
-        sent = await self._http.send(
-            AWSPreparedRequest(method, str(request.url), request.headers, body, True)
-        )
+        signed: Any = self._signer.signed(await self._credentials(), method, key, headers, body, query)
+        address = self._signer.address(key, query)
+        sent = await self._http.send(AWSPreparedRequest(method, address, signed, body, True))
         answer: aiohttp.ClientResponse = sent.raw
         if answer.status < 300:
             return answer
@@ -150,7 +142,3 @@ class SignedRequests:
         if credentials is None:
             raise NoCredentialsError
         return await credentials.get_frozen_credentials()
-
-
-def _address(place: Place, key: str) -> str:
-    return f"{place.base_url}{percent_encode(key, safe='/~')}"
