@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import aioboto3
@@ -14,9 +16,11 @@ from aiohttp import web
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
+from botocore.httpsession import get_cert_path
+from botocore.session import get_session
 from types_aiobotocore_s3 import S3Client
 
-from growbin.adapters.photos.signed_requests import Refused, SignedRequests
+from growbin.adapters.photos.signed_requests import Refused, SignedRequests, _believed
 from tests.loopback import Handler, served
 
 KEYS = [
@@ -67,7 +71,7 @@ async def opened(
             bucket,
             region=region,
             endpoint_url=endpoint_url,
-            proxies={},
+            is_proxied=False,
             connect_timeout_seconds=2,
             read_timeout_seconds=5,
         ) as requests,
@@ -246,3 +250,49 @@ async def test_connection_that_was_closed_meanwhile_costs_nothing() -> None:
             async with requests.answered("GET", "x.jpg", {}) as answer:
                 assert await answer.read() == b"body"
     assert asked == 3
+
+
+async def test_proxy_of_the_environment_is_asked_for_what_lies_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole address is its to resolve, also when a redirect comes back: that is S3's refusal."""
+    asked = list[str]()
+
+    async def proxy(request: web.BaseRequest) -> web.Response:
+        asked.append(f"{request.host} {request.path}")
+        return web.Response(status=307, headers={"Location": "http://elsewhere.example/"})
+
+    session = aioboto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name="eu-west-1")
+    async with served(proxy) as url:
+        monkeypatch.setenv("http_proxy", url)
+        async with SignedRequests.open(
+            session,
+            "photos",
+            region="eu-west-1",
+            endpoint_url="http://s3.example",
+            is_proxied=True,
+            connect_timeout_seconds=2,
+            read_timeout_seconds=5,
+        ) as requests:
+            with pytest.raises(Refused, match="307"):
+                async with requests.answered("GET", "x.jpg", {}):
+                    pass
+    assert asked == ["s3.example /photos/x.jpg"]
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_certificates_of_the_environment_are_believed_instead(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    """As by every client of AWS; else those that botocore brings along or finds."""
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    known = Path(str(get_cert_path(True))).read_text(encoding="utf-8")
+    first, end, _ = known.partition("-----END CERTIFICATE-----")
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(first[first.index("-----BEGIN") :] + end, encoding="utf-8")
+    assert len(_believed(get_session()).get_ca_certs()) > 100
+    monkeypatch.setenv(variable, str(bundle))
+    context = _believed(get_session())
+    assert len(context.get_ca_certs()) == 1
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

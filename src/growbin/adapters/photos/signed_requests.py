@@ -1,8 +1,7 @@
-"""Requests to one bucket, signed, and sent over botocore's own connections.
+"""Requests to one bucket, signed, and sent over connections that are kept.
 
-Its session finds the credentials (and renews them), TLS and proxies. What its client and its signers do
-besides for each call, to know, check and translate any operation of any service, costs many times what is
-needed.
+The session of aioboto3 finds the credentials and renews them. What its client does besides for each call, to
+know, check and translate any operation of any service, costs many times what is needed.
 """
 
 from __future__ import annotations
@@ -10,25 +9,27 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from html import unescape
-from types import SimpleNamespace
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aioboto3
 import aiohttp
-from aiobotocore.endpoint import AioEndpointCreator
-from botocore.awsrequest import AWSPreparedRequest
-from botocore.exceptions import BotoCoreError, HTTPClientError, NoCredentialsError
-from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.endpoint import EndpointCreator
+from botocore.exceptions import BotoCoreError, NoCredentialsError
+from botocore.httpsession import get_cert_path
+from botocore.utils import get_environ_proxies
+from yarl import URL
 
-from growbin.adapters.photos.bucket_place import Place, place_of
+from growbin.adapters.photos.bucket_place import place_of
 from growbin.adapters.photos.signatures import Signer
 from growbin.errors import Unavailable
 
 MOST_CONNECTIONS = 64
+KEPT_SECONDS = 12  # S3 closes what is idle for twenty
 MAX_PAUSE_SECONDS = 0.5  # before the second try
 LONGEST_REFUSAL_BYTES = 16 * 1024
 # As the client's own retries have it.
@@ -51,10 +52,13 @@ class Refused(Exception):
 class SignedRequests:
     """All to one bucket; the time-outs hold for each."""
 
-    def __init__(self, session: aioboto3.Session, http: Any, place: Place) -> None:
+    def __init__(
+        self, session: aioboto3.Session, http: aiohttp.ClientSession, signer: Signer, proxy: str | None
+    ) -> None:
         self._session = session
         self._http = http
-        self._signer = Signer(place)
+        self._signer = signer
+        self._proxy = proxy
 
     @classmethod
     @asynccontextmanager
@@ -65,28 +69,32 @@ class SignedRequests:
         *,
         region: str,
         endpoint_url: str | None,
-        proxies: Mapping[str, str] | None,
+        is_proxied: bool,
         connect_timeout_seconds: float,
         read_timeout_seconds: float,
     ) -> AsyncIterator[Self]:
-        """`proxies`: None for those of the environment. Raises Unavailable where no such bucket can be."""
+        """`is_proxied`: by what the environment says. Raises Unavailable where no such bucket can be."""
         inner: Any = session._session  # noqa: SLF001  # botocore's, which it does not show
         try:
             place = place_of(inner, bucket, region, endpoint_url)
         except BotoCoreError as error:
             raise Unavailable("s3", str(error)) from None
-        creator: Any = AioEndpointCreator(inner.get_component("event_emitter"))
-        endpoint = creator.create_endpoint(
-            SimpleNamespace(endpoint_prefix=place.service),
-            place.region,
-            place.base_url,
-            verify=inner.get_config_variable("ca_bundle"),
-            timeout=(connect_timeout_seconds, read_timeout_seconds),
-            max_pool_connections=MOST_CONNECTIONS,
-            proxies=proxies,
-        )
-        async with endpoint.http_session as http:
-            yield cls(session, http, place)
+        proxies = get_environ_proxies(place.base_url) if is_proxied else {}
+        scheme = urlsplit(place.base_url).scheme
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=MOST_CONNECTIONS,
+                keepalive_timeout=KEPT_SECONDS,
+                ssl=_believed(inner) if scheme == "https" else True,
+            ),
+            timeout=aiohttp.ClientTimeout(
+                sock_connect=connect_timeout_seconds, sock_read=read_timeout_seconds
+            ),
+            headers={"Accept-Encoding": "identity"},
+            skip_auto_headers={"Content-Type"},
+            auto_decompress=False,
+        ) as http:
+            yield cls(session, http, Signer(place), proxies.get(scheme))
 
     @property
     def origin(self) -> str:
@@ -103,11 +111,11 @@ class SignedRequests:
     async def answered(
         self, method: str, key: str, headers: Mapping[str, str], body: bytes = b"", query: str = ""
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer, its body unread; tried once more where that may help. Raises Refused, and what the
-        client itself raises where there is no answer."""
+        """The answer, its body unread; tried once more where that may help. Raises Refused, and
+        aiohttp.ClientError or OSError where there is no answer."""
         try:
             answer = await self._send(method, key, headers, body, query)
-        except (Refused, BotoConnectionError, HTTPClientError) as error:
+        except (Refused, aiohttp.ClientError, OSError) as error:
             if isinstance(error, Refused) and not error.may_pass:
                 raise
             await asyncio.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  # jitter, not a secret
@@ -125,10 +133,15 @@ class SignedRequests:
     async def _send(
         self, method: str, key: str, headers: Mapping[str, str], body: bytes, query: str
     ) -> aiohttp.ClientResponse:
-        signed: Any = self._signer.signed(await self._credentials(), method, key, headers, body, query)
-        address = self._signer.address(key, query)
-        sent = await self._http.send(AWSPreparedRequest(method, address, signed, body, True))
-        answer: aiohttp.ClientResponse = sent.raw
+        signed = self._signer.signed(await self._credentials(), method, key, headers, body, query)
+        answer = await self._http.request(
+            method,
+            URL(self._signer.address(key, query), encoded=True),
+            headers=signed,
+            data=body,
+            proxy=self._proxy,
+            allow_redirects=False,
+        )
         if answer.status < 300:
             return answer
         async with answer:
@@ -142,3 +155,10 @@ class SignedRequests:
         if credentials is None:
             raise NoCredentialsError
         return await credentials.get_frozen_credentials()
+
+
+def _believed(session: Any) -> ssl.SSLContext:
+    """The certificates that botocore believes, by AWS's variables and files or its own."""
+    creator: Any = EndpointCreator
+    told = creator(None)._get_verify_value(session.get_config_variable("ca_bundle"))  # noqa: SLF001
+    return ssl.create_default_context(cafile=get_cert_path(told))

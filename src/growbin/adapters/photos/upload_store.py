@@ -54,7 +54,7 @@ class S3UploadStore:
             bucket,
             region=region,
             endpoint_url=endpoint_url,
-            proxies={} if is_nearby(endpoint_url) else None,  # None: those of the environment
+            is_proxied=not is_nearby(endpoint_url),
             connect_timeout_seconds=connect_timeout_seconds,
             read_timeout_seconds=read_timeout_seconds,
         ) as requests:
