@@ -48,6 +48,11 @@ PLACES = [
 ]
 
 
+def config_for(endpoint_url: str | None) -> AioConfig:
+    style = "path" if endpoint_url else "virtual"
+    return AioConfig(signature_version="s3v4", s3={"addressing_style": style}, proxies={})
+
+
 @asynccontextmanager
 async def opened(
     region: str = "ap-northeast-2",
@@ -61,11 +66,8 @@ async def opened(
         aws_session_token=token,
         region_name=region,
     )
-    config = AioConfig(
-        signature_version="s3v4", s3={"addressing_style": "path" if endpoint_url else "virtual"}, proxies={}
-    )
     async with (
-        session.client("s3", endpoint_url=endpoint_url, config=config) as client,
+        session.client("s3", endpoint_url=endpoint_url, config=config_for(endpoint_url)) as client,
         SignedRequests.open(
             session,
             bucket,
@@ -193,10 +195,12 @@ async def test_renewed_credentials_sign_the_next_request() -> None:
     async with opened() as (requests, _):
         before = await requests.presigned("GET", "x.jpg", 60)
         requests._session._session.set_credentials("AKIDRENEWED", "another", "token")
-        after = await requests.presigned("GET", "x.jpg", 60)
+        async with requests._session.client("s3", config=config_for(None)) as renewed:
+            after, theirs = await both_in_one_second(requests, renewed, "photos", "x.jpg", {})
     assert "AKIDEXAMPLE" in before
     assert "AKIDRENEWED" in after
     assert "X-Amz-Security-Token=token" in after
+    assert after == theirs
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Where a bucket is, by botocore's own rules: they alone know all partitions.
 
 Its client would say the same. To be made it reads a description of all that S3 can do and of every region of
-every service: an eighth of a second, and 12 MB that stay.
+every service: a tenth of a second, and 12 MB that stay.
 """
 
 from __future__ import annotations
