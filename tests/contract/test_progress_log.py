@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
@@ -684,6 +685,38 @@ async def test_each_end_is_counted_and_logged_once_where_it_is_written(parts: di
         expected = {"done": 1, FAILURE.code: 1, "expired": 1, "cancelled": 2, "not_uploaded": 1}
         assert counts() - before == expected
         assert Counter(line["outcome"] for line in lines if line["event"] == "job_ended") == expected
+
+
+async def test_accepted_job_that_nobody_could_queue_ends_as_a_job(parts: dict[str, str]) -> None:
+    """Its 202 stands although the log could not be written then: it is counted with the jobs, not with unused
+    tickets, and its end is kept as long as theirs, or a look at its record would begin it anew."""
+    url = f"{parts['REDIS_URL'].rstrip('/')}/2"
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as progress:
+
+        async def ended(record: Upload, outcome: str) -> bool:
+            with capture_logs() as lines:
+                async with asyncio.timeout(10):
+                    while not (state := await progress.state(record.job_id)) or not state.entry.ends:
+                        await asyncio.sleep(0.02)
+            assert [line["outcome"] for line in lines if line["event"] == "job_ended"] == [outcome]
+            return bool(await progress.redis.ttl(keys.result(record.job_id)) > keys.LOG_SECONDS)
+
+        accepted, unused = upload(), upload()
+        for record in (accepted, unused):
+            await progress.open_job(record, int(time.time() * 1000) + 300)
+        assert isinstance(await accept(progress, accepted, 0), Accepted)
+        assert await ended(accepted, "expired")
+        assert not await ended(unused, "not_uploaded")
+
+        cancelled, due = upload(), upload()
+        await progress.open_job(cancelled, int(time.time() * 1000) + 60_000)
+        await accept(progress, cancelled)
+        assert await progress.cancel(cancelled.job_id)
+        assert await progress.redis.ttl(keys.result(cancelled.job_id)) > keys.LOG_SECONDS
+        with capture_logs() as lines:  # by who has its event, of a log that forgot that it was accepted
+            await progress.open_job(due, int(time.time() * 1000) - 1)
+            assert await progress.expire_if_due(job_of(due).model_copy(update={"deadline_ms": 1}))
+        assert [line["outcome"] for line in lines if line["event"] == "job_ended"] == ["expired"]
 
 
 async def test_end_whose_writer_did_not_hear_of_it_is_counted_when_it_asks_again(

@@ -12,6 +12,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from growbin.adapters.photos.upload_store import S3UploadStore
 from growbin.errors import JobFailed, Unavailable
@@ -198,9 +199,11 @@ async def test_deleting_is_repeatable(bucket: Bucket, key: str) -> None:
 
 
 async def test_all_that_lies_there_of_a_job_is_found(bucket: Bucket) -> None:
-    """As it came, and the public copy, under the names of any version; nothing of another job."""
+    """As it came, and the public copy, under the names of any version, of whatever letters; nothing of
+    another job."""
     job_id, other = uuid4(), uuid4()
-    names = [f"incoming/{job_id}", f"incoming/{job_id}.png", f"{job_id}.jpg", f"{job_id}.webp"]
+    odd = f"{job_id}/a b&c<사진>.jpg"
+    names = [f"incoming/{job_id}", f"incoming/{job_id}.png", f"{job_id}.jpg", f"{job_id}.webp", odd]
     for name in (*names, f"incoming/{other}", f"{other}.jpg"):
         await bucket.store.publish_photo(name, CleanPhoto(PHOTO, "image/jpeg", 4, 3), 60)
     assert sorted(await bucket.store.keys_of(job_id)) == sorted(names)
@@ -291,13 +294,14 @@ async def test_many_refused_reads_do_not_exhaust_the_client(
     assert len(await store.read(key, etag, len(PHOTO) * 20)) == len(PHOTO) * 20
 
 
-async def test_the_public_copy_carries_its_cache_time(store: S3UploadStore) -> None:
+async def test_the_public_copy_carries_its_cache_time(
+    store: S3UploadStore, http: aiohttp.ClientSession
+) -> None:
     """The CDN and the browser are told how long to keep it."""
     key = f"{uuid4()}.png"
     await store.publish_photo(key, CleanPhoto(PHOTO, "image/png", 4, 3), 86_400)
-    got = await store._client.get_object(Bucket=store._bucket, Key=key)
-    async with got["Body"]:
-        assert got["CacheControl"] == "public, max-age=86400"
+    async with http.get(URL(await store.read_address(key, 60), encoded=True)) as got:
+        assert got.headers["Cache-Control"] == "public, max-age=86400"
 
 
 # --- trouble ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -50,6 +51,15 @@ def test_mistake_in_the_overlay_is_named_with_file_and_line(name: str, tmp_path:
     )
     said = failed_start(name, {"RULES_DIR": str(tmp_path)})
     assert f"{overlay}:2: colour: there is no such field" in said
+
+
+def test_gateway_imports_nothing_of_a_consumers_work() -> None:
+    """Neither model's client nor pictures, nor what S3's own client would bring along: all that would be CPU
+    and memory of each gateway, for nothing."""
+    heavy = {"openai", "PIL", "numpy", "onnxruntime", "s3transfer", "growbin.consumer", "growbin.photo"}
+    code = f"import sys, growbin.wiring.gateway; print({heavy} & sys.modules.keys())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("name", ["gateway", "consumer"])

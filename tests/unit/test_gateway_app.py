@@ -234,6 +234,19 @@ async def test_job_looks_as_described(node: Node, client: Client) -> None:
     assert set(view) <= set(JobView.model_fields)
 
 
+async def test_docs_page_names_the_address_that_was_asked(client: Client) -> None:
+    """So that its examples work as they are, also where no script runs; whatever a client calls us, it is
+    text."""
+    ours = f"http://{client.host}:{client.port}"
+    assert f"api={ours}\n" in await (await client.get("/docs")).text()
+    for host, shown in (("bins.test", "http://bins.test"), ("<b>&", "http://&lt;b&gt;&amp;")):
+        text = await (await client.get("/docs", headers={"Host": host})).text()
+        assert f"api={shown}\n" in text
+        assert "127.0.0.1:8080" not in text
+    forwarded = {"X-Forwarded-Host": "bins.test", "X-Forwarded-Proto": "https"}
+    assert "api=https://bins.test\n" in await (await client.get("/docs", headers=forwarded)).text()
+
+
 async def test_docs_page_needs_nothing_from_elsewhere(client: Client) -> None:
     """Its style and script are the gateway's own; every call and every code has its row."""
     response = await client.get("/docs")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import aioboto3
@@ -15,9 +16,11 @@ from aiohttp import web
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
+from botocore.httpsession import get_cert_path
+from botocore.session import get_session
 from types_aiobotocore_s3 import S3Client
 
-from growbin.adapters.photos.signed_requests import Refused, SignedRequests
+from growbin.adapters.photos.signed_requests import Refused, SignedRequests, _believed
 from tests.loopback import Handler, served
 
 KEYS = [
@@ -45,6 +48,11 @@ PLACES = [
 ]
 
 
+def config_for(endpoint_url: str | None) -> AioConfig:
+    style = "path" if endpoint_url else "virtual"
+    return AioConfig(signature_version="s3v4", s3={"addressing_style": style}, proxies={})
+
+
 @asynccontextmanager
 async def opened(
     region: str = "ap-northeast-2",
@@ -58,12 +66,19 @@ async def opened(
         aws_session_token=token,
         region_name=region,
     )
-    config = AioConfig(
-        signature_version="s3v4", s3={"addressing_style": "path" if endpoint_url else "virtual"}, proxies={}
-    )
-    open_client = partial(session.client, "s3", endpoint_url=endpoint_url, config=config)
-    async with open_client() as client:
-        yield SignedRequests(session, client, open_client, bucket), client
+    async with (
+        session.client("s3", endpoint_url=endpoint_url, config=config_for(endpoint_url)) as client,
+        SignedRequests.open(
+            session,
+            bucket,
+            region=region,
+            endpoint_url=endpoint_url,
+            is_proxied=False,
+            connect_timeout_seconds=2,
+            read_timeout_seconds=5,
+        ) as requests,
+    ):
+        yield requests, client
 
 
 async def both_in_one_second(
@@ -98,6 +113,31 @@ async def test_address_is_the_clients_own_to_the_letter(
             for declared in DECLARATIONS:
                 ours, theirs = await both_in_one_second(requests, client, bucket, key, declared)
                 assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("region", "environment"),
+    [
+        ("us-east-1", {"AWS_S3_US_EAST_1_REGIONAL_ENDPOINT": "regional"}),
+        ("eu-central-1", {"AWS_USE_DUALSTACK_ENDPOINT": "true"}),
+        ("us-gov-west-1", {"AWS_USE_FIPS_ENDPOINT": "true"}),
+        ("eu-central-1", {"AWS_ENDPOINT_URL_S3": "https://s3.example", "AWS_USE_FIPS_ENDPOINT": "true"}),
+        ("eu-central-1", {"AWS_ENDPOINT_URL": "http://127.0.0.1:8333"}),
+        (
+            "eu-central-1",
+            {"AWS_ENDPOINT_URL": "http://a.example", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+        ),
+    ],
+)
+async def test_what_the_environment_says_moves_it_as_it_moves_the_client(
+    monkeypatch: pytest.MonkeyPatch, region: str, environment: dict[str, str]
+) -> None:
+    """AWS's own variables count, each and together."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    async with opened(region) as (requests, client):
+        ours, theirs = await both_in_one_second(requests, client, "photos", "x.jpg", {})
+    assert ours == theirs
 
 
 def signature(request: web.BaseRequest, body: bytes, token: str | None) -> str:
@@ -146,6 +186,8 @@ async def test_request_arrives_as_it_was_signed(region: str, token: str | None) 
                 assert arrived[-1][2], (key, method)
                 for name in (*headers, "X-Amz-Content-SHA256", *(["X-Amz-Security-Token"] if token else [])):
                     assert name.lower() in arrived[-1][3]
+            assert await requests.listed(key) == []
+            assert arrived[-1][2], key
 
 
 async def test_renewed_credentials_sign_the_next_request() -> None:
@@ -153,10 +195,12 @@ async def test_renewed_credentials_sign_the_next_request() -> None:
     async with opened() as (requests, _):
         before = await requests.presigned("GET", "x.jpg", 60)
         requests._session._session.set_credentials("AKIDRENEWED", "another", "token")
-        after = await requests.presigned("GET", "x.jpg", 60)
+        async with requests._session.client("s3", config=config_for(None)) as renewed:
+            after, theirs = await both_in_one_second(requests, renewed, "photos", "x.jpg", {})
     assert "AKIDEXAMPLE" in before
     assert "AKIDRENEWED" in after
     assert "X-Amz-Security-Token=token" in after
+    assert after == theirs
 
 
 @pytest.mark.parametrize(
@@ -210,3 +254,49 @@ async def test_connection_that_was_closed_meanwhile_costs_nothing() -> None:
             async with requests.answered("GET", "x.jpg", {}) as answer:
                 assert await answer.read() == b"body"
     assert asked == 3
+
+
+async def test_proxy_of_the_environment_is_asked_for_what_lies_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole address is its to resolve, also when a redirect comes back: that is S3's refusal."""
+    asked = list[str]()
+
+    async def proxy(request: web.BaseRequest) -> web.Response:
+        asked.append(f"{request.host} {request.path}")
+        return web.Response(status=307, headers={"Location": "http://elsewhere.example/"})
+
+    session = aioboto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name="eu-west-1")
+    async with served(proxy) as url:
+        monkeypatch.setenv("http_proxy", url)
+        async with SignedRequests.open(
+            session,
+            "photos",
+            region="eu-west-1",
+            endpoint_url="http://s3.example",
+            is_proxied=True,
+            connect_timeout_seconds=2,
+            read_timeout_seconds=5,
+        ) as requests:
+            with pytest.raises(Refused, match="307"):
+                async with requests.answered("GET", "x.jpg", {}):
+                    pass
+    assert asked == ["s3.example /photos/x.jpg"]
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_certificates_of_the_environment_are_believed_instead(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    """As by every client of AWS; else those that botocore brings along or finds."""
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    known = Path(str(get_cert_path(True))).read_text(encoding="utf-8")
+    first, end, _ = known.partition("-----END CERTIFICATE-----")
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(first[first.index("-----BEGIN") :] + end, encoding="utf-8")
+    assert len(_believed(get_session()).get_ca_certs()) > 100
+    monkeypatch.setenv(variable, str(bundle))
+    context = _believed(get_session())
+    assert len(context.get_ca_certs()) == 1
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

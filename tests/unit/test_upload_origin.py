@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from growbin.config import Settings
+from growbin.errors import Unavailable
 from growbin.wiring.parts import open_uploads
 
 
@@ -34,7 +35,7 @@ async def test_page_may_upload_where_tickets_point(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     chosen = Settings.model_validate(settings)
     async with open_uploads(chosen) as uploads:
-        assert await uploads.origin() == origin
+        assert uploads.origin == origin
         ticket = urlsplit((await uploads.ticket("incoming/a", "image/jpeg", 5, 300)).url)
     assert f"{ticket.scheme}://{ticket.netloc}" == origin
 
@@ -43,4 +44,11 @@ async def test_endpoint_of_the_environment_counts_for_both(monkeypatch: pytest.M
     """AWS's own variable moves tickets, and the page's policy with them; no credentials are needed."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:8333")
     async with open_uploads(Settings.model_validate({})) as uploads:
-        assert (await uploads.origin()).endswith("127.0.0.1:8333")
+        assert uploads.origin.endswith("127.0.0.1:8333")
+
+
+async def test_bucket_that_cannot_be_is_told_in_words() -> None:
+    """Whoever asks for it hears what is wrong with its name, before anything is asked of S3."""
+    with pytest.raises(Unavailable, match="arn:photos"):
+        async with open_uploads(Settings.model_validate({"s3_bucket_name": "arn:photos"})):
+            pass

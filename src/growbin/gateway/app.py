@@ -7,6 +7,7 @@ import json
 import re
 import time
 import uuid
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,7 +34,7 @@ from growbin.gateway.jobs import (
 )
 from growbin.gateway.live_stream import PULSE, Pulse
 from growbin.gateway.openapi import COUNTED, Call, Parameter
-from growbin.gateway.origins import add_cors_headers, guard_origin
+from growbin.gateway.origins import add_cors_headers, guard_origin, origin_asked
 from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.rates import LEVELS, RATES, Rates, rate_headers
 from growbin.gateway.session_watch import LOOKS, SlowLooks
@@ -379,8 +380,9 @@ def _add_pages(app: web.Application, *, image_origin: str, upload_origin: str) -
 
         return send_description
 
-    async def send_docs(_request: web.Request) -> web.Response:
-        return web.Response(text=docs, content_type="text/html", headers=headers)
+    async def send_docs(request: web.Request) -> web.Response:
+        text = docs.replace(reference.EXAMPLE, escape(origin_asked(request)))
+        return web.Response(text=text, content_type="text/html", headers=headers)
 
     calls = openapi.describe(CALLS, app[GATEWAY].limits.photo_max_bytes)
     app.router.add_get("/openapi.json", serve_description(calls))

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 from growbin.errors import Rejected
 from growbin.gateway.addresses import first_forwarded, is_trusted
 from growbin.gateway.context import GATEWAY
+from growbin.gateway.sessions import came_over_tls
 
 READING = ("GET", "HEAD", "OPTIONS")
 METHODS = "GET, POST, DELETE"
@@ -69,6 +70,11 @@ def _is_own(request: web.Request) -> bool:
     default_port = DEFAULT_PORTS.get(parts.scheme, "")
     host = _host(request).removesuffix(default_port)
     return bool(host) and parts.netloc.lower().removesuffix(default_port) == host
+
+
+def origin_asked(request: web.Request) -> str:
+    """Scheme and host as the client has called us; they are its words."""
+    return f"{'https' if came_over_tls(request) else 'http'}://{_host(request)}"
 
 
 def _host(request: web.Request) -> str:

@@ -12,6 +12,7 @@ from growbin.gateway.openapi import Call, describe
 from growbin.messages import failure, failure_codes, problem_title
 
 FOLDER = Path(__file__).parent / "page" / "docs"
+EXAMPLE = "http://127.0.0.1:8080"  # in the page stands instead by what address it was asked for
 CLIENTS = (
     ("curl, in a POSIX shell", ("client.sh",)),
     ("TypeScript, without a package", ("client.ts", "run.ts")),

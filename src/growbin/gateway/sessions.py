@@ -74,7 +74,7 @@ async def end_session(request: web.Request) -> web.Response:
     answer = web.Response(status=204)
     for name in COOKIES_READ:
         if name in request.cookies:
-            answer.del_cookie(name, path="/", httponly=True, samesite="Lax", secure=_came_over_tls(request))
+            answer.del_cookie(name, path="/", httponly=True, samesite="Lax", secure=came_over_tls(request))
     return answer
 
 
@@ -170,7 +170,7 @@ def kept(session: Session) -> Session:
 def keep_session(request: web.Request, response: web.Response, session: Session) -> None:
     """Set the cookie, anew each time: its life slides with the session's."""
     if session.in_cookie:
-        is_secure = _came_over_tls(request)
+        is_secure = came_over_tls(request)
         for name in COOKIES_READ if is_secure else (COOKIE,):
             response.set_cookie(
                 name,
@@ -194,7 +194,7 @@ def address_key(request: web.Request) -> str:
     return address_hash(address_of(request))
 
 
-def _came_over_tls(request: web.Request) -> bool:
+def came_over_tls(request: web.Request) -> bool:
     gateway = request.app[GATEWAY]
     forwarded = first_forwarded(request.headers.get("X-Forwarded-Proto", "")) == "https"
     return gateway.secure_cookies or (forwarded and is_trusted(request.remote, gateway.trusted_proxies))

@@ -252,4 +252,4 @@ def national_rulebook() -> Rulebook:
     data = files("growbin").joinpath("data")
     things = TypeAdapter(list[Thing]).validate_json(data.joinpath("things.json").read_bytes())
     rules = TypeAdapter(dict[str, object]).validate_json(data.joinpath("rules.json").read_bytes())
-    return Rulebook.model_validate({**rules, "things": [thing.model_dump() for thing in things]})
+    return Rulebook.model_validate({**rules, "things": things})

@@ -24,10 +24,13 @@ class ThingFinder:
             for locale, names in thing.names.items()
             for name in names
         ]
-        self._nearby: dict[str, list[int]] = defaultdict(list)
+        # By their hashes: the texts of so many forms would take megabytes. Should two hashes ever be alike, a
+        # thing too many is found.
+        self._nearby: dict[int, tuple[int, ...]] = defaultdict(tuple)
         for number, (name, _, _) in enumerate(self._names):
+            this_one = (number,)
             for form in _one_letter_less(name):
-                self._nearby[form].append(number)
+                self._nearby[hash(form)] += this_one
 
     def find(self, name: str, locale: Locale) -> list[Thing]:
         """The things that `name` may mean, best first: called so, beginning so, containing it or contained
@@ -35,7 +38,7 @@ class ThingFinder:
         asked = letters_of(name)
         if not asked:
             return []
-        misspelt = {number for form in _one_letter_less(asked) for number in self._nearby.get(form, ())}
+        misspelt = {number for form in _one_letter_less(asked) for number in self._nearby.get(hash(form), ())}
         ranked = []
         for number, (known, thing, language) in enumerate(self._names):
             rank = _rank(asked, known) or (4 if number in misspelt else 0)

@@ -69,7 +69,7 @@ def _checks(settings: Settings, role: Role | None) -> list[doctor.Check]:
 
     async def proxies() -> list[doctor.Finding]:
         async with open_uploads(settings) as uploads:
-            s3 = await uploads.origin()
+            s3 = uploads.origin
         addresses = {
             "s3": s3,
             **({} if role == "gateway" else {"model": settings.openai_base_url or OPENAI_URL}),

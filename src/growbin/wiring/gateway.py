@@ -62,7 +62,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         gateway = Gateway(
             limits=limits_of(settings),
             cdn_base_url=settings.cdn_base_url,
-            upload_origin=await uploads.origin(),
+            upload_origin=uploads.origin,
             allowed_origins=settings.origins,
             trusted_proxies=tuple(map(ip_network, settings.proxies)),
             secure_cookies=settings.secure_cookies,

@@ -40,6 +40,7 @@ class CannotStart(Exception):
 
 def run_until_stopped(serve: Serve, settings: Settings, name: str) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status. `name` is the process' in traces."""
+    gc.freeze()  # the imports' part of settling down
     logs.configure_logs(settings.log_level, settings.log_format)
 
     async def run() -> None:
@@ -107,8 +108,8 @@ async def serving(
 
 
 def settle_down() -> None:
-    """Once a program has started: what its imports have made stays, and need not be looked at by each full
-    collection, which holds up everything for so long."""
+    """What imports and the start have made stays, and need not be looked at by each full collection, which
+    holds up everything for so long."""
     gc.collect()
     gc.freeze()
 

@@ -1,7 +1,7 @@
-"""Requests to one bucket, signed by botocore's own signers and sent over its client's own connections.
+"""Requests to one bucket, signed, and sent over connections that are kept.
 
-The client finds the endpoint, the credentials (and renews them), TLS and proxies; what it does besides for
-each call, to know, check and translate any operation of any service, costs ten times the signature.
+The session of aioboto3 finds the credentials and renews them. What its client does besides for each call, to
+know, check and translate any operation of any service, costs many times what is needed.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from html import unescape
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
 
 import aioboto3
 import aiohttp
-from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
-from botocore.awsrequest import AWSPreparedRequest, AWSRequest
-from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.exceptions import HTTPClientError, NoCredentialsError
-from botocore.utils import percent_encode
+from botocore.endpoint import EndpointCreator
+from botocore.exceptions import BotoCoreError, NoCredentialsError
+from botocore.httpsession import get_cert_path
+from botocore.utils import get_environ_proxies
+from yarl import URL
 
-if TYPE_CHECKING:
-    from types_aiobotocore_s3 import S3Client
+from growbin.adapters.photos.bucket_place import place_of
+from growbin.adapters.photos.signatures import Signer
+from growbin.errors import Unavailable
 
-NOBODY = "nobody"
+MOST_CONNECTIONS = 64
+KEPT_SECONDS = 12  # S3 closes what is idle for twenty
 MAX_PAUSE_SECONDS = 0.5  # before the second try
 LONGEST_REFUSAL_BYTES = 16 * 1024
 # As the client's own retries have it.
 _MAY_PASS = frozenset({"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "InternalError"})
-
-
-OpenClient = Callable[..., AbstractAsyncContextManager["S3Client"]]
 
 
 class Refused(Exception):
@@ -49,68 +49,99 @@ class Refused(Exception):
         return self.status in (429, 500, 502, 503, 504) or self.code in _MAY_PASS
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the bucket is, and as what requests to it are signed."""
-
-    base_url: str
-    region: str
-    service: str
-
-
 class SignedRequests:
-    """All to one bucket; the client's time-outs hold for each."""
+    """All to one bucket; the time-outs hold for each."""
 
     def __init__(
-        self, session: aioboto3.Session, client: S3Client, open_client: OpenClient, bucket: str
+        self, session: aioboto3.Session, http: aiohttp.ClientSession, signer: Signer, proxy: str | None
     ) -> None:
-        """`client` is what `open_client` makes in `session`."""
         self._session = session
-        self._client = client
-        self._open_client = open_client
-        self._bucket = bucket
-        self._place: _Place | None = None
+        self._http = http
+        self._signer = signer
+        self._proxy = proxy
 
-    async def origin(self) -> str:
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        session: aioboto3.Session,
+        bucket: str,
+        *,
+        region: str,
+        endpoint_url: str | None,
+        is_proxied: bool,
+        connect_timeout_seconds: float,
+        read_timeout_seconds: float,
+    ) -> AsyncIterator[Self]:
+        """`is_proxied`: by what the environment says. Raises Unavailable where no such bucket can be."""
+        inner: Any = session._session  # noqa: SLF001  # botocore's, which it does not show
+        try:
+            place = place_of(inner, bucket, region, endpoint_url)
+        except BotoCoreError as error:
+            raise Unavailable("s3", str(error)) from None
+        proxies = get_environ_proxies(place.base_url) if is_proxied else {}
+        scheme = urlsplit(place.base_url).scheme
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=MOST_CONNECTIONS,
+                keepalive_timeout=KEPT_SECONDS,
+                ssl=_believed(inner) if scheme == "https" else True,
+            ),
+            timeout=aiohttp.ClientTimeout(
+                sock_connect=connect_timeout_seconds, sock_read=read_timeout_seconds
+            ),
+            headers={"Accept-Encoding": "identity"},
+            skip_auto_headers={"Content-Type"},
+            auto_decompress=False,
+        ) as http:
+            yield cls(session, http, Signer(place), proxies.get(scheme))
+
+    @property
+    def origin(self) -> str:
         """Scheme and host of every address; no credentials are needed."""
-        parts = urlsplit((await self._find_place()).base_url)
-        return f"{parts.scheme}://{parts.netloc}"
+        return self._signer.origin
 
     async def presigned(
         self, method: str, key: str, expires_seconds: int, headers: Mapping[str, str] | None = None
     ) -> str:
         """An address that anybody may use, with `headers` as they are."""
-        place, credentials = await self._find_place(), await self._credentials()
-        request = AWSRequest(method=method, url=_address(place, key), headers=dict(headers or {}))
-        S3SigV4QueryAuth(credentials, place.service, place.region, expires=expires_seconds).add_auth(request)
-        return str(request.url)
+        return self._signer.presigned(await self._credentials(), method, key, expires_seconds, headers or {})
 
     @asynccontextmanager
     async def answered(
-        self, method: str, key: str, headers: Mapping[str, str], body: bytes = b""
+        self, method: str, key: str, headers: Mapping[str, str], body: bytes = b"", query: str = ""
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer, its body unread; tried once more where that may help. Raises Refused, and what the
-        client itself raises where there is no answer."""
+        """The answer, its body unread; tried once more where that may help. Raises Refused, and
+        aiohttp.ClientError or OSError where there is no answer."""
         try:
-            answer = await self._send(method, key, headers, body)
-        except (Refused, BotoConnectionError, HTTPClientError) as error:
+            answer = await self._send(method, key, headers, body, query)
+        except (Refused, aiohttp.ClientError, OSError) as error:
             if isinstance(error, Refused) and not error.may_pass:
                 raise
             await asyncio.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  # jitter, not a secret
-            answer = await self._send(method, key, headers, body)
+            answer = await self._send(method, key, headers, body, query)
         async with answer:  # closed also when it is left early, or the pool runs dry
             yield answer
 
+    async def listed(self, prefix: str) -> list[str]:
+        """The first thousand keys that begin so. Raises as `answered`."""
+        query = f"list-type=2&prefix={quote(prefix, safe='')}"
+        async with self.answered("GET", "", {}, query=query) as answer:
+            found = re.findall(r"<Key>([^<]+)</Key>", await answer.text())
+            return [unescape(key) for key in found]
+
     async def _send(
-        self, method: str, key: str, headers: Mapping[str, str], body: bytes
+        self, method: str, key: str, headers: Mapping[str, str], body: bytes, query: str
     ) -> aiohttp.ClientResponse:
-        place, credentials = await self._find_place(), await self._credentials()
-        request = AWSRequest(method=method, url=_address(place, key), headers=dict(headers), data=body)
-        S3SigV4Auth(credentials, place.service, place.region).add_auth(request)
-        # Over the client's own session: with its pool, TLS, proxies and time-outs.
-        http = self._client._endpoint.http_session  # type: ignore[attr-defined]  # noqa: SLF001
-        sent = await http.send(AWSPreparedRequest(method, str(request.url), request.headers, body, True))
-        answer: aiohttp.ClientResponse = sent.raw
+        signed = self._signer.signed(await self._credentials(), method, key, headers, body, query)
+        answer = await self._http.request(
+            method,
+            URL(self._signer.address(key, query), encoded=True),
+            headers=signed,
+            data=body,
+            proxy=self._proxy,
+            allow_redirects=False,
+        )
         if answer.status < 300:
             return answer
         async with answer:
@@ -125,17 +156,9 @@ class SignedRequests:
             raise NoCredentialsError
         return await credentials.get_frozen_credentials()
 
-    async def _find_place(self) -> _Place:
-        """Told by an address that a client has signed for nobody: it alone knows all partitions."""
-        if self._place is None:
-            async with self._open_client(aws_access_key_id=NOBODY, aws_secret_access_key=NOBODY) as client:
-                told = await client.generate_presigned_url(
-                    "get_object", Params={"Bucket": self._bucket, "Key": "key"}
-                )
-            scope = parse_qs(urlsplit(told).query)["X-Amz-Credential"][0].split("/")
-            self._place = _Place(told.partition("?")[0].removesuffix("key"), scope[-3], scope[-2])
-        return self._place
 
-
-def _address(place: _Place, key: str) -> str:
-    return f"{place.base_url}{percent_encode(key, safe='/~')}"
+def _believed(session: Any) -> ssl.SSLContext:
+    """The certificates that botocore believes, by AWS's variables and files or its own."""
+    creator: Any = EndpointCreator
+    told = creator(None)._get_verify_value(session.get_config_variable("ca_bundle"))  # noqa: SLF001
+    return ssl.create_default_context(cafile=get_cert_path(told))

@@ -8,14 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import aioboto3
 import aiohttp
-from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError
 
 from growbin.adapters.photos.signed_requests import Refused, SignedRequests
 from growbin.errors import JobFailed, Unavailable
@@ -24,21 +21,14 @@ from growbin.nearby import is_nearby
 from growbin.ports import Ticket
 from growbin.telemetry import metrics
 
-if TYPE_CHECKING:
-    from types_aiobotocore_s3 import S3Client
-
 HEAD_BYTES = 64
 
 
 class S3UploadStore:
-    """One bucket, through one long-lived client."""
+    """One bucket, over connections that are kept."""
 
-    def __init__(
-        self, client: S3Client, requests: SignedRequests, bucket: str, total_timeout_seconds: float
-    ) -> None:
-        self._client = client
+    def __init__(self, requests: SignedRequests, total_timeout_seconds: float) -> None:
         self._requests = requests
-        self._bucket = bucket
         self._total_timeout_seconds = total_timeout_seconds
 
     @classmethod
@@ -56,31 +46,24 @@ class S3UploadStore:
         total_timeout_seconds: float = 10,
     ) -> AsyncIterator[S3UploadStore]:
         """AWS when there is no `endpoint_url`; the usual AWS sources of credentials when none are given."""
-        config = AioConfig(
-            signature_version="s3v4",
-            # "auto" would presign for the global host, which redirects uploads of a young bucket.
-            s3={"addressing_style": "path" if endpoint_url else "virtual"},
-            connect_timeout=connect_timeout_seconds,
-            read_timeout=read_timeout_seconds,
-            retries={"total_max_attempts": 2, "mode": "standard"},
-            # Other stores than AWS refuse the checksums that are sent by default.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            max_pool_connections=64,
-            proxies={} if is_nearby(endpoint_url) else None,  # None: those of the environment
-        )
         session = aioboto3.Session(
             aws_access_key_id=access_key_id, aws_secret_access_key=secret_access_key, region_name=region
         )
-        open_client = partial(session.client, "s3", endpoint_url=endpoint_url, config=config)
-        async with open_client() as client:
-            requests = SignedRequests(session, client, open_client, bucket)
-            yield cls(client, requests, bucket, total_timeout_seconds)
+        async with SignedRequests.open(
+            session,
+            bucket,
+            region=region,
+            endpoint_url=endpoint_url,
+            is_proxied=not is_nearby(endpoint_url),
+            connect_timeout_seconds=connect_timeout_seconds,
+            read_timeout_seconds=read_timeout_seconds,
+        ) as requests:
+            yield cls(requests, total_timeout_seconds)
 
-    async def origin(self) -> str:
+    @property
+    def origin(self) -> str:
         """Where tickets point: the bucket's name and the endpoint decide it in more ways than one."""
-        async with self._translated():
-            return await self._requests.origin()
+        return self._requests.origin
 
     async def ticket(
         self, key: str, content_type: str | None, content_length: int | None, expires_seconds: int
@@ -149,12 +132,15 @@ class S3UploadStore:
 
     async def keys_of(self, job_id: UUID) -> list[str]:
         """Every object that begins with the job's names, of whatever version."""
-        found: list[str] = []
-        async with self._asked("list"):
-            for prefix in (f"incoming/{job_id}", str(job_id)):
-                listed = await self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix)
-                found += [item["Key"] for item in listed.get("Contents", [])]
-        return found
+        try:
+            async with self._asked("list"):
+                return [
+                    key
+                    for prefix in (f"incoming/{job_id}", str(job_id))
+                    for key in await self._requests.listed(prefix)
+                ]
+        except Refused as refused:
+            raise _unavailable(refused) from None
 
     async def delete(self, key: str) -> None:
         """Delete what lies under `key`; nothing there is fine."""
@@ -186,8 +172,6 @@ class S3UploadStore:
                 yield
         except TimeoutError:
             raise Unavailable("s3", "timed out") from None
-        except ClientError as error:
-            raise Unavailable("s3", error.response.get("Error", {}).get("Code", "unknown")) from None
         except (BotoCoreError, aiohttp.ClientError, OSError) as error:
             raise Unavailable("s3", type(error).__name__) from None
 

@@ -203,9 +203,14 @@ local function count_among_others(stage)
   end
 end
 
+-- Also when `queued` could not be written: who names its run has its event.
+local function is_accepted()
+  return snapshot.stage ~= 'awaiting_upload' or snapshot.accepted == true or p.run ~= nil
+end
+
 -- Numbers, stores and announces one event. `tail` is more JSON for the event's data.
 local function write(stage, message, percent, attempt, nonce, tail)
-  local end_seconds = snapshot.stage == 'awaiting_upload' and LOG_MS / 1000 or RESULT_SECONDS
+  local end_seconds = is_accepted() and RESULT_SECONDS or LOG_MS / 1000
   message = in_locale(message)
   tail = in_locale(tail)
   snapshot.seq = snapshot.seq + 1
@@ -291,9 +296,9 @@ local function expire_if_due()
   if not snapshot then
     open_history()
   end
-  local was_accepted = snapshot.stage ~= 'awaiting_upload'
+  local outcome = is_accepted() and 'expired' or 'not_uploaded'
   write('expired', p.expired_message, 0, snapshot.attempt, p.nonce)
-  written_end = was_accepted and 'expired' or 'not_uploaded'
+  written_end = outcome
   return true
 end
 

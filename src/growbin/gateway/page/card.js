@@ -255,8 +255,8 @@ export class Card {
     if (result.answer || question) parts.push(answered(result.answer, question));
     if (isEmbedded && !this.#chosen) parts.push(made("p", say("embedded"), "hint"));
     if (items.length && !this.#chosen) parts.push(this.#verdict(isUnsure));
-    const seconds = (result.timings_ms.total / 1000).toLocaleString(language(), { maximumSignificantDigits: 2 });
-    parts.push(made("p", say("took", { seconds, model: result.model }), "took"));
+    const seconds = Math.round(result.timings_ms.total / 1000);
+    parts.push(made("p", say(seconds ? "took" : "took_no_time", { seconds, model: result.model }), "took"));
     this.advice.replaceChildren(...parts);
   }
 

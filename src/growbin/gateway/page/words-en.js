@@ -63,6 +63,7 @@ export const WORDS = {
   contact: "Questions: {contact}",
   embedded: "A small built-in model answered. It can be wrong, so please check.",
   took: "Took {seconds} s · {model}",
+  took_no_time: "Took less than a second · {model}",
   open: "Show more: {name}",
   close: "Show less: {name}",
   retry: "Try again",

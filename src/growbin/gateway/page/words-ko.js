@@ -63,6 +63,7 @@ export const WORDS = {
   contact: "문의: {contact}",
   embedded: "작은 내장 모델이 답했어요. 틀릴 수 있으니 확인해 주세요.",
   took: "{seconds}초 걸렸어요 · {model}",
+  took_no_time: "1초도 안 걸렸어요 · {model}",
   open: "자세히 보기: {name}",
   close: "접기: {name}",
   retry: "다시 시도",

@@ -12,7 +12,8 @@ from growbin.local.parts.part import CHECK_SECONDS, Part, wheel_missing, write_p
 
 
 class Valkey(Part):
-    """Redis' sibling. A kill -9 loses nothing, a power cut the last second."""
+    """Redis' sibling. A kill -9 loses nothing: what it has written is the kernel's. A lost machine takes up
+    to its last second along (`appendfsync everysec`)."""
 
     name = "valkey"
     port_names = ("redis",)

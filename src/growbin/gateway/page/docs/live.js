@@ -1,10 +1,9 @@
-// The panel that runs a photo and shows the raw stream; buttons to copy; our own address in the examples.
+// The panel that runs a photo and shows the raw stream; buttons to copy.
 
 const $ = (id) => document.getElementById(id);
 const ENDS = /^event: (done|failed|cancelled|expired)/m;
 
 for (const code of document.querySelectorAll("pre > code")) {
-  code.textContent = code.textContent.replaceAll("http://127.0.0.1:8080", location.origin);
   if (!navigator.clipboard) continue;
   const button = document.createElement("button");
   const frame = document.createElement("div");
