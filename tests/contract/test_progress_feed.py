@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
+from yarl import URL
 
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import open_redis
@@ -24,6 +25,7 @@ from growbin.local.parts.valkey import Valkey
 from growbin.messages import failure
 from growbin.ports import ProgressFeed
 from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
+from tests.faults.instruments.proxy import Proxy
 from tests.jobs import job_of, upload
 
 HEARD_SECONDS = 5
@@ -116,6 +118,43 @@ async def test_job_that_is_subscribed_again_is_heard_again(radio: Radio) -> None
     await radio.feed.subscribe(job.job_id)
     await radio.progress.queue_job(job)
     assert (await radio.next())[0] == job.job_id
+
+
+async def test_subscriptions_of_one_turn_are_asked_for_together_and_in_order(parts: dict[str, str]) -> None:
+    """Thousands of streams may open at once; who leaves and comes back in between is heard."""
+    server = URL(database(parts))
+    async with (
+        Proxy("redis", server.port or 6379) as proxy,
+        RedisProgressLog.open(url=database(parts), image_base_url="http://cdn.test") as log,
+    ):
+        radio = Radio(log)
+        async with RedisProgressFeed.open(
+            url=str(server.with_port(proxy.port)),
+            on_entry=radio.on_entry,
+            on_gap=lambda _: None,
+            on_loss=lambda: None,
+            on_session_job=radio.on_session_job,
+        ) as feed:
+            while not await feed.is_hearing():
+                await asyncio.sleep(0.01)
+            said = list[bytes]()
+            proxy.overhear = said.append
+            jobs = [job_of(upload()) for _ in range(20)]
+            back, gone = jobs[:2]
+            for job in jobs:
+                await feed.request(job.job_id)
+            for job in (back, gone):
+                await feed.unsubscribe(job.job_id)
+            await feed.request(back.job_id)
+            await asyncio.gather(*(feed.subscribe(job.job_id) for job in jobs if job is not gone))
+            for job in jobs:
+                await log.queue_job(job)
+            heard = {(await radio.next())[0] for _ in range(19)}
+            assert heard == {job.job_id for job in jobs} - {gone.job_id}
+            assert radio.heard.empty()
+            asked = [piece for piece in said if b"SUBSCRIBE" in piece]
+            assert len(asked) == 1
+            assert asked[0].count(b"SUBSCRIBE") == 3  # all, less two, and one of them again
 
 
 async def test_entry_that_cannot_be_read_is_told_as_a_gap_and_the_feed_hears_on(

@@ -153,6 +153,26 @@ async def test_all_calls_of_a_client_share_one_connection(alone: tuple[Proxy, st
         assert len(proxy.connections) == 1
 
 
+async def test_calls_of_one_turn_travel_together_and_are_answered_by_themselves(
+    alone: tuple[Proxy, str],
+) -> None:
+    """One piece for all, a script among them that the server has forgotten."""
+    proxy, url = alone
+    async with open_redis(url) as redis:
+        script = redis.register_script("return ARGV[1]")
+        await ask(script(args=["brought"]))
+        await ask(redis.script_flush())
+        said = list[bytes]()
+        proxy.overhear = said.append
+        calls = (
+            script(args=[str(number)]) if number % 2 else redis.echo(str(number)) for number in range(40)
+        )
+        assert await asyncio.gather(*map(ask, calls)) == [str(number) for number in range(40)]
+        assert said[0].count(b"ECHO") == said[0].count(b"EVALSHA") == 20
+        assert b"".join(said).count(b"ECHO") == 20
+        assert len(said) <= 3  # the script, and those again that need it
+
+
 async def test_answer_of_a_cancelled_call_is_nobody_elses(alone: tuple[Proxy, str]) -> None:
     """It comes in its turn and is dropped; the connection goes on."""
     proxy, url = alone

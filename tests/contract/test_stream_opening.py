@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import time
 import uuid
@@ -133,6 +135,56 @@ async def test_stream_is_opened_with_few_commands(opening: Opening, kind: str) -
     if kind == "session":
         expected |= {"SUBSCRIBE": 2, "EVALSHA": 3, "LRANGE": 1}
     assert counts == expected
+
+
+async def test_streams_that_open_at_once_are_told_from_each_other(opening: Opening) -> None:
+    """Their questions travel together: a stranger's, an unknown session's and that of a client who has left
+    hinder nobody, and each hears of its own job."""
+    made = [await opening.queued() for _ in range(30)]
+
+    async def open_with(record: Upload, token: str) -> str | int:
+        headers = {"Authorization": f"Bearer {token}"}
+        path = f"/api/v1/waste/jobs/{record.job_id}/events"
+        async with opening.client.get(path, headers=headers) as stream:
+            if stream.status != 200:
+                return stream.status
+            while not (line := await stream.content.readline()).startswith(b"data: "):
+                pass
+            return str(json.loads(line[6:])["job_id"])
+
+    await open_with(*made[0])
+    tokens = [token for _, token in made]
+    tokens[1], tokens[2] = tokens[0], "unknown"
+    await opening.proxy.slow(DELAY_SECONDS)
+    opened = [
+        asyncio.create_task(open_with(record, token)) for (record, _), token in zip(made, tokens, strict=True)
+    ]
+    await asyncio.sleep(DELAY_SECONDS / 2)
+    opened[3].cancel()
+    found = await asyncio.gather(*opened, return_exceptions=True)
+    assert found[1:3] == [404, 401]
+    assert isinstance(found[3], asyncio.CancelledError)
+    others = [0, *range(4, 30)]
+    assert [found[number] for number in others] == [str(made[number][0].job_id) for number in others]
+
+
+async def test_streams_that_open_while_redis_is_away_are_refused_each(opening: Opening) -> None:
+    """And all open once it is back."""
+    made = [await opening.queued() for _ in range(10)]
+    await opening.proxy.down()
+    for is_away in (True, False):
+        answers = await asyncio.gather(
+            *(
+                opening.client.get(
+                    f"/api/v1/waste/jobs/{record.job_id}/events", headers={"Authorization": f"Bearer {token}"}
+                )
+                for record, token in made
+            )
+        )
+        assert {answer.status for answer in answers} == {503 if is_away else 200}
+        for answer in answers:
+            answer.close()
+        await opening.proxy.passing()
 
 
 async def test_stream_of_a_job_that_may_be_in_the_queue_asks_its_record(opening: Opening) -> None:

@@ -11,12 +11,14 @@ from uuid import UUID
 
 import pytest
 
-from growbin.gateway.session_watch import SessionWatch, SlowLooks, Vector
+from growbin.gateway.session_watch import MAKING_SECONDS, SessionWatch, SlowLooks, Vector
 from growbin.job import Failure, Job, LogEntry, Stage
 from growbin.ports import Started
+from tests.jobs import upload as job_upload
 from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node, problem
 
+FAR_MS = 2**46  # a deadline that no test lives to see
 FAILURE = Failure(code="internal", detail="", retryable=True)
 
 
@@ -168,6 +170,40 @@ async def test_job_whose_log_came_while_the_live_side_was_deaf_joins_after_the_l
         answer = await client.post("/api/v1/waste/analyze", headers=repeatable)
         node.hub.on_loss()
         assert told(await taken(watch)) == {(await answer.json())["job_id"]: ["awaiting_upload"]}
+
+
+async def test_tickets_that_can_never_be_uploaded_leave_the_id(node: Node, client: Client) -> None:
+    """Of an old one neither log nor record is left; one that has a record, or may still be made, stays."""
+    first = await node.submitted(client)
+    for number in range(20):
+        node.records.put_first(first.owner, UUID(int=number))
+    unopened = job_upload(owner=first.owner)  # its log was lost
+    await node.records.create(unopened, None)
+    node.records.put_first(first.owner, unopened.job_id)
+    second = await node.submitted(client)
+    async with opened(node, first.owner) as watch:
+        await taken(watch, MAKING_SECONDS + 0.2)
+        young = UUID(int=99)
+        node.records.put_first(first.owner, young)
+        node.hub.on_session_job(first.owner, young)
+        await taken(watch)
+        await finish(node, second)
+        vector = Vector.decode((await taken(watch))[-1].id)
+        assert vector is not None
+        assert vector.last_ids.keys() == {young, unopened.job_id, first.job_id}
+
+
+async def test_job_that_was_given_up_is_told_once_it_is_made_after_all(node: Node, client: Client) -> None:
+    """Its gateway was frozen in between."""
+    first = await node.submitted(client)
+    late = job_upload(owner=first.owner)
+    node.records.put_first(first.owner, late.job_id)
+    async with opened(node, first.owner) as watch:
+        await taken(watch, MAKING_SECONDS + 0.2)
+        await node.records.create(late, None)
+        await node.progress.open_job(late, FAR_MS)
+        node.hub.on_session_job(first.owner, late.job_id)
+        assert told(await taken(watch)) == {str(late.job_id): ["awaiting_upload"]}
 
 
 async def test_list_that_was_set_back_resets_what_has_ended(node: Node, client: Client) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Network = IPv4Network | IPv6Network
 UNKNOWN = "unknown"
+KEPT = 4096  # addresses that were looked at: each call asks several times about its own
+LONGEST = 64  # characters of what may be one: a stranger's header is not kept
 
 
 def is_trusted(address: str | None, trusted: Iterable[Network]) -> bool:
@@ -33,6 +36,7 @@ def client_address(peer: str | None, forwarded_for: Sequence[str], trusted: Sequ
     return str(nearest)
 
 
+@lru_cache(KEPT)
 def counted_address(address: str) -> str:
     """By what an address is counted: a household has a whole /64 of IPv6."""
     parsed = _parse(address)
@@ -46,14 +50,20 @@ def first_forwarded(header: str) -> str:
     return header.partition(",")[0].strip().lower()
 
 
+@lru_cache(KEPT)
 def address_hash(address: str) -> str:
     """What is kept of an address: enough to count by, not to read."""
     return hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
-    """`192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]:443`; IPv4 in IPv6 becomes IPv4."""
     text = text.strip()
+    return _parse_short(text) if len(text) <= LONGEST else None
+
+
+@lru_cache(KEPT)
+def _parse_short(text: str) -> IPv4Address | IPv6Address | None:
+    """`192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]:443`; IPv4 in IPv6 becomes IPv4."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

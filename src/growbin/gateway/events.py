@@ -24,6 +24,8 @@ from growbin.telemetry import metrics
 
 log = structlog.get_logger()
 
+LONGEST_OPENING_BYTES = 16 * 1024  # aiohttp would wait for a client that does not take four times as much
+
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
     hdrs.CACHE_CONTROL: "no-cache, no-transform",
@@ -89,19 +91,25 @@ def _given_id(request: web.Request) -> str | None:
     return request.query.get("last_event_id") or None
 
 
+class StreamAnswer(web.StreamResponse):
+    """Its head goes out with the first bytes of its body."""
+
+    _send_headers_immediately = False
+
+
 async def _stream(request: web.Request, watch: Watch | SessionWatch) -> web.StreamResponse:
     """Relay until the end. Once the headers are out every error ends in a closed connection."""
     if watch.nothing_missed:
         return web.Response(status=204)
     limits = request.app[GATEWAY].limits
-    response = web.StreamResponse(headers=HEADERS)
+    response = StreamAnswer(headers=HEADERS)
     if request.version >= HttpVersion11:
         response.enable_chunked_encoding()
     end = "gone"
     try:
         await response.prepare(request)
         _give_up_on_a_silent_peer(request, limits)
-        await response.write(sse.encode_retry(_retry_ms()))
+        await response.write(_opening(watch))
         response.headers.clear()  # they are out: a thousand open streams need no thousand copies
         await _relay(request, response, watch)
         # A stream that ends before its job sends the client elsewhere, but not all clients at once.
@@ -121,6 +129,14 @@ async def _stream(request: web.Request, watch: Watch | SessionWatch) -> web.Stre
     finally:
         metrics.streams_closed.labels(end=end).inc()
     return response
+
+
+def _opening(watch: Watch | SessionWatch) -> bytes:
+    """What can be told at once goes out in one piece with the head."""
+    opening = sse.encode_retry(_retry_ms())
+    while len(opening) < LONGEST_OPENING_BYTES and (entry := watch.take()) is not None:
+        opening += sse.encode_event(entry)
+    return opening
 
 
 async def _relay(request: web.Request, response: web.StreamResponse, watch: Watch | SessionWatch) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
+
 from aiohttp import hdrs
 
 
-def guard_headers(*, secure: bool) -> dict[str, str]:
+@cache
+def guard_headers(*, secure: bool) -> Mapping[str, str]:
     """No sniffing, no referrer, no framing, no other window or site that holds on to what we send; nothing
     kept by caches. `secure`: TLS in front. An answer may have a policy and a caching of its own."""
     headers = {

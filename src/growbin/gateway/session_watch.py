@@ -37,6 +37,7 @@ SLOW_LOOK_SECONDS = 15.0
 LOOK_PAUSE_SECONDS = 0.5
 LOOKED_AT_ONCE = 200
 STAY_OPEN_SECONDS = 60.0
+MAKING_SECONDS = 2.0  # within which a job that is listed has its record: that is one call later
 LONGEST_ID = 8000
 
 
@@ -268,6 +269,7 @@ class SessionWatch:
         except Unavailable:
             self._must_look = True
             raise
+        self._hub.spawn(self._forget_unmade())
 
     async def _begin(self, last_id: str | None) -> None:
         """Join what the client has not seen to its end, the oldest first."""
@@ -299,8 +301,21 @@ class SessionWatch:
         await asyncio.gather(*(self._join(job_id, seen) for job_id, seen in places.items()))
         self._newest = recent[0] if recent else None
         self._is_looking = False
+        self._hub.spawn(self._forget_unmade())
         if self._told or self._must_look:
             self._look_soon()
+
+    async def _forget_unmade(self) -> None:
+        """What has neither log nor record, and not only just now, is an old ticket: nothing can become of it.
+        Should its maker have been frozen instead, the word of its log still brings it."""
+        if not self._unopened:
+            return
+        unopened = list(self._unopened)
+        await asyncio.sleep(MAKING_SECONDS)
+        with suppress(Unavailable):  # a longer id, then
+            records = await asyncio.gather(*map(self._records.get, unopened))
+            for job_id in (job for job, record in zip(unopened, records, strict=True) if record is None):
+                self._unopened.pop(job_id, None)
 
     async def _join(self, job_id: UUID, last_id: str | None) -> None:
         watch = await self._hub.begin(job_id, last_id, self._wake_up)
@@ -332,8 +347,8 @@ class SessionWatch:
         seen = self._ended.get(job_id)
         if job_id in self._unopened:
             await self._join(job_id, self._unopened[job_id])
-        elif state is not None and (state.run > 1 if seen is None else state.entry.id != seen):
-            await self._join(job_id, seen or NOBODYS_ID)
+        elif state is not None and state.entry.id != seen:
+            await self._join(job_id, seen or (NOBODYS_ID if state.run > 1 else None))
 
     def _note_end(self, job_id: UUID, state: JobState) -> None:
         self._ended[job_id] = state.entry.id

@@ -185,7 +185,9 @@ def keep_session(request: web.Request, response: web.Response, session: Session)
 
 def address_of(request: web.Request) -> str:
     """The client's address, past the proxies we trust; the /64 of an IPv6 one."""
-    forwarded = request.headers.getall("X-Forwarded-For", [])
+    forwarded = request.headers.getall("X-Forwarded-For", ())
+    if not forwarded:
+        return counted_address(request.remote or "")
     return counted_address(client_address(request.remote, forwarded, request.app[GATEWAY].trusted_proxies))
 
 

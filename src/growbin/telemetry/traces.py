@@ -115,12 +115,12 @@ def span(name: str, kind: Kind = "internal") -> AbstractContextManager[Span]:
     return _entered(_recorder.recorded(name, kind, parent=parent))
 
 
-@contextmanager
-def request(request_id: str, header: str | None, job_id: UUID | None, name: str) -> Iterator[Span]:
+def request(
+    request_id: str, header: str | None, job_id: UUID | None, name: str
+) -> AbstractContextManager[Span]:
     """A call: in its caller's trace, else in that of the job which it names, else in one of its own."""
     parent = parsed(header) or (root_of(job_id) if job_id else None)
-    with structlog.contextvars.bound_contextvars(request_id=request_id), _begun(name, "server", parent) as it:
-        yield it
+    return _begun(name, "server", parent, request_id=request_id)
 
 
 @contextmanager
@@ -145,9 +145,15 @@ def about(job_id: UUID, name: str, kind: Kind, header: object = None) -> Iterato
 
 @contextmanager
 def _begun(
-    name: str, kind: Kind, parent: Place | None, *, own: Place | None = None, link: Place | None = None
+    name: str,
+    kind: Kind,
+    parent: Place | None,
+    *,
+    own: Place | None = None,
+    link: Place | None = None,
+    **told: str,
 ) -> Iterator[Span]:
-    """A span whose trace each log line names meanwhile, recorded or not."""
+    """A span whose trace each log line names meanwhile, recorded or not, with what is `told` besides."""
     if _recorder is None:
         trace_id = (own or parent).trace_id if own or parent else secrets.token_hex(16)  # type: ignore[union-attr]  # the condition says so
         is_sampled = parent.is_sampled if parent else False
@@ -155,8 +161,14 @@ def _begun(
         begun: AbstractContextManager[Span] = nullcontext(_Unrecorded(unrecorded))
     else:
         begun = _recorder.recorded(name, kind, parent=parent, own=own, link=link)
-    with _entered(begun) as it, structlog.contextvars.bound_contextvars(trace_id=it.place.trace_id):
-        yield it
+    with begun as it:
+        token = _here.set(it.place)
+        bound = structlog.contextvars.bind_contextvars(trace_id=it.place.trace_id, **told)
+        try:
+            yield it
+        finally:
+            structlog.contextvars.reset_contextvars(**bound)
+            _here.reset(token)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from ipaddress import ip_network
@@ -45,6 +46,9 @@ from growbin.wiring.parts import (
 log = structlog.get_logger()
 
 S3_PAUSE_SECONDS = 10.0  # between two looks for the probe's sake: S3 is paid by the request
+# What an open stream is made of stays. By the interpreter's own measure all of it would be looked at again
+# and again while thousands open, each time for longer.
+GARBAGE_THRESHOLDS = (10_000, 10, 10)
 GATEWAY_S3_TIMEOUT_SECONDS = 1.8  # a frozen part becomes a 503 within two seconds
 
 
@@ -94,6 +98,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
         )
         await enter(serving(build_app(gateway), settings.host, settings.port, "PORT", connections.bound))
         settle_down()
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
         log.info("gateway_started", address=f"http://{settings.host}:{settings.port}")
         await stop.wait()
         log.info("gateway_stopping", watched_jobs=hub.watched_jobs)

@@ -7,8 +7,9 @@ to a server that was demoted: it answers on, but refuses every write, while the 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakSet
@@ -16,9 +17,16 @@ from weakref import WeakSet
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from growbin.adapters.redis.patience import Patience
 from growbin.adapters.redis.sentinel import pool_options
 from growbin.adapters.redis.shared_link import SharedLink
 from growbin.errors import Unavailable
@@ -34,12 +42,19 @@ _NEEDS_A_PERSON = re.compile(
 )
 
 
+_calls = Patience(CALL_TIMEOUT_SECONDS)
+
+
 async def ask(call: Any) -> Any:
     """Await one command under the whole-call timeout. Raises Unavailable. (Untyped on purpose: the
     library annotates its commands for both its synchronous and its asynchronous client.)"""
     try:
-        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
-            return await call
+        async with asyncio.timeout(None) as limit:
+            _calls.begin(limit)
+            try:
+                return await call
+            finally:
+                _calls.end(limit)
     except (RedisError, OSError, TimeoutError) as error:
         raise Unavailable("redis", reason_of(error)) from error
 
@@ -91,19 +106,26 @@ class SharedRedis(Redis):
         self._link: SharedLink | None = None
         self._opening: asyncio.Task[SharedLink] | None = None
 
+    def register_script(self, script: str) -> SharedScript:  # type: ignore[override]  # is called alike
+        return SharedScript(self, script)
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
+        answer = await self.answer_to(args)
+        options.pop("keys", None)  # of a cache that we do not have
+        understood = self.response_callbacks.get(args[0])
+        return understood(answer, **options) if understood else answer
+
+    async def answer_to(self, command: tuple[Any, ...]) -> Any:
+        """As it came."""
         link = await self._usable_link()
         try:
-            answer = await link.call(args)
+            return await link.call(command)
         except (RedisConnectionError, ResponseError) as error:
             if not _may_pass(error):
                 raise
             if is_not_primary(error) and link is self._link:  # else somebody has left it before
                 leave_server(self.connection_pool)
-            answer = await (await self._usable_link()).call(args)
-        options.pop("keys", None)  # of a cache that we do not have
-        understood = self.response_callbacks.get(args[0])
-        return understood(answer, **options) if understood else answer
+            return await (await self._usable_link()).call(command)
 
     async def _usable_link(self) -> SharedLink:
         if self._link is not None and self._link.is_usable:
@@ -130,6 +152,23 @@ class SharedRedis(Redis):
             await asyncio.wait([self._opening])
         self.leave()
         await super().aclose(close_connection_pool)
+
+
+class SharedScript:
+    """The library's own asks at each call what kind of client it has, which takes longer than to send it."""
+
+    def __init__(self, redis: SharedRedis, text: str) -> None:
+        self._redis = redis
+        self._text = text
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, keys: Sequence[str] = (), args: Sequence[str | int] = ()) -> Any:
+        command = ("EVALSHA", self._sha, len(keys), *keys, *args)
+        try:
+            return await self._redis.answer_to(command)
+        except NoScriptError:
+            await self._redis.script_load(self._text)
+            return await self._redis.answer_to(command)
 
 
 @asynccontextmanager

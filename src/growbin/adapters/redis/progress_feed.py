@@ -16,6 +16,8 @@ import secrets
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
 from typing import Self
 from uuid import UUID
 
@@ -76,6 +78,8 @@ class RedisProgressFeed:
         # Subscriptions sent and not yet answered: a confirmation that belongs to an earlier reader,
         # who has left since, must not be taken for ours.
         self._unanswered: Counter[str] = Counter()
+        self._unsent: list[tuple[str, str]] = []  # commands and their channels, of this turn of the loop
+        self._sending: asyncio.Task[None] | None = None
         self._connection: AbstractConnection | None = None
         self._is_hearing = False
         self._heard_at = -math.inf
@@ -123,31 +127,31 @@ class RedisProgressFeed:
 
     async def request(self, job_id: UUID) -> None:
         """Ask for the subscription, so that `subscribe` waits the shorter."""
-        await self._request(keys.events(job_id))
+        self._request(keys.events(job_id))
 
     async def subscribe(self, job_id: UUID) -> None:
         """Returns once the server has confirmed. Raises Unavailable."""
         await self._subscribe(keys.events(job_id))
 
     async def unsubscribe(self, job_id: UUID) -> None:
-        await self._unsubscribe(keys.events(job_id))
+        self._unsubscribe(keys.events(job_id))
 
     async def subscribe_session(self, owner: str) -> None:
         await self._subscribe(keys.session_news(owner))
 
     async def unsubscribe_session(self, owner: str) -> None:
-        await self._unsubscribe(keys.session_news(owner))
+        self._unsubscribe(keys.session_news(owner))
 
-    async def _request(self, channel: str) -> None:
+    def _request(self, channel: str) -> None:
         self._wanted.add(channel)
         if channel not in self._confirmed and channel not in self._awaited:
             self._awaited[channel] = asyncio.get_running_loop().create_future()
             if self._connection is not None:
                 self._unanswered[channel] += 1
-                await self._send("SUBSCRIBE", channel)
+                self._send("SUBSCRIBE", channel)
 
     async def _subscribe(self, channel: str) -> None:
-        await self._request(channel)
+        self._request(channel)
         if (confirmed := self._awaited.get(channel)) is None:
             return
         try:
@@ -156,17 +160,28 @@ class RedisProgressFeed:
         except TimeoutError as error:
             raise Unavailable("redis", "subscription not confirmed") from error
 
-    async def _unsubscribe(self, channel: str) -> None:
+    def _unsubscribe(self, channel: str) -> None:
         self._wanted.discard(channel)
         self._confirmed.discard(channel)
         self._awaited.pop(channel, None)
-        await self._send("UNSUBSCRIBE", channel)
+        self._send("UNSUBSCRIBE", channel)
 
-    async def _send(self, *command: str) -> None:
-        """Nothing is sent while there is no connection: the next one subscribes to all that is wanted."""
-        if self._connection is not None:
+    def _send(self, command: str, channel: str) -> None:
+        """With what else this turn of the loop asks for: thousands of streams may open at once. Nothing goes
+        out while there is no connection: the next one subscribes to all that is wanted."""
+        if self._connection is None:
+            return
+        self._unsent.append((command, channel))
+        if len(self._unsent) == 1:
+            self._sending = asyncio.create_task(self._send_all(self._connection))
+
+    async def _send_all(self, connection: AbstractConnection) -> None:
+        in_order = groupby(self._unsent, itemgetter(0))
+        packed = connection.pack_commands([(name, *(channel for _, channel in it)) for name, it in in_order])
+        self._unsent.clear()
+        if connection is self._connection:  # the library would connect one that was given up
             with suppress(RedisError, OSError):
-                await self._connection.send_command(*command)
+                await connection.send_packed_command(packed, check_health=False)
 
     # --- keeping the connection
 

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from growbin.adapters.redis import keys
 from growbin.adapters.redis.agenda import passes_of
 from growbin.adapters.redis.connection import ask, open_redis
+from growbin.adapters.redis.log_look import LogLook
 from growbin.adapters.redis.paid_calls import PaidCallsScript
 from growbin.adapters.redis.stored_values import (
     parse_entry,
@@ -112,6 +113,7 @@ class RedisProgressLog(PaidCallsScript):
         folder = files("growbin.adapters.redis")
         sources = [folder.joinpath(name).read_text("utf-8") for name in ("budget.lua", "progress_log.lua")]
         self._script = redis.register_script("".join(sources))
+        self._look = LogLook(redis)
 
     @classmethod
     @asynccontextmanager
@@ -346,12 +348,7 @@ class RedisProgressLog(PaidCallsScript):
         code: str | None = None,
     ) -> Held:
         held = await self._run(
-            "append",
-            job.job_id,
-            **self._told(job, stage),
-            attempt=attempt,
-            tail=tail,
-            code=code,
+            "append", job.job_id, **self._told(job, stage), attempt=attempt, tail=tail, code=code
         )
         return cast("Held", held)
 
@@ -384,15 +381,17 @@ class RedisProgressLog(PaidCallsScript):
     ) -> tuple[JobState | None, bool, list[LogEntry] | None]:
         """The state, whether `after_id` is in the log, and the entries after it; None when one of them
         cannot be read: then no stream can go on from there."""
-        snapshot, result, is_known, now_ms, entries = await self._run(
+        found = await self._look.at(job_id, after_id, with_log=with_log)
+        snapshot, result, is_known, now_ms, entries = found or await self._run(
             "read",
             job_id,
             after_id=after_id,
             with_log=with_log or None,
             expired_message=_in_each_locale(Stage.EXPIRED),
         )
-        state = read_snapshot(snapshot, int(now_ms))
         if result is not None:
-            state = read_end(job_id, result, int(now_ms))
+            state: JobState | None = read_end(job_id, result, int(now_ms))
+        else:
+            state = read_snapshot(snapshot, int(now_ms))
         parsed = [entry for entry in map(parse_entry, entries) if entry is not None]
         return state, is_known == "1", parsed if len(parsed) == len(entries) else None

@@ -40,8 +40,6 @@ class RedisSessionJobs:
             return read_end(job_id, end, now_ms)
         if snapshot is None:
             return None
-        state = read_snapshot(snapshot, now_ms) if is_snapshot(job_id, snapshot) else None
-        if state is None or state.left_seconds <= 0:
-            # One that is due, or that another version wrote: the script knows what becomes of it.
-            return await self._progress.state(job_id)
-        return state
+        if is_snapshot(str(job_id), snapshot, now_ms):
+            return read_snapshot(snapshot, now_ms)
+        return await self._progress.state(job_id)  # the script knows what becomes of it

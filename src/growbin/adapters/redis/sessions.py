@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Self
 from uuid import UUID
 
@@ -132,26 +133,36 @@ class RedisSessions:
         new_job: UUID | None = None,
     ) -> Admission:
         buckets = _buckets(owner, address, rate) if rate else []
-        parameters = {
-            "operation": operation,
-            "new_seconds": self._new_session_seconds,
-            "kept_seconds": SESSION_SECONDS,
-            "longest_seconds": keys.LONGEST_SESSION_SECONDS,
-            "at_least_seconds": at_least_seconds,
-            **({} if new_job is None else {"new_job": str(new_job), "most_jobs": RECENT_JOBS}),
-            "tolerance_ms": TOLERANCE_MS,
-            "buckets": [{"calls": it.calls, "ms": it.seconds * 1000} for _, _, it in buckets],
-            "of_session": int(rate is not None and rate.session is not None),
-        }
+        parameters = _parameters(operation, self._new_session_seconds, at_least_seconds, rate)
+        if new_job is not None:
+            parameters = f'{{"new_job":"{new_job}","most_jobs":{RECENT_JOBS},{parameters[1:]}'
         expires_in, is_kept, full_in_ms = await ask(
             self._script(
                 keys=[keys.session(owner), keys.session_jobs(owner), *(key for key, _, _ in buckets)],
-                args=[json.dumps(parameters)],
+                args=[parameters],
             )
         )
         session = LiveSession(owner, expires_in, bool(is_kept)) if expires_in >= 0 else None
         counted = zip(buckets, full_in_ms, strict=False)  # the session's own only where it lives
         return Admission(session, [Level(holder, it, full_in) for (_, holder, it), full_in in counted])
+
+
+@lru_cache
+def _parameters(operation: str, new_seconds: int, at_least_seconds: int, rate: Rate | None) -> str:
+    """What the calls of one kind have in common."""
+    buckets = _buckets("", "", rate) if rate else []
+    return json.dumps(
+        {
+            "operation": operation,
+            "new_seconds": new_seconds,
+            "kept_seconds": SESSION_SECONDS,
+            "longest_seconds": keys.LONGEST_SESSION_SECONDS,
+            "at_least_seconds": at_least_seconds,
+            "tolerance_ms": TOLERANCE_MS,
+            "buckets": [{"calls": it.calls, "ms": it.seconds * 1000} for _, _, it in buckets],
+            "of_session": int(rate is not None and rate.session is not None),
+        }
+    )
 
 
 def _buckets(owner: str, address: str, rate: Rate) -> list[tuple[str, Holder, Bucket]]:

@@ -37,6 +37,7 @@ class SharedLink(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._patience_seconds = patience_seconds
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._unsent: list[bytes] = []  # of this turn of the loop
         self._silent_since = 0.0  # while somebody waits
         self._is_left = False
         self._transport.set_protocol(self)
@@ -63,8 +64,15 @@ class SharedLink(asyncio.Protocol):
             self._silent_since = self._loop.time()
         self._waiting.append(answer)
         name, *arguments = command
-        self._transport.write(hiredis.pack_command((*name.split(), *arguments)))  # "SCRIPT LOAD" is two words
+        self._unsent.append(hiredis.pack_command((*name.split(), *arguments)))  # "SCRIPT LOAD" is two words
+        if len(self._unsent) == 1:
+            self._loop.call_soon(self._send)
         return answer
+
+    def _send(self) -> None:
+        """One call of the kernel for all that is asked in one turn: thousands may come back at once."""
+        self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
     def leave(self) -> None:
         """Close it once those who wait have their answers."""

@@ -15,6 +15,7 @@ from growbin.job import (
     ENTRY_ID,
     TERMINAL_STAGES,
     JobState,
+    Locale,
     LogEntry,
     ModelAnswer,
     Moment,
@@ -32,6 +33,8 @@ _EVENTS = "|".join(["progress", *sorted(TERMINAL_STAGES)])
 _ENTRY = re.compile(rf"({ENTRY_ID}) ({_EVENTS}) (\{{.*\}})", re.DOTALL)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
 UNREADABLE_ID = "0.1.unreadable"  # in no log
+
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def parse_entry(text: str) -> LogEntry | None:
@@ -80,7 +83,7 @@ def read_snapshot(snapshot: str, now_ms: int) -> JobState | None:
         return None
     known = json.loads(snapshot)
     names = ("job_id", "seq", "stage", "progress", "message", "attempt", "updated_at")
-    data = json.dumps({name: known[name] for name in names}, ensure_ascii=False, separators=(",", ":"))
+    data = _compact({name: known[name] for name in names})
     left_seconds = (known["deadline_ms"] - now_ms) / 1000
     return JobState(
         LogEntry(known["id"], "progress", data),
@@ -91,6 +94,9 @@ def read_snapshot(snapshot: str, now_ms: int) -> JobState | None:
         known["locale"],
         is_accepted=known.get("accepted") is True,
     )
+
+
+LONGEST_LIFE_MS = 999_999_999  # the script says no more
 
 
 class Snapshot(BaseModel):
@@ -109,15 +115,21 @@ class Snapshot(BaseModel):
     updated_at: str
     owner: Owner
     image_url: str
+    locale: Locale
     deadline_ms: Moment
+    life_ms: int = LONGEST_LIFE_MS
 
 
-def is_snapshot(job_id: UUID, text: str) -> bool:
-    """Whether it may be read as it lies there; else the script has to say what can be read of it."""
+def is_snapshot(job_id: str, text: str, now_ms: int) -> bool:
+    """Whether it may be read as it lies there; else the script has to say what can be read of it, or what
+    becomes of a job that is due, or whose deadline a jump of the clock has moved away."""
     try:
-        return Snapshot.model_validate_json(text).job_id == str(job_id)
+        found = Snapshot.model_validate_json(text)
     except ValidationError:
         return False
+    left_ms = found.deadline_ms - now_ms
+    is_within_life = left_ms <= found.life_ms or found.life_ms == LONGEST_LIFE_MS
+    return found.job_id == job_id and left_ms > 0 and is_within_life
 
 
 class EndEvent(BaseModel):
@@ -174,7 +186,7 @@ def read_end(job_id: UUID, result: str, now_ms: int) -> JobState:
     except ValidationError as error:
         log.warning("result_unreadable", job_id=str(job_id), problems=error.error_count())
         return _unreadable_end(job_id, known, now_ms)
-    data = json.dumps(known["data"], ensure_ascii=False, separators=(",", ":"))
+    data = _compact(known["data"])
     entry = LogEntry(end.id, end.data.stage, data)
     return JobState(entry, end.run, end.owner, end.image_url, (end.deadline_ms - now_ms) / 1000)
 
