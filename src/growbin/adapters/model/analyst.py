@@ -93,6 +93,7 @@ class OpenAIAnalyst:
         shape = self._shape
         began = time.perf_counter()
         try:
+            # As a whole: a slow drip meets no time-out of a single read.
             async with asyncio.timeout(self._timeout_seconds):
                 while isinstance(told := await self._post(shape, photo, question, locale), Refusal):
                     simpler = shape.without(told.row.parameter) if told.row.parameter else None
