@@ -44,14 +44,12 @@ def resident_megabytes(how: str) -> float:
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"let go\n"
-        resident = psutil.Process(process.pid).memory_info().rss
+        resident: int = psutil.Process(process.pid).memory_info().rss
         process.communicate(b"\n")
     return resident / 1_000_000
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="other C libraries have rules of their own"
-)
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries have rules of their own")
 def test_memory_of_raw_photos_goes_back_to_the_system() -> None:
     """However it lies between what is kept: 80 MB of them, all let go."""
     assert resident_megabytes("as it is") - resident_megabytes("mapped") > 60

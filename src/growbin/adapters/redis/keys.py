@@ -55,11 +55,11 @@ def idempotency(owner: str, key_hash: str) -> str:
     return f"{IDEMPOTENCY}{{{owner}}}:{key_hash}"
 
 
-def progress(job_id: UUID) -> str:
+def progress(job_id: UUID | str) -> str:
     return f"job:{{{job_id}}}:progress"
 
 
-def events(job_id: UUID) -> str:
+def events(job_id: UUID | str) -> str:
     return f"job:{{{job_id}}}:events"
 
 
@@ -81,7 +81,7 @@ def lease(job_id: UUID | str) -> str:
     return f"job:{{{job_id}}}:lease"
 
 
-def attempts(job_id: UUID) -> str:
+def attempts(job_id: UUID | str) -> str:
     return f"job:{{{job_id}}}:attempts"
 
 

@@ -37,6 +37,7 @@ class SharedLink(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._patience_seconds = patience_seconds
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._unsent: list[bytes] = []
         self._silent_since = 0.0  # while somebody waits
         self._is_left = False
         self._transport.set_protocol(self)
@@ -63,8 +64,15 @@ class SharedLink(asyncio.Protocol):
             self._silent_since = self._loop.time()
         self._waiting.append(answer)
         name, *arguments = command
-        self._transport.write(hiredis.pack_command((*name.split(), *arguments)))  # "SCRIPT LOAD" is two words
+        if not self._unsent:  # what else is asked in this turn of the loop goes with it
+            self._loop.call_soon(self._send)
+        self._unsent.append(hiredis.pack_command((*name.split(), *arguments)))  # "SCRIPT LOAD" is two words
         return answer
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if not self._transport.is_closing():
+            self._transport.write(b"".join(unsent))
 
     def leave(self) -> None:
         """Close it once those who wait have their answers."""
