@@ -94,7 +94,7 @@ def map_photos() -> None:
     """Have large blocks of memory mapped one by one, so that a raw photo's goes back to the system when it is
     let go. By itself the C library stops doing so with the first that is freed, and the next ones leave
     holes between what jobs hold on to."""
-    with suppress(AttributeError, OSError):  # glibc's alone
+    with suppress(AttributeError):  # glibc's alone
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
 
 
