@@ -64,10 +64,9 @@ class Stage(StrEnum):
     @property
     def rank(self) -> int:
         """Position in the story; every terminal stage shares the last place."""
-        return _RANKS[self]
+        return min(list(Stage).index(self), 5)
 
 
-_RANKS = {stage: min(rank, 5) for rank, stage in enumerate(Stage)}
 TERMINAL_STAGES = frozenset({Stage.DONE, Stage.FAILED, Stage.CANCELLED, Stage.EXPIRED})
 
 # Percent shown when the stage begins. A terminal stage other than `done` keeps what was reached.

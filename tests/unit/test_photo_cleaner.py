@@ -391,7 +391,8 @@ async def test_usual_photos_take_the_same_memory_one_after_the_other() -> None:
             for _ in range(10):
                 await cleaner.clean(flat_jpeg(4080, 3056), "image/jpeg")
             after = psutil.Process(pid).cpu_times()
-            return (after.system - before.system) / (after.user - before.user)
+            share: float = (after.system - before.system) / (after.user - before.user)
+            return share
 
         await system_share()
         assert await system_share() < 0.1
