@@ -153,6 +153,20 @@ async def test_all_calls_of_a_client_share_one_connection(alone: tuple[Proxy, st
         assert len(proxy.connections) == 1
 
 
+async def test_calls_of_one_turn_travel_together(parts: dict[str, str]) -> None:
+    """As the server counts what it reads: sending costs a caller more than asking."""
+    async with open_redis(parts["REDIS_URL"]) as redis:
+
+        async def reads() -> int:
+            stats = await ask(redis.info("stats"))
+            return int(stats["total_reads_processed"])
+
+        before = await reads()
+        told = await asyncio.gather(*(ask(redis.echo(str(number))) for number in range(100)))
+        assert told == [str(number) for number in range(100)]
+        assert await reads() - before < 10
+
+
 async def test_answer_of_a_cancelled_call_is_nobody_elses(alone: tuple[Proxy, str]) -> None:
     """It comes in its turn and is dropped; the connection goes on."""
     proxy, url = alone
