@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from growbin.errors import JobFailed
 from growbin.job import (
@@ -29,6 +30,7 @@ from growbin.taxonomy import Category, Condition, Material
 
 LONGEST_TEXT = 20_000  # characters; an honest answer has a tenth of it
 UNTOLD_CONFIDENCE = 0.3  # the prompt calls what lies below a guess: shown, and asked back about
+_CATEGORIES, _MATERIALS, _CONDITIONS = frozenset(Category), frozenset(Material), frozenset(Condition)
 MOST_BEGINNINGS = 100  # of objects in a text; each one that comes to nothing costs time
 
 # The prompt asks for plain sentences; what a page could take for markup or a link is taken out.
@@ -87,7 +89,7 @@ def _analyses(text: str) -> Iterator[Analysis]:
         if isinstance(said.get("items"), list):
             try:
                 plain = _forgiven(_plain(said))
-                yield Analysis.model_validate_json(json.dumps(plain), strict=True)
+                yield Analysis.model_validate_json(to_json(plain), strict=True)
             except (ValueError, RecursionError):  # pydantic's and json's errors are ValueErrors
                 continue
 
@@ -128,16 +130,16 @@ def _item(said: object) -> dict[str, Any] | None:
     if not isinstance(said, dict):
         return None
     name, category = said.get("name"), _word(said.get("category"))
-    if not isinstance(name, str) or not name or category not in tuple(Category):
+    if not isinstance(name, str) or not name or category not in _CATEGORIES:
         return None
     material, conditions = _word(said.get("material")), said.get("condition")
     words = map(_word, conditions if isinstance(conditions, list) else [conditions])
     return {
         "name": name[:LONGEST_NAME].strip(),
         "category": category,
-        "material": material if material in tuple(Material) else None,
+        "material": material if material in _MATERIALS else None,
         "confidence": _share(said.get("confidence")),
-        "condition": [word for word in words if word in tuple(Condition)],
+        "condition": [word for word in words if word in _CONDITIONS],
     }
 
 
@@ -180,5 +182,6 @@ def _plain(value: Any) -> Any:
 
 def _plain_text(text: str) -> str:
     one_line = " ".join(text.split())
-    visible = "".join(mark for mark in one_line if not unicodedata.category(mark).startswith("C"))
-    return " ".join(_MARKUP.sub(" ", visible).split())
+    if not one_line.isprintable():
+        one_line = "".join(mark for mark in one_line if not unicodedata.category(mark).startswith("C"))
+    return " ".join(_MARKUP.sub(" ", one_line).split())

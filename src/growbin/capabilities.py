@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Literal
 
@@ -88,6 +88,7 @@ def thresholds_of(answered: str, *, configured: str, sure_threshold: float | Non
     return Thresholds(sure=sure_threshold, probable=min(own.probable, sure_threshold))
 
 
+@lru_cache(maxsize=64)  # a server may name its model as it likes
 def _known(model: str) -> Capabilities | None:
     # `openai/gpt-4o` and `ft:gpt-4o-2024-08-06:org::id` accept what gpt-4o does.
     name = model.rpartition("/")[2].removeprefix("ft:")

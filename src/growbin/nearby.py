@@ -21,10 +21,16 @@ def is_nearby(url: str | None) -> bool:
         return "." not in host or host.endswith(OWN_NAMES)
 
 
-def proxy_before(url: str) -> str | None:
-    """Host and port of the proxy that the environment puts before `url`; None where we go straight."""
+def proxy_of(url: str) -> str | None:
+    """The address of the proxy that the environment puts before `url`; None where we go straight."""
     parts = urlsplit(url)
     if is_nearby(url) or proxy_bypass(parts.netloc):
         return None
     proxy = getproxies().get(parts.scheme) or getproxies().get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+def proxy_before(url: str) -> str | None:
+    """Its host and port alone."""
+    proxy = proxy_of(url)
     return urlsplit(proxy).netloc.rpartition("@")[2] if proxy else None

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from growbin.adapters.model.analyst import OpenAIAnalyst
-from growbin.adapters.model.bounded_client import MOST_BODY_BYTES
+from growbin.adapters.model.reply import MOST_BODY_BYTES
 from growbin.adapters.model.request import strict_schema
 from growbin.analysis import parse_answer
 from growbin.capabilities import CallWishes
@@ -429,3 +429,24 @@ async def test_model_nearby_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     async with model(says(completion())) as one:
         assert (await one.ask()).text
+
+
+async def test_model_far_away_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's, with its password; a netrc says nothing about a model."""
+    asked: list[tuple[str, str | None]] = []
+
+    async def proxy(request: web.BaseRequest) -> web.Response:
+        await request.read()
+        asked.append((str(request.url), request.headers.get("Proxy-Authorization")))
+        return web.json_response(completion())
+
+    async with served(proxy) as url:
+        monkeypatch.setenv("http_proxy", url.replace("://", "://me:secret@"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        async with OpenAIAnalyst.open(
+            api_key=KEY, base_url="http://model.example.com/v1", model="m", timeout_seconds=5
+        ) as analyst:
+            assert (await analyst.ask(PHOTO, None, "ko")).text
+    password = base64.b64encode(b"me:secret").decode()
+    assert asked == [("http://model.example.com/v1/chat/completions", f"Basic {password}")]

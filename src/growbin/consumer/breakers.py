@@ -153,6 +153,8 @@ class Breakers:
 
     async def all_well(self, within_seconds: float) -> None:
         """Returns once no part stops us, at the latest after `within_seconds`. Raises Closing."""
+        if not self.stopping_parts:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(within_seconds):
                 while stopping := self.stopping_parts:

@@ -221,8 +221,10 @@ def _doubt(
     flaw: Flaw | None,
 ) -> DoubtReason | None:
     """The first cause that would help a person to take a better photo."""
+    if flaw == "blank" or flaw == "colourless":
+        return "unknown"
     if flaw is not None:
-        return "unknown" if flaw in ("blank", "colourless") else flaw
+        return flaw
     if others:
         return "several"
     if whole.no_waste >= NO_WASTE_FROM:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -47,11 +48,14 @@ log = structlog.get_logger()
 # More than prompt, question and picture come to with any model whose way of counting is published.
 MOST_INPUT_TOKENS: dict[ImageDetail, int] = {"low": 8_000, "high": 40_000, "auto": 40_000, "none": 40_000}
 RESERVED_LONGER_SECONDS = 10.0  # than a call may take; then its process was dead
+M_MMAP_THRESHOLD = -3  # as malloc.h numbers it
+MAPPED_FROM_BYTES = 288 * 1024  # more than the event loop makes room for each time it reads
 
 
 async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
     """Jobs until `stop` is set; then running ones finish within their grace. Raises CannotStart."""
     rules = rulebook(settings)  # a mistake in them is told before anything is tried
+    map_photos()
     async with AsyncExitStack() as stack:
         progress = await stack.enter_async_context(open_progress(settings, budget_of(settings)))
         uploads = await stack.enter_async_context(open_bucket(settings))
@@ -84,6 +88,14 @@ async def run_consumer(settings: Settings, stop: asyncio.Event) -> None:
             await stop.wait()
             log.info("consumer_stopping")
             await consumer.close()
+
+
+def map_photos() -> None:
+    """Have large blocks of memory mapped one by one, so that a raw photo's goes back to the system when it is
+    let go. By itself the C library stops doing so with the first that is freed, and the next ones leave
+    holes between what jobs hold on to."""
+    with suppress(AttributeError):  # glibc's alone
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
 
 
 async def opened_consumer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -17,7 +18,6 @@ from growbin.telemetry import metrics, traces
 
 log = structlog.get_logger()
 
-CHUNK_BYTES = 64 * 1024
 STALL_SECONDS = 1.0  # between two pieces of a body
 # How long a first byte may take before S3 is asked as well: twice what it usually takes, within these.
 SHORTEST_PATIENCE_SECONDS = 0.08
@@ -189,16 +189,16 @@ def _check_head(answer: aiohttp.ClientResponse, etag: str, length: int) -> None:
 
 async def _read_exactly(answer: aiohttp.ClientResponse, length: int) -> bytes:
     """A body cut without Content-Length ends like a whole one: only the length tells."""
-    data, loop = bytearray(), asyncio.get_running_loop()
+    data, loop = io.BytesIO(), asyncio.get_running_loop()  # gives away what was written to it, without a copy
     async with asyncio.timeout(STALL_SECONDS) as patience:
-        async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+        async for piece in answer.content.iter_any():
             patience.reschedule(loop.time() + STALL_SECONDS)
-            data += chunk
-            if len(data) > length:
+            data.write(piece)
+            if data.tell() > length:
                 break
-    if len(data) != length:
+    if data.tell() != length:
         raise _CdnReadFailed("length", answer.status)
-    return bytes(data)
+    return data.getvalue()
 
 
 def _give_up(asked: _Asked) -> None:

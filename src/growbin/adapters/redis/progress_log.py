@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, Self, cast
 from uuid import UUID
 
 import structlog
+from pydantic_core import to_json
 from redis.asyncio import Redis
 
 from growbin.adapters.redis import keys
@@ -63,12 +64,9 @@ LOCALES: tuple[Locale, ...] = ("ko", "en")
 metrics.present(metrics.jobs_ended, {*TERMINAL_STAGES, *failure_codes(), "not_uploaded"} - {Stage.FAILED})
 
 
+@cache
 def _in_each_locale(stage: Stage) -> dict[str, str]:
     return {locale: stage_message(stage, locale) for locale in LOCALES}
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _failure(failure: Failure) -> str:
@@ -77,7 +75,7 @@ def _failure(failure: Failure) -> str:
 
 
 # What the script is told with each call, so that it stands once.
-_CONSTANTS = _json(
+_CONSTANTS = to_json(
     {
         "ranks": {stage: stage.rank for stage in Stage if not stage.is_terminal},
         "ends": sorted(TERMINAL_STAGES),
@@ -148,10 +146,11 @@ class RedisProgressLog(PaidCallsScript):
 
     async def _run(self, operation: str, job_id: UUID, *shared_keys: str, **parameters: object) -> Any:
         named = (keys.progress, keys.events, keys.result, keys.lease, keys.attempts, keys.answer)
-        given = {name: value for name, value in parameters.items() if value is not None}
-        given |= {"job_id": str(job_id), "nonce": secrets.token_hex(4), "epoch": secrets.token_hex(6)} | given
-        args = [operation, _json(given), _CONSTANTS]
-        all_keys = [*(key(job_id) for key in named), *shared_keys]
+        name, drawn = str(job_id), secrets.token_hex(10)
+        given: dict[str, Any] = {"job_id": name, "nonce": drawn[:8], "epoch": drawn[8:]}
+        given |= {about: value for about, value in parameters.items() if value is not None}
+        args: list[str | bytes] = [operation, to_json(given), _CONSTANTS]
+        all_keys = [*(key(name) for key in named), *shared_keys]
         # A renewal each second would be all that one sees of a slow job.
         with traces.span(f"redis {operation}", "client") if operation != "renew" else nullcontext():
             found, written_end = await ask(self._script(keys=all_keys, args=args))

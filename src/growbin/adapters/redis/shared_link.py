@@ -71,7 +71,8 @@ class SharedLink(asyncio.Protocol):
 
     def _send(self) -> None:
         """One call of the kernel for all that is asked in one turn: thousands may come back at once."""
-        self._transport.write(b"".join(self._unsent))
+        if not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
 
     def leave(self) -> None:

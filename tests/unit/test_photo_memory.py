@@ -1,0 +1,100 @@
+"""What a photo takes of the consumer's memory while the model thinks."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+import subprocess
+import sys
+import tracemalloc
+
+import psutil
+import pytest
+from aiohttp import web
+
+from growbin.adapters.model.analyst import OpenAIAnalyst
+from growbin.adapters.model.request import PIECE_BYTES, CallShape, body_of
+from growbin.capabilities import CallWishes
+from growbin.job import CleanPhoto
+from tests.loopback import served
+
+# Raw photos come and go between what jobs keep.
+PHOTOS = """
+import sys
+from growbin.wiring.consumer import map_photos
+if sys.argv[1] == "mapped":
+    map_photos()
+del (first := bytearray(2 << 20))[:]
+raw, kept = [], []
+for _ in range(40):
+    raw.append(b"x" * (2 << 20))
+    kept.append(b"x" * 100_000)
+del raw
+print("let go", flush=True)
+sys.stdin.readline()
+"""
+
+
+def resident_megabytes(how: str) -> float:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PHOTOS, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"let go\n"
+        resident: int = psutil.Process(process.pid).memory_info().rss
+        process.communicate(b"\n")
+    return resident / 1_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries have rules of their own")
+def test_memory_of_raw_photos_goes_back_to_the_system() -> None:
+    """However it lies between what is kept: 80 MB of them, all let go."""
+    assert resident_megabytes("as it is") - resident_megabytes("mapped") > 60
+
+
+async def test_photo_is_in_memory_once_while_the_model_thinks() -> None:
+    """Its base64, a third longer, is gone with the last byte that was sent."""
+    photo = CleanPhoto(secrets.token_bytes(6_000_000), "image/jpeg", 4, 3)
+    thinks, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def think(request: web.BaseRequest) -> web.Response:
+        while await request.content.readany():
+            pass
+        thinks.set()
+        await may_answer.wait()
+        return web.Response(status=500)
+
+    tracemalloc.start()
+    try:
+        async with (
+            served(think) as url,
+            OpenAIAnalyst.open(api_key="k", base_url=f"{url}/v1", model="m", timeout_seconds=60) as analyst,
+        ):
+            before, _ = tracemalloc.get_traced_memory()
+            asking = asyncio.create_task(analyst.ask(photo, None, "ko"))
+            await thinks.wait()
+            held, most = (value - before for value in tracemalloc.get_traced_memory())
+            may_answer.set()
+            await asyncio.wait([asking])
+    finally:
+        tracemalloc.stop()
+    assert isinstance(asking.exception(), Exception)
+    assert held < 500_000
+    assert most < 2_000_000  # also while it is sent
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 2, 3 * PIECE_BYTES + 1])
+async def test_pieces_are_one_json(size: int) -> None:
+    """As long as was promised, with the photo in it whole; a question that looks like a picture is data."""
+    photo = CleanPhoto(secrets.token_bytes(size), "image/jpeg", 4, 3)
+    shape = CallShape.of("gpt-4o", CallWishes())
+    body = body_of(shape, "gpt-4o", "prompt", photo, 'data:image/jpeg;base64,"', "ko")
+    sent = b"".join([piece async for piece in body.pieces()])
+    assert len(sent) == body.length
+    text, picture = json.loads(sent)["messages"][1]["content"]
+    assert "base64" in text["text"]
+    url = picture["image_url"]["url"]
+    assert url == f"data:image/jpeg;base64,{base64.b64encode(photo.data).decode()}"
