@@ -145,12 +145,17 @@ class OpenAIAnalyst:
             with self._http.carrying(picture) as headers:
                 paid = await self._client.chat.completions.with_raw_response.create(
                     model=self._model,
-                    messages=messages(self._prompt, shape.detail, picture, question, locale),
-                    response_format=shape.response_format_sent(),
+                    messages=[],
                     max_completion_tokens=cap.get("max_completion_tokens", openai.omit),
                     max_tokens=cap.get("max_tokens", openai.omit),
                     reasoning_effort=shape.effort or openai.omit,
                     extra_headers=headers,
+                    # Not by name: the client would hold each part of them against each type that it knows,
+                    # which takes as long as all the rest.
+                    extra_body={
+                        "messages": messages(self._prompt, shape.detail, picture, question, locale),
+                        "response_format": shape.response_format_sent(),
+                    },
                 )
         except openai.APIStatusError as error:
             answer = error.response
