@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,14 +38,12 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
 
     def __init__(self, base_url: str) -> None:
         """Through the environment's proxy, unless the server is nearby."""
-        super().__init__(
-            # Compressed, a small body may become a large one, and these are small anyway.
-            headers={"Accept-Encoding": "identity"},
-            transport=httpx2.AsyncBaseTransport(),  # never used; its own would load every certificate
-            trust_env=False,
-        )
+        # A transport that is never used; its own would load every certificate.
+        super().__init__(transport=httpx2.AsyncBaseTransport(), trust_env=False)
         self._pictures: dict[str, Picture] = {}
         self._session = aiohttp.ClientSession(
+            # Compressed, a small body may become a large one, and these are small anyway.
+            headers={"Accept-Encoding": "identity"},
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=proxy_of(base_url),
@@ -62,17 +60,28 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         finally:
             del self._pictures[picture.mark]
 
+    def build_request(self, *_: Any, **given: Any) -> httpx2.Request:
+        """With the picture in its mark's place; of the body nothing is kept once it is sent."""
+        headers = httpx2.Headers(given["headers"])
+        length, pieces = self._pictures[headers.pop(_MARK)].spliced_into(given["content"])
+        headers["Content-Length"] = str(length)
+        return httpx2.Request(
+            given["method"],
+            given["url"],
+            headers=headers,
+            stream=_Pieces(pieces),
+            extensions={"timeout": given["timeout"].as_dict()},
+        )
+
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """The whole answer, also where a stream of it is asked for. A body longer than MOST_BODY_BYTES is cut
         somewhere beyond: who reads it tells it by its length."""
-        length, pieces = self._pictures[request.headers.pop(_MARK)].spliced_into(request.content)
-        request.headers["Content-Length"] = str(length)
         limits = request.extensions["timeout"]
         try:
             async with self._session.post(
                 URL(str(request.url), encoded=True),
                 headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
-                data=pieces,
+                data=request.stream,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(connect=limits["connect"], sock_read=limits["read"]),
             ) as answer:
@@ -86,6 +95,14 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
     async def aclose(self) -> None:
         await self._session.close()
         await super().aclose()
+
+
+class _Pieces(httpx2.AsyncByteStream):
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:
