@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from growbin.adapters.model.analyst import OpenAIAnalyst
-from growbin.adapters.model.reply import MOST_BODY_BYTES
+from growbin.adapters.model.bounded_client import MOST_BODY_BYTES
 from growbin.adapters.model.request import strict_schema
 from growbin.analysis import parse_answer
 from growbin.capabilities import CallWishes

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 
 from growbin.adapters.model.analyst import OpenAIAnalyst
-from growbin.adapters.model.reply import MOST_BODY_BYTES, MOST_TOKENS
+from growbin.adapters.model.bounded_client import MOST_BODY_BYTES
+from growbin.adapters.model.reply import MOST_TOKENS
 from growbin.certainty import Thresholds
 from growbin.consumer.breakers import Breakers
 from growbin.consumer.context import Consumer

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import secrets
 import subprocess
 import sys
@@ -15,8 +13,6 @@ import pytest
 from aiohttp import web
 
 from growbin.adapters.model.analyst import OpenAIAnalyst
-from growbin.adapters.model.request import PIECE_BYTES, CallShape, body_of
-from growbin.capabilities import CallWishes
 from growbin.job import CleanPhoto
 from tests.loopback import served
 
@@ -86,15 +82,22 @@ async def test_photo_is_in_memory_once_while_the_model_thinks() -> None:
     assert most < 2_000_000  # also while it is sent
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 2, 3 * PIECE_BYTES + 1])
-async def test_pieces_are_one_json(size: int) -> None:
-    """As long as was promised, with the photo in it whole; a question that looks like a picture is data."""
-    photo = CleanPhoto(secrets.token_bytes(size), "image/jpeg", 4, 3)
-    shape = CallShape.of("gpt-4o", CallWishes())
-    body = body_of(shape, "gpt-4o", "prompt", photo, 'data:image/jpeg;base64,"', "ko")
-    sent = b"".join([piece async for piece in body.pieces()])
-    assert len(sent) == body.length
-    text, picture = json.loads(sent)["messages"][1]["content"]
-    assert "base64" in text["text"]
-    url = picture["image_url"]["url"]
-    assert url == f"data:image/jpeg;base64,{base64.b64encode(photo.data).decode()}"
+async def test_photo_is_gone_with_its_answer() -> None:
+    """The connection stays open, and keeps nothing of it."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        while await request.content.readany():
+            pass
+        return web.json_response({"choices": [{"message": {"content": "A bottle."}}]})
+
+    async with (
+        served(answer) as url,
+        OpenAIAnalyst.open(api_key="k", base_url=f"{url}/v1", model="m", timeout_seconds=60) as analyst,
+    ):
+        tracemalloc.start()
+        try:
+            await analyst.ask(CleanPhoto(secrets.token_bytes(6_000_000), "image/jpeg", 4, 3), None, "ko")
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert kept < 2_000_000

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
+from growbin.adapters.model.bounded_client import MOST_BODY_BYTES
 from growbin.adapters.model.refusals import (
     LONGEST_RETRY_AFTER_SECONDS,
     TABLE,
@@ -19,7 +20,6 @@ from growbin.adapters.model.refusals import (
     retry_after_seconds,
     trouble,
 )
-from growbin.adapters.model.reply import MOST_BODY_BYTES
 from growbin.errors import JobFailed, Throttled, Unavailable
 
 JOB, EVERYBODY, EITHER, BUSY, AWAY = Whom.JOB, Whom.EVERYBODY, Whom.EITHER, Whom.BUSY, Whom.AWAY

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from importlib import resources
 
+import httpx2
+import openai
 import structlog
 from PIL import Image
 
 from growbin.adapters.model.bounded_client import BoundedClient
-from growbin.adapters.model.refusals import Refusal, refusal_of, trouble
+from growbin.adapters.model.picture import Picture
+from growbin.adapters.model.refusals import Refusal, Trouble, refusal_of, trouble
 from growbin.adapters.model.reply import read_reply
-from growbin.adapters.model.request import CallShape, body_of
+from growbin.adapters.model.request import CallShape, messages
 from growbin.capabilities import CallWishes
 from growbin.errors import JobFailed
 from growbin.job import CleanPhoto, Locale, ModelAnswer
@@ -28,6 +31,14 @@ log = structlog.get_logger()
 OPENAI_URL = "https://api.openai.com/v1"
 PROBE_QUESTION = "Do you answer? This is a probe, and no person's photo."
 MOST_CONNECT_SECONDS = 5.0
+# Raised before a byte of the request is on its way.
+_NEVER_SENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+)
+_UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.InvalidURL)
 
 
 class OpenAIAnalyst:
@@ -36,15 +47,15 @@ class OpenAIAnalyst:
 
     def __init__(
         self,
-        client: BoundedClient,
-        api_key: str,
+        client: openai.AsyncOpenAI,
+        http: BoundedClient,
         model: str,
         shape: CallShape,
         prices: PriceList,
         timeout_seconds: float,
     ) -> None:
         self._client = client
-        self._api_key = api_key
+        self._http = http
         self._model = model
         self._shape = shape
         self._prices = prices
@@ -67,10 +78,16 @@ class OpenAIAnalyst:
         whole call. Raises EffortRefused."""
         shape = CallShape.of(model, wishes or CallWishes())
         connect_seconds = min(MOST_CONNECT_SECONDS, timeout_seconds / 2)
-        api_key = api_key or "none"  # a server of one's own may want none, and take no empty one
-        url = f"{(base_url or OPENAI_URL).rstrip('/')}/chat/completions"
-        async with BoundedClient.open(url, api_key, connect_seconds) as client:
-            yield cls(client, api_key, model, shape, prices or load_prices(), timeout_seconds)
+        # Left out, address and key would be taken from the environment.
+        base_url = base_url or OPENAI_URL
+        async with openai.AsyncOpenAI(
+            api_key=api_key or "none",  # a server of one's own may want none; the client insists on one
+            base_url=base_url,
+            max_retries=0,
+            timeout=httpx2.Timeout(timeout_seconds, connect=connect_seconds),
+            http_client=(http := BoundedClient(base_url)),
+        ) as client:
+            yield cls(client, http, model, shape, prices or load_prices(), timeout_seconds)
 
     async def ask(self, photo: CleanPhoto, question: str | None, locale: Locale) -> ModelAnswer:
         """The model's raw answer.
@@ -93,7 +110,7 @@ class OpenAIAnalyst:
         shape = self._shape
         began = time.perf_counter()
         try:
-            # As a whole: a slow drip meets no time-out of a single read.
+            # The client's own time-out is one per read, which a slow drip never meets.
             async with asyncio.timeout(self._timeout_seconds):
                 while isinstance(told := await self._post(shape, photo, question, locale), Refusal):
                     simpler = shape.without(told.row.parameter) if told.row.parameter else None
@@ -120,15 +137,40 @@ class OpenAIAnalyst:
     async def _post(
         self, shape: CallShape, photo: CleanPhoto, question: str | None, locale: Locale
     ) -> bytes | Refusal:
-        """One POST: the body of what was paid for, or what was refused."""
-        answered = await self._client.post(body_of(shape, self._model, self._prompt, photo, question, locale))
-        if isinstance(answered, str):
-            return trouble(answered)
-        if 200 <= answered.status < 300:
-            return answered.body
-        return refusal_of(
-            answered.status, answered.body, answered.headers, secret=self._api_key, question=question
-        )
+        """One POST: the body of what was paid for, or what was refused. No error's text is kept: it may
+        quote the key."""
+        cap = {shape.cap_parameter: shape.most_tokens}
+        picture = Picture(photo)
+        try:
+            with self._http.carrying(picture) as headers:
+                paid = await self._client.chat.completions.with_raw_response.create(
+                    model=self._model,
+                    messages=[],
+                    max_completion_tokens=cap.get("max_completion_tokens", openai.omit),
+                    max_tokens=cap.get("max_tokens", openai.omit),
+                    reasoning_effort=shape.effort or openai.omit,
+                    extra_headers=headers,
+                    # Not by name: the client would hold each part of them against each type that it knows,
+                    # which takes as long as all the rest.
+                    extra_body={
+                        "messages": messages(self._prompt, shape.detail, picture, question, locale),
+                        "response_format": shape.response_format_sent(),
+                    },
+                )
+        except openai.APIStatusError as error:
+            answer = error.response
+            return refusal_of(
+                answer.status_code,
+                answer.content,
+                answer.headers,
+                secret=self._client.api_key,
+                question=question,
+            )
+        except openai.OpenAIError as error:
+            return trouble(_kind_of(error))
+        except ValueError:  # a key that no header takes
+            return trouble("unsendable")
+        return paid.content
 
     def _remember(self, shape: CallShape) -> None:
         """Only what has brought an answer: a refusal may have quoted a stranger's question."""
@@ -143,3 +185,18 @@ def nobodys_photo() -> CleanPhoto:
     square = io.BytesIO()
     Image.new("RGB", (64, 64), "grey").save(square, "JPEG")
     return CleanPhoto(square.getvalue(), "image/jpeg", 64, 64)
+
+
+def _kind_of(error: BaseException) -> Trouble:
+    causes = list(_causes(error))
+    if any(isinstance(cause, _NEVER_SENT) for cause in causes):
+        return "never sent"
+    if any(isinstance(cause, _UNSENDABLE) for cause in causes):
+        return "unsendable"
+    return "timed out" if any(isinstance(cause, httpx2.TimeoutException) for cause in causes) else "cut"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from growbin.adapters.model.reply import MOST_BODY_BYTES
+from growbin.adapters.model.bounded_client import MOST_BODY_BYTES
 from growbin.errors import GrowbinError, JobFailed, Throttled, Unavailable
 from growbin.telemetry import metrics
 

@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from growbin.adapters.model.bounded_client import MOST_BODY_BYTES
 from growbin.analysis import LONGEST_TEXT, holds_answer, spoken
 from growbin.errors import JobFailed
 from growbin.job import ModelAnswer
 from growbin.telemetry import metrics
 from growbin.usage import Price, PriceList, Usage
 
-MOST_BODY_BYTES = 1024 * 1024  # an honest answer has a hundredth of it
 LONGEST_MODEL_NAME = 100
 MOST_TOKENS = 10_000_000  # of one call; a bill beyond is a mistake
 
