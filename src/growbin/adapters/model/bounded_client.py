@@ -18,7 +18,7 @@ from growbin.nearby import proxy_of
 MOST_BODY_BYTES = 1024 * 1024  # an honest answer has a hundredth of it
 LONGEST_HEADER_BYTES = 64 * 1024
 IDLE_SECONDS = 5.0  # a connection that was kept for longer may have been closed at the other end
-_MARK = "Growbin-Picture"  # goes no further than to `send`
+_MARK = "Growbin-Picture"  # a header of ours; taken off before the request is made
 _OF_THE_WIRE = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 # What it is to httpx2, and so to `openai`; the first that fits.
 _ERRORS: tuple[tuple[type[Exception], type[httpx2.RequestError]], ...] = (
