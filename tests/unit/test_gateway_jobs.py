@@ -307,11 +307,15 @@ async def test_known_version_is_not_sent_again(node: Node, client: Client) -> No
 
 
 async def test_wait_answers_as_soon_as_the_job_ends(node: Node, client: Client) -> None:
-    """`Prefer: wait` holds the answer back until the end, and says that it was heeded."""
+    """`Prefer: wait` holds the answer back until the end, whatever stages come before, and says that it was
+    heeded."""
     job = await node.submitted(client)
     waiting = asyncio.create_task(client.get(JOB.format(job.job_id), headers={"Prefer": "wait=30"}))
     while not node.feed.subscribed:
         await asyncio.sleep(0.005)
+    await node.progress.begin(job, alone=False, call_id="test")
+    answered, _ = await asyncio.wait([waiting], timeout=0.2)
+    assert not answered
     await node.progress.cancel(job.job_id)
     response = await asyncio.wait_for(waiting, 5)
     assert (await response.json())["stage"] == "cancelled"
