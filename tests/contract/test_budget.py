@@ -324,7 +324,8 @@ async def test_probe_counts_in_everybodys_budget_and_is_never_refused(parts: dic
         for _ in range(3):
             await progress.count_probe()
         desk = Desk(progress)
-        assert (await desk.books())["calls"] == 3
+        spent = {"calls": 3, "micros": 3 * CALL_MICROS}
+        assert await desk.books() == {**spent, "reserved": 0, "settled": 0, "open": 0}
         assert isinstance(await desk.count(), BudgetSpent)
     async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as unbounded:
         await unbounded.count_probe()

@@ -333,6 +333,17 @@ async def test_wait_that_ends_first_shows_the_job_as_it_is(node: Node, client: C
     assert ended.headers["Preference-Applied"] == "wait=60"
 
 
+async def test_wait_takes_one_of_the_sessions_streams(start: Start) -> None:
+    """It costs as much, and is refused as one where there are too many; a read that does not wait is not."""
+    node = await start(max_streams_per_session=1)
+    client = await node.client()
+    job = await node.submitted(client)
+    async with client.get(f"{JOB.format(job.job_id)}/events"):
+        refused = await client.get(JOB.format(job.job_id), headers={"Prefer": "wait=1"})
+        await problem(refused, 429, "too_many_streams")
+        assert (await client.get(JOB.format(job.job_id))).status == 200
+
+
 async def test_reader_expires_what_is_due(node: Node, client: Client) -> None:
     """A job that no consumer took ends when somebody looks after its deadline."""
     job = await node.submitted(client)
@@ -356,6 +367,7 @@ async def test_jobs_are_listed_newest_first_in_pages(node: Node, client: Client)
         listed += [job["job_id"] for job in page["jobs"]]
         cursor = page["next_cursor"] and f"&cursor={page['next_cursor']}"
     assert listed == made[::-1]
+    assert (await (await client.get("/api/v1/waste/jobs?limit=5")).json())["next_cursor"] is None
     newcomer = await node.client()
     assert await (await newcomer.get("/api/v1/waste/jobs")).json() == {"jobs": [], "next_cursor": None}
 
