@@ -420,7 +420,7 @@ def test_each_mutant_still_fits_the_code() -> None:
     """A patch that no longer applies would prove nothing, and only the long run would say so."""
     patches = sorted((TESTS / "faults" / "mutants").glob("*.patch"))
     assert patches
-    header = re.compile(r"# control: .+\n# row: tests/faults/test_\w+\.py::test_.+\n# fails: .+\n--- ")
+    header = re.compile(r"# control: .+\n# row: tests/\w+/test_\w+\.py::test_.+\n# fails: .+\n--- ")
     assert all(header.match(patch.read_text()) for patch in patches)
     stale = [
         patch.name

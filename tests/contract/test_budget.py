@@ -6,7 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from tests.fakes import Clock, FakeProgressLog
 from tests.jobs import job_of, upload
 
 CALL_MICROS = 1000
+DAY_MS = 86_400_000
 
 
 def budget(first_share: float = 0, **limits: str) -> Budget:
@@ -74,6 +75,18 @@ class Desk:
             )
         else:
             await self.progress._redis.hset(keys.budget(keys.EVERYBODY), mapping={"day": 1, "minute": 1})
+
+    async def let_a_day_pass(self) -> None:
+        """As above; so were the reservations made that are open."""
+        await self.let_windows_pass()
+        if isinstance(self.progress, FakeProgressLog):
+            book = self.progress.book
+            assert book is not None
+            book.open = {call_id: at_ms - DAY_MS for call_id, at_ms in book.open.items()}
+        else:
+            names: Any = await self.progress._redis.zrange(keys.open_reservations(), 0, -1)
+            for member in names:
+                await self.progress._redis.zincrby(keys.open_reservations(), -DAY_MS, member)
 
     async def books(self) -> dict[str, int]:
         """Everybody's: calls and micro-dollars of the day, what was reserved, settled, and is open."""
@@ -254,6 +267,18 @@ async def test_spent_budget_opens_with_the_next_window(desk_with: Open) -> None:
     assert await desk.count() == "counted"
 
 
+async def test_call_is_settled_in_the_window_that_it_was_reserved_in(desk_with: Open) -> None:
+    """What yesterday's call has not cost is nothing that today may spend."""
+    long_calls = replace(budget(everybody="9 calls/day"), call_seconds=2 * DAY_MS / 1000)
+    desk = await desk_with(long_calls)
+    job, attempt = await desk.job()
+    await desk.progress.count_paid_call(job, attempt, "a")
+    await desk.let_a_day_pass()
+    await desk.count()
+    await desk.progress.settle_paid_call(job, "a", 0.0)
+    assert (await desk.books())["micros"] == CALL_MICROS
+
+
 @pytest.mark.parametrize("calls", [9, 20])
 async def test_operator_is_warned_once_at_four_fifths(parts: dict[str, str], calls: int) -> None:
     """One line a window, however many calls follow."""
@@ -299,7 +324,8 @@ async def test_probe_counts_in_everybodys_budget_and_is_never_refused(parts: dic
         for _ in range(3):
             await progress.count_probe()
         desk = Desk(progress)
-        assert (await desk.books())["calls"] == 3
+        spent = {"calls": 3, "micros": 3 * CALL_MICROS}
+        assert await desk.books() == {**spent, "reserved": 0, "settled": 0, "open": 0}
         assert isinstance(await desk.count(), BudgetSpent)
     async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as unbounded:
         await unbounded.count_probe()

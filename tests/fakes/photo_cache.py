@@ -10,13 +10,15 @@ from tests.fakes.upload_store import FakeUploadStore
 
 
 class FakePhotoCache(MayBeAway):
-    """`read` plays a browser: what was read once is kept, whatever becomes of it in the store."""
+    """`read` plays a browser: what was read once is kept, whatever becomes of it in the store. Of `popular`
+    somebody reads again what was forgotten, at once."""
 
     part = "cdn"
 
     def __init__(self) -> None:
         super().__init__()
         self.forgotten: list[list[str]] = []  # by invalidation
+        self.popular: FakeUploadStore | None = None
         self._kept: dict[str, CleanPhoto] = {}
 
     def read(self, key: str, origin: FakeUploadStore) -> bytes | None:
@@ -29,3 +31,5 @@ class FakePhotoCache(MayBeAway):
         self.forgotten.append(list(keys))
         for key in keys:
             self._kept.pop(key, None)
+            if self.popular is not None:
+                self.read(key, self.popular)

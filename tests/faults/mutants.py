@@ -7,7 +7,8 @@ pattern of what the row then says (a row with a parameter is named as pytest doe
     # row: tests/faults/test_redis_faults.py::test_lapsed_lease_fences_its_old_holder
     # fails: assert .* == \[2, 2\]
 
-A row that fails for another reason (a part that does not start, a bug in the patch) proves nothing.
+A row that fails for another reason (a part that does not start, a bug in the patch) proves nothing. A row
+that stands elsewhere than beside this file is run by pytest.
 
 The mutants are applied to a copy of the tree, one after the other, on one set of servers; the processes run
 the copy, in an environment made for it. Each row must also pass without its mutant, or its failure would
@@ -23,6 +24,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -30,6 +32,7 @@ import tempfile
 import time
 import traceback
 import venv
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -67,6 +70,8 @@ class Mutant:
 
     def load_row(self) -> Row:
         path, _, name = self.row.partition("::")
+        if not path.startswith("tests/faults/"):
+            return partial(run_by_pytest, self.row)
         name, _, case = name.removesuffix("]").partition("[")
         function: Any = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
         if case:
@@ -167,6 +172,21 @@ async def failure_of(row: Row, servers: Servers) -> str:
         said = [line for line in said if line and not line.endswith("are broken:")]
         return "\n".join(said) or f"{type(error).__name__}: {where.line if where else ''}"
     return ""
+
+
+async def run_by_pytest(row: str, _servers: Servers) -> None:
+    """A row that starts itself whatever it needs."""
+    command = (sys.executable, "-m", "pytest", "-q", "--tb=short", row)
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=STDOUT)
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)  # so that it stops what it has started
+            await process.wait()
+    if process.returncode:
+        said = output.decode(errors="replace")
+        raise AssertionError("\n".join(re.findall(r"^E +(.+)$", said, re.MULTILINE)) or said)
 
 
 @contextmanager

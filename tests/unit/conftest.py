@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from growbin.gateway.addresses import Network
+from growbin.rules.rulebook import Rulebook
 from tests.fakes import Clock, FakeJobQueue, FakeJobRecords, FakeProgressLog, FakeSessions, FakeUploadStore
-from tests.unit.gateway_node import LIMITS, LOOPBACK, Client, Node
+from tests.unit.gateway_node import LIMITS, LOOPBACK, RULES, Client, Node
 
 Start = Callable[..., Awaitable[Node]]
 
@@ -26,6 +27,7 @@ async def start() -> AsyncIterator[Start]:
         *,
         secure_cookies: bool = False,
         takes_questions: bool = True,
+        rules: Rulebook = RULES,
         trusted_proxies: tuple[Network, ...] = LOOPBACK,
         **limits: Any,
     ) -> Node:
@@ -44,6 +46,7 @@ async def start() -> AsyncIterator[Start]:
         node.limits = replace(LIMITS, **limits)
         node.secure_cookies = secure_cookies
         node.takes_questions = takes_questions
+        node.rules = rules
         node.trusted_proxies = trusted_proxies
         await node.start()
         nodes.append(node)

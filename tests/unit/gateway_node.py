@@ -21,6 +21,7 @@ from growbin.gateway.hub import Hub
 from growbin.gateway.notices import Notices
 from growbin.job import Job
 from growbin.rules.overlay import load_rulebook
+from growbin.rules.rulebook import Rulebook
 from growbin.rules.things import ThingFinder
 from tests.fakes import (
     Clock,
@@ -76,6 +77,7 @@ class Node:
     limits: GatewayLimits = LIMITS
     secure_cookies: bool = False
     takes_questions: bool = True
+    rules: Rulebook = RULES
     outages: FakeOutages = field(init=False)
     trusted_proxies: tuple[Network, ...] = LOOPBACK
     hub: Hub = field(init=False)
@@ -113,8 +115,8 @@ class Node:
             trusted_proxies=self.trusted_proxies,
             secure_cookies=self.secure_cookies,
             takes_questions=self.takes_questions,
-            rules=RULES,
-            things=ThingFinder(RULES),
+            rules=self.rules,
+            things=ThingFinder(self.rules),
             records=self.records,
             sessions=self.sessions,
             progress=self.progress,

@@ -24,6 +24,7 @@ from growbin.embedded_model.classifier import (
     _doubt,
     _seen,
     card,
+    second_items,
 )
 from growbin.embedded_model.object_names import object_names
 from growbin.embedded_model.pictures import UnreadablePhoto, flaw_of, upright_photo, views_of_whole
@@ -324,3 +325,20 @@ def test_unsure_whole_is_doubted_for_what_its_crops_show(
     """Nothing, one thing, or more."""
     whole = opinion(PLASTICS, 0.3)
     assert _doubt(whole, [opinion(*crop) for crop in crops], [], None) == doubt
+
+
+@pytest.mark.parametrize(
+    ("crops", "others"),
+    [
+        ([(PLASTICS, 0.99), (PLASTICS, 0.99)], []),
+        ([(GLASS, 0.99), (PLASTICS, 0.99)], []),
+        ([(GLASS, 0.8), (GLASS, 0.6)], []),
+        ([(GLASS, 0.99), (GLASS, 0.6), (TEXTILES, 0.99)], [GLASS]),
+    ],
+)
+def test_second_item_is_another_thing_than_the_whole_in_two_crops(
+    crops: list[tuple[Sorting, float]], others: list[Sorting]
+) -> None:
+    """One of them sure, the other probable: else it is a part of the one thing."""
+    found = second_items(opinion(PLASTICS, 0.9), [opinion(*crop) for crop in crops], 0.9)
+    assert [other.place for other in found] == others

@@ -16,10 +16,11 @@ from growbin.commands.doctor import (
     judge_model,
     judge_photos,
     judge_proxies,
+    judge_redis,
     judge_shutdown,
     judge_topology,
 )
-from growbin.measurements import BrokerFacts, ModelFacts, PhotoFacts, TopologyFacts, Transfer
+from growbin.measurements import BrokerFacts, ModelFacts, PhotoFacts, RedisFacts, TopologyFacts, Transfer
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,16 @@ def test_clock_is_judged_by_its_distance_on_either_side(skew_seconds: float, gra
 def test_broker_older_than_dead_lettering_that_keeps_fails(version: str, grade: str) -> None:
     """3.10 is the first with at-least-once dead-lettering."""
     assert judge_broker("rabbitmq", BrokerFacts(version, 1, 1))[0].grade == grade
+
+
+@pytest.mark.parametrize(
+    ("policy", "grade"),
+    [("noeviction", "ok"), ("allkeys-lru", "fail"), ("volatile-lru", "fail"), (None, "warn")],
+)
+def test_redis_that_may_evict_anything_fails(policy: str | None, grade: str) -> None:
+    """A policy for what has a life hits everything: nearly every key of ours has one."""
+    found = judge_redis("redis", RedisFacts("8.1", 1, appends=True, eviction_policy=policy, skew_seconds=0))
+    assert [one.grade for one in found if one.name == "redis eviction"] == [grade]
 
 
 def test_alarm_fails_and_names_its_node() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from growbin.rules.overlay import load_rulebook
 from growbin.taxonomy import Category, Condition, Material
+from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node, problem
+
+OVERLAY = Path(__file__).parents[2] / "examples" / "overlay"
 
 ADVICE = "/api/v1/waste/advice"
 
@@ -81,6 +87,16 @@ async def test_same_question_has_the_same_etag_and_another_another(client: Clien
     )
     assert (known.status, await known.read()) == (304, b"")
     assert known.headers["Cache-Control"] == "public, max-age=300"
+
+
+async def test_new_rules_have_new_etags(start: Start, client: Client) -> None:
+    """Whoever holds the advice of the old ones gets that of the new."""
+    known = await client.get(ADVICE, params={"category": "food"})
+    anew = await (await start(rules=load_rulebook(OVERLAY))).client()
+    answer = await anew.get(
+        ADVICE, params={"category": "food"}, headers={"If-None-Match": known.headers["ETag"]}
+    )
+    assert (answer.status, answer.headers["ETag"] != known.headers["ETag"]) == (200, True)
 
 
 def _pairs(parameters: dict[str, object]) -> list[tuple[str, str]]:

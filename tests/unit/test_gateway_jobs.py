@@ -307,11 +307,15 @@ async def test_known_version_is_not_sent_again(node: Node, client: Client) -> No
 
 
 async def test_wait_answers_as_soon_as_the_job_ends(node: Node, client: Client) -> None:
-    """`Prefer: wait` holds the answer back until the end, and says that it was heeded."""
+    """`Prefer: wait` holds the answer back until the end, whatever stages come before, and says that it was
+    heeded."""
     job = await node.submitted(client)
     waiting = asyncio.create_task(client.get(JOB.format(job.job_id), headers={"Prefer": "wait=30"}))
     while not node.feed.subscribed:
         await asyncio.sleep(0.005)
+    await node.progress.begin(job, alone=False, call_id="test")
+    answered, _ = await asyncio.wait([waiting], timeout=0.2)
+    assert not answered
     await node.progress.cancel(job.job_id)
     response = await asyncio.wait_for(waiting, 5)
     assert (await response.json())["stage"] == "cancelled"
@@ -327,6 +331,17 @@ async def test_wait_that_ends_first_shows_the_job_as_it_is(node: Node, client: C
     await node.progress.cancel(job.job_id)
     ended = await client.get(JOB.format(job.job_id), headers={"Prefer": "wait=9999"})
     assert ended.headers["Preference-Applied"] == "wait=60"
+
+
+async def test_wait_takes_one_of_the_sessions_streams(start: Start) -> None:
+    """It costs as much, and is refused as one where there are too many; a read that does not wait is not."""
+    node = await start(max_streams_per_session=1)
+    client = await node.client()
+    job = await node.submitted(client)
+    async with client.get(f"{JOB.format(job.job_id)}/events"):
+        refused = await client.get(JOB.format(job.job_id), headers={"Prefer": "wait=1"})
+        await problem(refused, 429, "too_many_streams")
+        assert (await client.get(JOB.format(job.job_id))).status == 200
 
 
 async def test_reader_expires_what_is_due(node: Node, client: Client) -> None:
@@ -352,6 +367,7 @@ async def test_jobs_are_listed_newest_first_in_pages(node: Node, client: Client)
         listed += [job["job_id"] for job in page["jobs"]]
         cursor = page["next_cursor"] and f"&cursor={page['next_cursor']}"
     assert listed == made[::-1]
+    assert (await (await client.get("/api/v1/waste/jobs?limit=5")).json())["next_cursor"] is None
     newcomer = await node.client()
     assert await (await newcomer.get("/api/v1/waste/jobs")).json() == {"jobs": [], "next_cursor": None}
 

@@ -139,6 +139,16 @@ async def test_public_reads_are_counted_in_the_process(start: Start) -> None:
     assert (await client.get(ADVICE, headers={"X-Forwarded-For": "192.0.2.9"})).status == 200
 
 
+async def test_refused_public_reads_make_nobody_wait_longer(start: Start) -> None:
+    """Nothing is taken from an empty bucket: who asks on and on gets its next read as soon as who waits."""
+    reads = (await start(reads_per_second=2)).server.app[RATES].public_reads
+    while not reads.count("somebody").retry_after_seconds:
+        pass
+    full_at_ms = reads._full_at_ms["somebody"]
+    assert reads.count("somebody").retry_after_seconds == 1
+    assert reads._full_at_ms["somebody"] == full_at_ms
+
+
 async def test_public_reads_of_many_addresses_take_a_bounded_room(node: Node) -> None:
     """Those that asked longest ago are forgotten."""
     reads = node.server.app[RATES].public_reads

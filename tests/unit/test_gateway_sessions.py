@@ -10,6 +10,7 @@ from aiohttp import ClientResponse
 
 from growbin.errors import Rejected
 from growbin.gateway.context import GATEWAY
+from growbin.gateway.jobs import LONGEST_LIST
 from growbin.gateway.owned_job import KnownJob
 from growbin.gateway.sessions import Session
 from growbin.gateway.submission import submit_job
@@ -148,8 +149,11 @@ async def test_ended_session_opens_nothing_any_more(node: Node, client: Client) 
 
 
 async def test_session_ended_with_erase_takes_its_jobs_with_it(node: Node, client: Client) -> None:
-    """Its own and nobody else's; each comes on the agenda before the session ends."""
+    """All that it lists, which is more than a page, and nobody else's; each comes on the agenda before the
+    session ends."""
     jobs = [await node.submitted(client) for _ in range(3)]
+    for _ in range(LONGEST_LIST):
+        await node.uploaded(client)
     other = await node.client()
     kept = await node.submitted(other)
     assert (await client.delete(CURRENT, params={"erase": "true"})).status == 204

@@ -21,7 +21,8 @@ async def test_ticket_carries_what_the_client_needs_and_nothing_else(node: Node,
     job_id = ticket["job_id"]
     assert response.status == 201
     assert UUID(job_id).version == 4
-    assert ticket.pop("upload_url").startswith(f"https://bucket.test/incoming/{job_id}?")
+    upload_url = ticket.pop("upload_url")
+    assert upload_url.startswith(f"https://bucket.test/incoming/{job_id}?X-Amz-Expires=300&")
     assert ticket == {
         "job_id": job_id,
         "upload_method": "PUT",

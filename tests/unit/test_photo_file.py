@@ -242,6 +242,20 @@ def test_phones_and_panoramas_of_any_size_pass(width: int, height: int) -> None:
     assert near(photo, 0, 0, GREY)
 
 
+def test_a_photo_with_a_scan_for_each_component_keeps_its_colours() -> None:
+    """Not progressive, and yet the first scan is not all of it."""
+    greys = [encoded(band, "JPEG") for band in Image.new("RGB", (32, 32), "red").convert("YCbCr").split()]
+    frame, scan, header_bytes = greys[0].index(b"\xff\xc0"), b"\xff\xda\0\x08\1%c\0\0\x3f\0", 10
+    components = struct.pack("!HBHHB", 17, 8, 32, 32, 3) + b"\1\x11\0\2\x11\0\3\x11\0"
+    tables = greys[0][frame + 13 : greys[0].index(b"\xff\xda")]
+    scans = [
+        scan % number + grey[grey.index(b"\xff\xda") + header_bytes : -2]
+        for number, grey in enumerate(greys, start=1)
+    ]
+    photo = b"".join((greys[0][:frame], b"\xff\xc0", components, tables, *scans, b"\xff\xd9"))
+    assert near(cleaned(photo), 16, 16, RED)
+
+
 def test_a_progressive_photo_of_110_megapixels_passes() -> None:
     """Its coefficients just fit."""
     assert cleaned(made.scan_bomb(12_208, 9008, 1)).width == 256

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from growbin.commands.redrive import EndedSelection, RedriveParts, redrive, since
 from growbin.errors import Unavailable
@@ -110,10 +111,12 @@ async def test_only_jobs_that_ended_in_the_time_are_meant(desk: Desk) -> None:
 
 
 async def test_dry_run_changes_nothing_and_says_what_would_be(desk: Desk) -> None:
-    """Also what would be refused."""
+    """Also what would be refused; nothing is done, so nothing stands in the audit."""
     job, without_photo = await desk.failed(), await desk.failed()
     await desk.uploads.delete(without_photo.key)
-    assert await desk.redrive(EndedSelection(code="temporarily_unavailable"), is_dry=True) == 1
+    with capture_logs() as logs:
+        assert await desk.redrive(EndedSelection(code="temporarily_unavailable"), is_dry=True) == 1
+    assert not logs
     assert desk.driven == set()
     said = "\n".join(desk.said)
     assert f"{job.job_id}  temporarily_unavailable" in said
