@@ -264,8 +264,10 @@ class Client:
                 return None
             if stream.end is not None or job.is_deleted(stream.tried_at[-1]):
                 return stream.end
-            hurried = self._choice.uniform(*PAUSE_SECONDS)
+            hurried, left_at = self._choice.uniform(*PAUSE_SECONDS), time.monotonic()
             await asyncio.sleep(stream.retry_seconds if self._obeys_retry else hurried)
+            if self._obeys_retry:
+                stream.waited.append((left_at, time.monotonic()))
 
     async def _connect_once(self, job: TrackedJob, stream: Stream) -> None:
         gateway = self._any_gateway()

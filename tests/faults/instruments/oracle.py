@@ -89,6 +89,7 @@ class Stream:
     connections: list[str] = field(default_factory=list)  # "gateway-1 200 closed", for people
     tried_at: list[float] = field(default_factory=list)  # time.monotonic() of each connection's begin
     retry_seconds: float = 3.0
+    waited: list[tuple[float, float]] = field(default_factory=list)  # from when to when, as it was told
 
     @property
     def last_id(self) -> str | None:

@@ -70,7 +70,7 @@ def _reads_otherwise(job: TrackedJob, end: Event) -> Iterator[str]:
 
 def seen_late(job: TrackedJob, journal: Journal) -> Iterator[str]:
     """An end comes to an open stream soon after it was written, whatever `updated_at` says. A client that
-    was cut off by a trouble is given the trouble's time."""
+    was cut off by a trouble is given the trouble's time, and one that waits before it comes back its own."""
     booted = time.time() - time.monotonic()
     for stream in job.streams:
         end = stream.end
@@ -79,7 +79,8 @@ def seen_late(job: TrackedJob, journal: Journal) -> Iterator[str]:
         waiting_since = max(time_of(end) - booted, stream.tried_at[0])
         troubles = journal.on_the_way(waiting_since, end.at)
         hindered_seconds = sum(min(trouble.seconds, end.at - waiting_since) for trouble in troubles)
-        late_seconds = end.at - waiting_since - LATE_SECONDS - hindered_seconds
+        own_seconds = sum(max(0.0, until - max(since, waiting_since)) for since, until in stream.waited)
+        late_seconds = end.at - waiting_since - LATE_SECONDS - hindered_seconds - own_seconds
         if late_seconds > 0:
             yield (
                 f"I1 {job.marker} {job.job_id} in {stream.name}: its {end.name} was seen "
