@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -38,9 +39,7 @@ class Name:
         return await role_of(self.primary) == "slave" and await role_of(self.replica) == "master"
 
     async def is_in_step(self) -> bool:
-        role = await operate(self.replica, "ROLE")
-        assert isinstance(role, list)
-        return role[0:1] == [b"slave"] and role[3:4] == [b"connected"]
+        return await is_in_step(self.replica)
 
 
 async def operate(valkey: Valkey, *command: str) -> object:
@@ -54,9 +53,15 @@ async def role_of(valkey: Valkey) -> str:
     return str(role[0].decode())
 
 
+async def is_in_step(replica: Valkey) -> bool:
+    role = await operate(replica, "ROLE")
+    assert isinstance(role, list)
+    return role[0:1] == [b"slave"] and role[3:4] == [b"connected"]
+
+
 @asynccontextmanager
 async def replica_of(ours: Valkey, folder: Path, replicated_port: int | None = None) -> AsyncIterator[Valkey]:
-    """A replica of the servers' Valkey, which is the primary again afterwards."""
+    """A replica of the servers' Valkey, in step; ours is the primary again afterwards."""
     other = Valkey(folder)
     other.secrets["password"] = ours.secrets["password"]
     await other.start()
@@ -65,6 +70,8 @@ async def replica_of(ours: Valkey, folder: Path, replicated_port: int | None = N
         for valkey in (ours, other):
             await operate(valkey, "CONFIG", "SET", "masterauth", ours.secrets["password"])
         await operate(other, "REPLICAOF", "127.0.0.1", str(replicated_port or ours.port))
+        # A primary that hands over serves no first copy: both would wait until it gives up.
+        await eventually(partial(is_in_step, other), "the replica is in step", IN_STEP_SECONDS)
         yield other
     finally:
         await other.kill()
@@ -75,6 +82,4 @@ async def replica_of(ours: Valkey, folder: Path, replicated_port: int | None = N
 async def replicated(cluster: Cluster, replicated_port: int | None = None) -> AsyncIterator[Name]:
     ours = cluster.servers.valkey
     async with replica_of(ours, cluster.folder / "replica", replicated_port) as other:
-        name = Name(cluster, ours, other)
-        await eventually(name.is_in_step, "the replica is in step", IN_STEP_SECONDS)
-        yield name
+        yield Name(cluster, ours, other)
