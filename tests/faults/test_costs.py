@@ -44,8 +44,7 @@ SESSIONS = int(os.environ.get("SHARED_SESSIONS", "3"))
 BILLED_JOBS = int(os.environ.get("BILLED_JOBS", "30"))
 SETTLE_SECONDS = 90.0 + max(JOBS, KILL_JOBS, UPLOADS, 10 * ADDRESSES) / 4
 LAPSED_SECONDS = 20.0  # a call's three seconds, ten more, and room
-# Photos of one address, each of a new session: it is kept a call for three, and one more wants of the rest.
-ATTACKS, FIRSTS = 4, 3
+ATTACKS, FIRSTS = 10, 3  # photos of one address, each of a new session, and for how many a call is kept
 KEPT_CALLS, KEPT_SHARE = ADDRESSES * FIRSTS + STRANGERS, 0.9
 CALLS_OF_ALL = int(KEPT_CALLS / KEPT_SHARE)
 AWAY_SECONDS, PATIENCE_SECONDS = 3.0, 12.0
@@ -363,7 +362,7 @@ async def test_same_photos_of_the_same_sessions_are_paid_for_once_whoever_is_kil
     DELETE leaves neither answer nor claim."""
     chance = random.Random(UPLOADS)
     async with (
-        StandIn(GPT_4O, seconds=lambda: 0.2).serving() as provider,
+        StandIn(GPT_4O, seconds=lambda: 1.0).serving() as provider,
         billed(servers, provider, LEASE_SECONDS="10") as cluster,  # a slow machine loses none
     ):
         tokens = [await cluster.client.session() for _ in range(SESSIONS)]
