@@ -533,9 +533,7 @@ def test_mistake_against_a_custom_schema_is_found(mistake: Mistake, tmp_path: Pa
     assert_told(mistake, checked_resources(planted(mistake, tmp_path))["wrong"])
 
 
-@pytest.mark.skipif(  # they are not ours to ship, and no package has them
-    not DEFINITIONS.is_dir(), reason="the operators' definitions are not beside the repository"
-)
+@pytest.mark.skipif(not DEFINITIONS.is_dir(), reason="the operators' definitions are not ours to ship")
 @pytest.mark.parametrize("mistake", AGAINST_DEFINITIONS, ids=lambda mistake: mistake.name)
 def test_mistake_against_an_operators_definition_is_found(mistake: Mistake, tmp_path: Path) -> None:
     """The definition names the place."""

@@ -21,7 +21,7 @@ from growbin.photo import ANSWER, MEMORY_BYTES, REQUEST
 from growbin.wiring.consumer import open_cleaner
 from growbin.wiring.parts import CannotStart
 from tests.heic_files import phone_heic
-from tests.hostile_photos import RGB, flat_jpeg, png, scan_bomb
+from tests.hostile_photos import RGB, png, scan_bomb
 
 
 def jpeg(size: tuple[int, int] = (40, 30), **options: object) -> bytes:
@@ -378,21 +378,3 @@ async def test_largest_photo_finds_the_room_that_usual_ones_took() -> None:
     async with opened() as cleaner:
         for photo in (usual, usual, largest, usual):
             assert (await cleaner.clean(photo, "image/jpeg")).width == 1024
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries have rules of their own")
-async def test_usual_photos_take_the_same_memory_one_after_the_other() -> None:
-    """To be given it anew each time would cost the system as much as a quarter of the work."""
-    async with opened() as cleaner:
-
-        async def system_share() -> float:
-            (pid,) = child_pids()
-            before = psutil.Process(pid).cpu_times()
-            for _ in range(10):
-                await cleaner.clean(flat_jpeg(4080, 3056), "image/jpeg")
-            after = psutil.Process(pid).cpu_times()
-            share: float = (after.system - before.system) / (after.user - before.user)
-            return share
-
-        await system_share()
-        assert await system_share() < 0.1
