@@ -20,7 +20,7 @@ from growbin.errors import JobFailed, Unavailable
 from growbin.gateway.app import CALLS, STATUSES
 from growbin.messages import failure_codes
 from growbin.probes import build_probes
-from growbin.telemetry import metrics
+from growbin.telemetry import event_loop, metrics
 from growbin.telemetry.event_loop import measured_lag
 from growbin.telemetry.exposition import exposition
 from tests.loopback import served
@@ -198,13 +198,12 @@ def test_refusal_of_the_model_is_counted_by_whom_it_concerns(status: int, whom: 
 
 
 async def test_event_loop_that_was_held_up_tells_how_long() -> None:
-    """Who computes keeps all others waiting."""
+    """Who computes keeps all others waiting. One look a second at most."""
 
     def late() -> float:
-        known = value("growbin_event_loop_lag_seconds_count")
-        return known - value("growbin_event_loop_lag_seconds_bucket", le="0.25")
+        return looks() - value("growbin_event_loop_lag_seconds_bucket", le="0.25")
 
-    before = late()
+    before, looked, began = late(), looks(), time.perf_counter()
     async with measured_lag():
         await asyncio.sleep(0.1)
         until = time.perf_counter() + 1.2
@@ -212,6 +211,25 @@ async def test_event_loop_that_was_held_up_tells_how_long() -> None:
             pass
         await asyncio.sleep(0.1)
     assert late() == before + 1
+    assert looks() - looked <= time.perf_counter() - began
+
+
+async def test_event_loop_is_looked_at_again_and_again_and_then_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While it is measured."""
+    monkeypatch.setattr(event_loop, "LOOK_SECONDS", 0.005)
+    before = looks()
+    async with measured_lag():
+        while looks() < before + 3:
+            await asyncio.sleep(0.005)
+    seen = looks()
+    await asyncio.sleep(0.05)
+    assert looks() == seen
+
+
+def looks() -> float:
+    return value("growbin_event_loop_lag_seconds_count")
 
 
 async def test_scrape_tells_which_parts_are_well_and_asks_for_what_is_true_now() -> None:
