@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from growbin.telemetry import metrics
+from growbin.telemetry.exposition import exposition
 
 log = structlog.get_logger()
 
@@ -74,7 +75,7 @@ def build_probes(
         answers, _ = await asyncio.gather(ask_all(), measure())
         for name, answer in answers.items():
             metrics.part_well.labels(part=name).set(answer is True)
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.add_routes([web.get("/healthz", live), web.get("/readyz", ready), web.get("/metrics", show_metrics)])

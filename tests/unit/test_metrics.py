@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
 from contextlib import suppress
 from importlib import import_module
@@ -10,7 +12,7 @@ from importlib import import_module
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 
 from growbin.adapters.model.refusals import refusal_of, trouble
 from growbin.consumer.handle_job import handle_job
@@ -18,8 +20,9 @@ from growbin.errors import JobFailed, Unavailable
 from growbin.gateway.app import CALLS, STATUSES
 from growbin.messages import failure_codes
 from growbin.probes import build_probes
-from growbin.telemetry import metrics
+from growbin.telemetry import event_loop, metrics
 from growbin.telemetry.event_loop import measured_lag
+from growbin.telemetry.exposition import exposition
 from tests.loopback import served
 from tests.unit.gateway_node import Client
 from tests.unit.test_consumer import Bench, job
@@ -79,6 +82,44 @@ async def test_refusal_of_upload_complete_counts_by_its_code_or_as_other(client:
     await client.post(path, headers={"Authorization": "Bearer unknown"})
     after = [value("growbin_uploads_total", outcome=name) for name in names]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1]
+
+
+def shown(text: bytes) -> list[str]:
+    """Without what changes by being looked at."""
+    return [
+        line
+        for line in text.decode().splitlines(keepends=True)
+        if not re.match(r"(# \w+ )?(process|python_gc)_", line)
+    ]
+
+
+def test_exposition_is_the_librarys_own() -> None:
+    """Byte for byte: at first, with other values, with a new label set, and when one has gone."""
+    metrics.present(metrics.jobs_ended, ("done",))
+    assert shown(exposition()) == shown(generate_latest())
+    metrics.jobs_ended.labels(outcome="done").inc()
+    metrics.stage_seconds.labels(stage="fetch").observe(0.3)
+    metrics.oldest_waiting_seconds.set(math.nan)
+    metrics.redis_used_bytes.labels(role="jobs").set(123456789012)
+    assert shown(exposition()) == shown(generate_latest())
+    metrics.part_well.labels(part='odd "one"\\\n{x} 1').set(1)
+    metrics.part_well.labels(part="s3").set(0)
+    assert shown(exposition()) == shown(generate_latest())
+    metrics.part_well.remove("s3")
+    metrics.part_well.labels(part="other").set(1)
+    assert shown(exposition()) == shown(generate_latest())
+    metrics.part_well.clear()
+    assert shown(exposition()) == shown(generate_latest())
+
+
+def test_label_set_that_is_kept_at_hand_is_the_one_that_is_shown() -> None:
+    """However it is named; a wrong name is still refused."""
+    before = value("growbin_answers_total", by="kept")
+    metrics.answers.labels(by="kept").inc()
+    metrics.answers.labels("kept").inc()
+    assert value("growbin_answers_total", by="kept") == before + 2
+    with pytest.raises(ValueError, match="label"):
+        metrics.answers.labels(whom="kept")
 
 
 # --- true during a fault
@@ -157,13 +198,12 @@ def test_refusal_of_the_model_is_counted_by_whom_it_concerns(status: int, whom: 
 
 
 async def test_event_loop_that_was_held_up_tells_how_long() -> None:
-    """Who computes keeps all others waiting."""
+    """Who computes keeps all others waiting. One look a second at most."""
 
     def late() -> float:
-        known = value("growbin_event_loop_lag_seconds_count")
-        return known - value("growbin_event_loop_lag_seconds_bucket", le="0.25")
+        return looks() - value("growbin_event_loop_lag_seconds_bucket", le="0.25")
 
-    before = late()
+    before, looked, began = late(), looks(), time.perf_counter()
     async with measured_lag():
         await asyncio.sleep(0.1)
         until = time.perf_counter() + 1.2
@@ -171,6 +211,25 @@ async def test_event_loop_that_was_held_up_tells_how_long() -> None:
             pass
         await asyncio.sleep(0.1)
     assert late() == before + 1
+    assert looks() - looked <= time.perf_counter() - began
+
+
+async def test_event_loop_is_looked_at_again_and_again_and_then_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While it is measured."""
+    monkeypatch.setattr(event_loop, "LOOK_SECONDS", 0.005)
+    before = looks()
+    async with measured_lag():
+        while looks() < before + 3:
+            await asyncio.sleep(0.005)
+    seen = looks()
+    await asyncio.sleep(0.05)
+    assert looks() == seen
+
+
+def looks() -> float:
+    return value("growbin_event_loop_lag_seconds_count")
 
 
 async def test_scrape_tells_which_parts_are_well_and_asks_for_what_is_true_now() -> None:

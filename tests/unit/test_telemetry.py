@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 import pytest
 import structlog
@@ -75,6 +77,44 @@ def test_json_lines_carry_their_context(capsys: pytest.CaptureFixture[str]) -> N
     assert (line["request_id"], line["length"], line["token"]) == ("request-1", 3, REDACTED)
     assert line["level"] == "info"
     assert str(line["timestamp"]).endswith("Z")
+
+
+def test_line_is_the_same_text_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who reads lines by position or by text finds them: what is told, the event, its context, level, time;
+    letters stay letters, and what JSON has no word for is told by its repr."""
+    configure_logs("info", "json")
+    log = structlog.get_logger()
+    with structlog.contextvars.bound_contextvars(job_id="j1"):
+        log.info("job_begun", attempt=1, what={"name": "페트병"}, at=PurePosixPath("/p"), none=None)
+        log.error("job_failed", exc_info=ZeroDivisionError("bug"))
+    begun, failed = capsys.readouterr().err.splitlines()
+    time = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z"
+    told = (
+        '{"attempt": 1, "what": {"name": "페트병"}, "at": "PurePosixPath(\'/p\')", "none": null, '
+        '"event": "job_begun", "job_id": "j1", "level": "info", "timestamp": "'
+    )
+    assert re.fullmatch(re.escape(told) + time + '"}', begun)
+    assert re.fullmatch(
+        r'\{"event": "job_failed", "job_id": "j1", "level": "error", "timestamp": "'
+        + time
+        + r'", "exception": "ZeroDivisionError: bug"\}',
+        failed,
+    )
+
+
+@pytest.mark.parametrize(
+    "secret", ["x-AMZ-signature=deadbeef", "bearer abc.def", "a://b:hunter2@c", "(sk-01234567)"]
+)
+def test_secret_is_cut_out_of_a_line_however_it_is_written(
+    secret: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a field and below one, in the event itself, in a traceback."""
+    configure_logs("info", "json")
+    structlog.get_logger().error(secret, reason=secret, said=[{"by": secret}], exc_info=ValueError(secret))
+    said = capsys.readouterr().err
+    assert said.count(REDACTED) == 4
+    for part in ("deadbeef", "abc.def", "hunter2", "01234567"):
+        assert part not in said
 
 
 def test_libraries_speak_in_the_same_shape(capsys: pytest.CaptureFixture[str]) -> None:

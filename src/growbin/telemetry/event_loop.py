@@ -14,17 +14,19 @@ LOOK_SECONDS = 1.0
 @asynccontextmanager
 async def measured_lag() -> AsyncIterator[None]:
     """Measure it while the block runs."""
-    measuring = asyncio.create_task(_measure(), name="event-loop-lag")
+    loop = asyncio.get_running_loop()
+    due_at = loop.time() + LOOK_SECONDS
+    timer: asyncio.TimerHandle
+
+    def look() -> None:  # a timer, as a task that sleeps would cost the loop another turn each time
+        nonlocal due_at, timer
+        now = loop.time()
+        metrics.event_loop_lag_seconds.observe(max(0.0, now - due_at))
+        due_at = now + LOOK_SECONDS
+        timer = loop.call_at(due_at, look)
+
+    timer = loop.call_at(due_at, look)
     try:
         yield
     finally:
-        measuring.cancel()
-        await asyncio.wait([measuring])
-
-
-async def _measure() -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due_at = loop.time() + LOOK_SECONDS
-        await asyncio.sleep(LOOK_SECONDS)
-        metrics.event_loop_lag_seconds.observe(max(0.0, loop.time() - due_at))
+        timer.cancel()

@@ -6,9 +6,11 @@ themselves from the context. No secret leaves: fields are redacted by name, text
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
 
@@ -35,8 +37,10 @@ _SECRET_TEXTS = (
     (re.compile(r"(://[^:/@\s]*:)[^@/\s]+(?=@)"), rf"\1{REDACTED}"),
     (re.compile(r"\bsk-[\w-]{8,}"), REDACTED),
 )
-# Most texts hold none of these words: one look instead of five, for every field of every line.
-_MAY_BE_SECRET = re.compile(r"X-Amz-|Bearer|growbin_session=|://|sk-", re.IGNORECASE)
+
+
+_NUMBERS = {int, float, bool, type(None)}
+_encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
 
 
 @lru_cache(maxsize=4096)
@@ -47,7 +51,15 @@ def _is_secret(name: str) -> bool:
 def redact(value: object) -> object:
     """`value` without secrets, at any depth."""
     if isinstance(value, str):
-        if not _MAY_BE_SECRET.search(value):
+        # Most texts hold none of these words: what is in them is found sooner than with five patterns.
+        words = value.lower()
+        if not (
+            "://" in words
+            or "sk-" in words
+            or "bearer" in words
+            or "x-amz-" in words
+            or "growbin_session=" in words
+        ):
             return value
         for pattern, replacement in _SECRET_TEXTS:
             value = pattern.sub(replacement, value)
@@ -71,28 +83,41 @@ def _is_not_cut_connection(record: logging.LogRecord) -> bool:
 
 
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {name: REDACTED if _is_secret(name) else redact(value) for name, value in event.items()}
+    return {
+        name: REDACTED if _is_secret(name) else value if type(value) in _NUMBERS else redact(value)
+        for name, value in event.items()
+    }
+
+
+def _complete(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """With level, time and traceback, and without secrets. One step instead of four: between two lines all
+    else runs, so that a line costs what it takes to fetch its code, ten times of what its work takes."""
+    event["level"] = method
+    event["timestamp"] = datetime.now(UTC).isoformat().removesuffix("+00:00") + "Z"
+    if "exc_info" in event:
+        # As text, without local variables: those hold tokens and photos.
+        event = structlog.processors.format_exc_info(logger, method, event)
+    return _redact_event(logger, method, event)
+
+
+def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return _encode(event)
 
 
 def configure_logs(level: str, log_format: LogFormat) -> None:
     """Write our events and the libraries' to stderr, one line each, in one shape."""
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # As text, without local variables: those hold tokens and photos.
-        structlog.processors.format_exc_info,
-        _redact_event,
-    ]
+    shared: list[Processor] = [structlog.contextvars.merge_contextvars, _complete]
     renderer: Processor = (
-        structlog.processors.JSONRenderer(ensure_ascii=False)
+        _as_json
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     )
+    writer = structlog.WriteLogger(sys.stderr)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda: writer,
+        cache_logger_on_first_use=True,
     )
     libraries = logging.StreamHandler(sys.stderr)
     libraries.setFormatter(

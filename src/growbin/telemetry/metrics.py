@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import product
+from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
@@ -16,22 +18,36 @@ LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 BYTES = (2**16, 2**18, 2**19, 2**20, 2**21, 2**22, 10 * 2**20)
 
 
+Labelled = TypeVar("Labelled", bound=MetricWrapperBase)
+
+
+def held(metric: Labelled) -> Labelled:
+    """`metric`, which keeps at hand what `labels` has found: the library sorts and compares names each time.
+    Not for one whose label sets go again, nor with values from outside: each is kept."""
+    if not hasattr(metric.labels, "cache_info"):
+        metric.labels = lru_cache(maxsize=None)(metric.labels)  # type: ignore[method-assign]
+    return metric
+
+
 def present(metric: MetricWrapperBase, *values: Iterable[str]) -> None:
     """All its label sets, as 0: a rate over what appears with its first event would miss that event."""
+    held(metric)
     for combination in product(*values):
         metric.labels(*combination)
 
 
 # --- the gateway
 
-request_seconds = Histogram(
-    "growbin_request_seconds",
-    "Time to answer a request; progress streams are not counted",
-    ("method", "route"),
-    buckets=SHORT,
+request_seconds = held(
+    Histogram(
+        "growbin_request_seconds",
+        "Time to answer a request; progress streams are not counted",
+        ("method", "route"),
+        buckets=SHORT,
+    )
 )
-requests = Counter(
-    "growbin_requests_total", "Requests by the status of the answer", ("method", "route", "status")
+requests = held(
+    Counter("growbin_requests_total", "Requests by the status of the answer", ("method", "route", "status"))
 )
 uploads = Counter(
     "growbin_uploads_total",
