@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -55,6 +57,7 @@ DECLARED_FOR_GOOD_SECONDS = 12.0
 STREAM_HEARTBEAT_SECONDS = 2.0
 BROKER_PASSWORD, MODEL_KEY = "the broker's password", "a model key"
 READERS = 20
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2 * 2**30
 START_SECONDS = 120.0
 START_PAUSE_SECONDS = 2.0
 SHORTENED = {
@@ -242,27 +245,35 @@ class Process(Target):
 class Servers:
     """RabbitMQ, Valkey, SeaweedFS and nginx, started once for many clusters."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, valkey_folder: Path) -> None:
         self.folder = folder
         self.rabbitmq: RabbitMQ = (
             ForeignRabbitMQ(folder) if "RABBITMQ_URL" in os.environ else MeasuredRabbitMQ(folder)
         )
-        self.valkey = Valkey(folder)
+        self.valkey = Valkey(valkey_folder)
         self.seaweedfs = SeaweedFS(folder)
         self.nginx = Nginx(folder, self.seaweedfs)
 
     @classmethod
     @asynccontextmanager
     async def running(cls, folder: Path) -> AsyncIterator[Self]:
-        servers = cls(folder)
-        parts: list[Part] = [servers.rabbitmq, servers.valkey, servers.seaweedfs, servers.nginx]
-        try:
-            async with asyncio.TaskGroup() as starting:
-                for part in parts:
-                    starting.create_task(_start(part))
-            yield servers
-        finally:
-            await asyncio.gather(*(part.kill() for part in parts))  # their data is thrown away
+        with tempfile.TemporaryDirectory(prefix="growbin-valkey-", dir=_in_memory()) as valkey_folder:
+            servers = cls(folder, Path(valkey_folder))
+            parts: list[Part] = [servers.rabbitmq, servers.valkey, servers.seaweedfs, servers.nginx]
+            try:
+                async with asyncio.TaskGroup() as starting:
+                    for part in parts:
+                        starting.create_task(_start(part))
+                yield servers
+            finally:
+                await asyncio.gather(*(part.kill() for part in parts))  # their data is thrown away
+
+
+def _in_memory() -> Path | None:
+    """Where Valkey keeps its data, if there is room. While a disk is busy with a sync Valkey holds back what
+    it has to write, for up to two seconds, and a kill would take that along."""
+    has_room = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
+    return MEMORY if has_room else None
 
 
 async def _start(part: Part) -> None:

@@ -112,6 +112,7 @@ class Model:
     def __init__(self) -> None:
         self.port = draw_port()
         self.calls: list[Call] = []
+        self._calls_of: dict[str, list[Call]] = defaultdict(list)
         self.default: Reply = ANSWER
         self.delay_seconds: Callable[[str], float] = lambda _marker: 0.05
         self.canaries: set[bytes] = set()  # must not be in any photo it is given
@@ -129,7 +130,7 @@ class Model:
         return hold
 
     def calls_of(self, marker: str) -> list[Call]:
-        return [call for call in self.calls if call.marker == marker]
+        return list(self._calls_of.get(marker, ()))
 
     def paid(self, marker: str) -> int:
         return sum(call.paid for call in self.calls_of(marker))
@@ -159,6 +160,7 @@ class Model:
         key = request.headers.get("Authorization", "").removeprefix("Bearer ")
         call = Call(_marker(body), key.removeprefix("sk-").rpartition("-")[0], time.monotonic())
         self.calls.append(call)
+        self._calls_of[call.marker].append(call)
         self._look_for_canaries(call.marker, body)
         try:
             return await self._reply(request, call)

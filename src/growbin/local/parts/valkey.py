@@ -12,8 +12,9 @@ from growbin.local.parts.part import CHECK_SECONDS, Part, wheel_missing, write_p
 
 
 class Valkey(Part):
-    """Redis' sibling. A kill -9 loses nothing: what it has written is the kernel's. A lost machine takes up
-    to its last second along (`appendfsync everysec`)."""
+    """Redis' sibling. A kill -9 loses nothing: what it has written is the kernel's; only while its disk is
+    busy with a sync does it hold back, for up to two seconds. A lost machine takes up to its last second
+    along (`appendfsync everysec`)."""
 
     name = "valkey"
     port_names = ("redis",)
