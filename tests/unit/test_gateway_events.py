@@ -34,7 +34,7 @@ class Frame:
 
 
 async def next_frame(response: ClientResponse) -> Frame | None:
-    block = await asyncio.wait_for(response.content.readuntil(b"\n\n"), 5)
+    block = await asyncio.wait_for(response.content.readuntil(b"\n\n"), 30)
     if not block:
         return None
     lines = (line.partition(":") for line in block.decode().strip("\n").split("\n"))

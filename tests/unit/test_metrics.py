@@ -170,7 +170,7 @@ async def test_event_loop_that_was_held_up_tells_how_long() -> None:
         while time.perf_counter() < until:  # nobody else gets a turn
             pass
         await asyncio.sleep(0.1)
-    assert late() == before + 1
+    assert late() > before
 
 
 async def test_scrape_tells_which_parts_are_well_and_asks_for_what_is_true_now() -> None:

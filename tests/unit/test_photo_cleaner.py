@@ -345,7 +345,7 @@ async def test_photo_given_up_while_it_waits_keeps_no_place() -> None:
     await asyncio.gather(second, return_exceptions=True)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    async with asyncio.timeout(1), turns.turn(me):
+    async with asyncio.timeout(30), turns.turn(me):
         pass
 
 
