@@ -235,7 +235,7 @@ async def test_reader_that_pauses_gets_the_rest_in_order(node: Node, client: Cli
         )
         await asyncio.sleep(0)
     told = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while f"data: {last}x".encode() not in told[-500_000:]:
             told += await reader.read(1 << 20)
     seqs = [int(seq) for seq in re.findall(rb"data: ([0-9]+)x", told)]
