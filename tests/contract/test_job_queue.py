@@ -93,7 +93,7 @@ class Broker:
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine's management is slow, and the backlog known all the same."""
     monkeypatch.setattr(counting, "MANAGEMENT_TIMEOUT_SECONDS", 30)
 

@@ -192,6 +192,7 @@ async def test_answer_of_a_cancelled_call_is_nobody_elses(alone: tuple[Proxy, st
         assert len(proxy.connections) == 1
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_connection_that_fell_silent_is_left(alone: tuple[Proxy, str]) -> None:
     """Half open, it would be believed for a quarter of an hour: the calls that it swallows time out, and the
     next one goes over another, with those that wait."""
