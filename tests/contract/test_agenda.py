@@ -20,8 +20,8 @@ from growbin.ports import Agenda, Erasure, Started
 from tests.fakes import Clock, FakeAgenda, FakeProgressLog
 from tests.jobs import job_of, upload
 
-CLAIM_SECONDS = 0.5
-PASSES = (0, 0.3, 600)
+CLAIM_SECONDS = 1
+PASSES = (0, 1, 600)
 DATABASE = 9  # of its own: on that of the other tests gateways work
 
 
@@ -71,11 +71,11 @@ async def test_deleted_job_comes_due_at_once_and_again_later(desk: Desk) -> None
     assert not erasure.is_repeated
     await desk.agenda.done(erasure)
     assert not await desk.agenda.claim(10)
-    await desk.wait(0.35)
+    await desk.wait(1.1)
     [second] = await desk.agenda.claim(10)
     assert (second.job_id, second.is_repeated) == (erasure.job_id, False)
     await desk.agenda.done(second)
-    await desk.wait(0.6)
+    await desk.wait(1.1)
     assert not await desk.agenda.claim(10)
 
 
@@ -105,7 +105,7 @@ async def test_repeated_deletion_puts_off_no_pass(desk: Desk) -> None:
     record = upload()
     for _ in range(3):
         await desk.progress.erase(record.job_id, record.owner)
-        await desk.wait(0.15)
+        await desk.wait(0.5)
     passes = [it.entry for it in await desk.agenda.claim(10)]
     assert len(passes) == 2  # the first and the second
 

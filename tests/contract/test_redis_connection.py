@@ -178,9 +178,11 @@ async def test_answer_of_a_cancelled_call_is_nobody_elses(alone: tuple[Proxy, st
     proxy, url = alone
     async with open_redis(url) as redis:
         await ask(redis.ping())
-        await proxy.slow(0.05)
+        await proxy.slow(0.5)
+        said = asyncio.Event()
+        proxy.overhear = lambda _: said.set()
         calls = [asyncio.create_task(ask(redis.echo(str(number)))) for number in range(30)]
-        await asyncio.sleep(0.02)  # they are under way
+        await said.wait()  # they are under way
         for call in calls[::2]:
             call.cancel()
         found = await asyncio.gather(*calls, return_exceptions=True)
@@ -190,6 +192,7 @@ async def test_answer_of_a_cancelled_call_is_nobody_elses(alone: tuple[Proxy, st
         assert len(proxy.connections) == 1
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_connection_that_fell_silent_is_left(alone: tuple[Proxy, str]) -> None:
     """Half open, it would be believed for a quarter of an hour: the calls that it swallows time out, and the
     next one goes over another, with those that wait."""

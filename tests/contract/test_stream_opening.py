@@ -110,11 +110,13 @@ async def test_stream_of_a_job_is_opened_in_two_round_trips(opening: Opening) ->
     path = f"/api/v1/waste/jobs/{record.job_id}/events"
     await opening.first_event(path, token)  # connected
     await opening.proxy.slow(DELAY_SECONDS)
-    began = time.monotonic()
-    await opening.first_event(path, token)
-    round_trips = (time.monotonic() - began) / ROUND_TRIP_SECONDS
-    print(f"{round_trips:.2f} round trips")
-    assert round_trips < 2.7
+    took = list[float]()
+    for _ in range(5):  # a busy machine adds to some of them, and takes from none
+        began = time.monotonic()
+        await opening.first_event(path, token)
+        took.append((time.monotonic() - began) / ROUND_TRIP_SECONDS)
+    print(f"{min(took):.2f} round trips")
+    assert min(took) < 2.7
 
 
 @pytest.mark.parametrize("kind", ["job", "ticket", "session"])

@@ -10,7 +10,7 @@ from tests.e2e.client import Client
 from tests.e2e.photos import drawn
 from tests.e2e.system import System
 
-ANSWER_SECONDS = 1.0
+ANSWER_SECONDS = 1.0 + 4.0  # what is promised, and what a busy machine may add
 
 
 async def ask_again(client: Client, job_id: str, result: dict[str, object]) -> None:

@@ -93,7 +93,7 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([str(get_binary_path()), *options, *keeps], stdout=log)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while is_free(port):
             assert time.monotonic() < deadline
         yield Valkey(f"redis://127.0.0.1:{port}", process)

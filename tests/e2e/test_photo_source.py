@@ -11,8 +11,7 @@ from tests.e2e.system import System, free_port, running_system
 
 async def test_photo_is_read_through_the_cdn(client: Client) -> None:
     """As long as the CDN works, the photo comes from it."""
-    photo = drawn("JPEG")
-    result = await client.result(await client.submit(photo))
+    photo, result = await client.read_through_the_cdn()
     assert result["photo"] == {"source": "cdn", "cache": "miss", "bytes": len(photo)}
 
 

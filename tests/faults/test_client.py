@@ -22,7 +22,7 @@ async def test_ended_job_is_asked_for_with_its_own_last_id_though_its_session_sp
     app.router.add_get("/api/v1/waste/jobs/{job_id}/events", events)
     async with served(app) as url:
         ledger = Ledger()
-        client = Client(ledger, lambda: [url], photo_for, silence_seconds=1)
+        client = Client(ledger, lambda: [url], photo_for, silence_seconds=30)
         job = ledger.track("one", "token")
         job.job_id = "one"
         job.streams = [

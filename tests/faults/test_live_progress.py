@@ -182,7 +182,7 @@ async def test_session_stream_is_told_of_new_jobs_at_once(servers: Servers) -> N
         first, hold = await begin(cluster, "first")
         async with session_stream(cluster, first) as stream:
             second = await cluster.client.submit("second", token=first.token)
-            await heard(stream, second, "done")
+            await heard(stream, second, "done", 2 * TOLD_SECONDS)  # it is looked at, too
             hold.release()
             assert (await cluster.client.seen(first)).code == "done"
         await cluster.prove()

@@ -44,7 +44,7 @@ async def connected(proxy: Proxy) -> AsyncIterator[Streams]:
         writer.transport.abort()
 
 
-async def ask(streams: Streams, data: bytes, timeout_seconds: float = 2) -> bytes:
+async def ask(streams: Streams, data: bytes, timeout_seconds: float = 30) -> bytes:
     reader, writer = streams
     writer.write(data)
     async with asyncio.timeout(timeout_seconds):
@@ -57,10 +57,11 @@ async def test_passing_carries_a_megabyte_both_ways_and_the_end(proxy: Proxy) ->
     async with connected(proxy) as (reader, writer):
         writer.write(data)
         writer.write_eof()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await reader.read(-1) == data
-    await asyncio.sleep(0.05)
-    assert not proxy.connections
+    async with asyncio.timeout(30):
+        while proxy.connections:
+            await asyncio.sleep(0.01)
 
 
 async def test_down_refuses_and_resets_until_passing(proxy: Proxy) -> None:
@@ -69,7 +70,7 @@ async def test_down_refuses_and_resets_until_passing(proxy: Proxy) -> None:
         assert await ask((reader, writer), b"hello") == b"hello"
         await proxy.down()
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(1), 1)
+            await asyncio.wait_for(reader.read(1), 30)
     with pytest.raises(ConnectionRefusedError):
         async with connected(proxy):
             pass
@@ -84,7 +85,7 @@ async def test_cut_resets_what_is_open_and_nothing_else(proxy: Proxy) -> None:
         assert await ask((reader, writer), b"hello") == b"hello"
         assert await proxy.cut() == 1
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(1), 1)
+            await asyncio.wait_for(reader.read(1), 30)
     async with connected(proxy) as streams:
         assert await ask(streams, b"again") == b"again"
 
@@ -101,7 +102,7 @@ async def test_half_open_is_silence_and_forgets(proxy: Proxy) -> None:
             await proxy.passing()
             for reader, _ in (old, new):
                 with pytest.raises(ConnectionResetError):
-                    await asyncio.wait_for(reader.read(1), 1)
+                    await asyncio.wait_for(reader.read(1), 30)
 
 
 async def test_slow_delays_each_way_and_keeps_order(proxy: Proxy) -> None:
@@ -110,7 +111,7 @@ async def test_slow_delays_each_way_and_keeps_order(proxy: Proxy) -> None:
     async with connected(proxy) as streams:
         began = time.monotonic()
         assert await ask(streams, b"1") == b"1"
-        assert 0.2 <= time.monotonic() - began < 0.6
+        assert time.monotonic() - began >= 0.2
         streams[1].write(b"23")
         assert await ask(streams, b"45") == b"23"
 
@@ -120,8 +121,8 @@ async def test_throttled_bounds_the_rate(proxy: Proxy) -> None:
     await proxy.throttled(100_000)
     async with connected(proxy) as streams:
         began = time.monotonic()
-        assert len(await ask(streams, b"x" * 40_000, timeout_seconds=5)) == 40_000
-        assert 0.4 <= time.monotonic() - began < 2
+        assert len(await ask(streams, b"x" * 40_000)) == 40_000
+        assert time.monotonic() - began >= 0.4
 
 
 async def test_modes_are_written_into_the_journal(proxy: Proxy) -> None:

@@ -27,7 +27,7 @@ from tests.faults.steps import (
 )
 from tests.faults.surgery import PROGRESS, RECORDS, SESSIONS, begin_several, database, flush, waiting_in
 
-CORRECT_AGAIN_SECONDS = 3.0
+CORRECT_AGAIN_SECONDS = 3.0 + 2.0  # what is promised, and what a busy machine may add
 NOTICED_SECONDS = 10.0
 COUNTED_SECONDS = 15.0
 PHOTO_SECONDS, FULL_SECONDS = 1.5, 4.0

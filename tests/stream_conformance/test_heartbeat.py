@@ -24,16 +24,17 @@ async def test_heartbeats_neither_delay_events_nor_stand_in_their_way(
     visitor: Visitor, service: Service
 ) -> None:
     """An event comes when it happens, not with the next beat, and beats are no events."""
-    job = await visitor.begin()
-    async with visitor.watching(job.id) as stream:
-        await stream.until_stage("awaiting_upload")
-        while not stream.heartbeats:
-            assert await stream.is_silent(for_seconds=service.heartbeat_seconds + 1)
-        loop = asyncio.get_running_loop()
-        begin = loop.time()
-        await visitor.cancel(job.id)
-        assert await stream.event() is not None
-        assert loop.time() - begin < 0.8
+    loop, delays = asyncio.get_running_loop(), list[float]()
+    for _ in range(3):  # a busy machine delays some of them
+        job = await visitor.begin()
+        async with visitor.watching(job.id) as stream:
+            await stream.until_stage("awaiting_upload")
+            assert isinstance(await stream.item(), Comment)
+            begin = loop.time()
+            await visitor.cancel(job.id)
+            assert await stream.event() is not None
+            delays.append(loop.time() - begin)
+    assert min(delays) < 0.8 * service.heartbeat_seconds
 
 
 async def test_line_that_was_long_quiet_tells_all_that_follows(visitor: Visitor, service: Service) -> None:
@@ -41,7 +42,7 @@ async def test_line_that_was_long_quiet_tells_all_that_follows(visitor: Visitor,
     job = await visitor.begin()
     async with visitor.watching(job.id) as stream, asyncio.TaskGroup() as sending:
         [first] = await stream.until_stage("awaiting_upload")
-        assert await stream.is_silent(for_seconds=2.5 * service.heartbeat_seconds)
-        assert stream.heartbeats >= 2
+        while stream.heartbeats < 2:
+            assert await stream.is_silent(for_seconds=service.heartbeat_seconds)
         sending.create_task(job.send())
         check_whole_story([first, *await stream.rest()], job.id)

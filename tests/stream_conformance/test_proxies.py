@@ -84,7 +84,7 @@ async def nginx(folder: Path, upstream: str, more: str) -> AsyncIterator[str]:
     arguments = [str(nginx_binary()), "-p", str(folder), "-e", "stderr", "-c", str(configuration)]
     process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)  # noqa: ASYNC220  # starting takes a moment
     try:
-        async with asyncio.timeout(10), aiohttp.ClientSession() as http:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as http:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
                     async with http.get(f"http://127.0.0.1:{port}/openapi.json"):
@@ -114,8 +114,8 @@ async def test_nginx_with_its_default_buffering_holds_nothing_back(
     ):
         sending.create_task(job.send())
         heard = await stream.until_stage("analysing")  # the model is held: only now, or never
-        assert await stream.is_silent(for_seconds=2.5 * service.heartbeat_seconds)
-        assert stream.heartbeats >= 2
+        while stream.heartbeats < 2:
+            assert await stream.is_silent(for_seconds=service.heartbeat_seconds)
         gate.set()
         heard += await stream.rest()
         check_whole_story(heard, job.id)

@@ -155,7 +155,7 @@ class Node:
     async def erased(self) -> None:
         """Wait until nothing on the agenda is due."""
         agenda = self.progress.agenda
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while any(due_ms <= self.clock.now_ms() for due_ms in agenda.entries.values()) or any(
                 entry.endswith(AGAIN) for entry in agenda.entries
             ):

@@ -5,7 +5,6 @@ import base64
 import contextlib
 import json
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
@@ -310,10 +309,9 @@ async def test_a_dripping_answer_ends_with_the_whole_time_out() -> None:
             await answer.write(b" ")
             await asyncio.sleep(0.05)
 
-    began = time.monotonic()
-    error = await trouble(drip, timeout_seconds=0.5)
+    async with asyncio.timeout(30):
+        error = await trouble(drip, timeout_seconds=0.5)
     assert (type(error), str(error)) == (Unavailable, "model: timed out")
-    assert time.monotonic() - began < 3
 
 
 async def test_a_cut_connection_is_for_later() -> None:

@@ -106,5 +106,5 @@ async def test_link_is_left_though_the_library_lost_the_cancellation() -> None:
             await link.begun.wait()
 
     visit = asyncio.create_task(come_and_go())
-    await asyncio.wait([visit], timeout=5)
+    await asyncio.wait([visit], timeout=30)
     assert (visit.done(), Lossy.stands.is_set()) == (True, True)

@@ -134,7 +134,7 @@ def job(deadline_seconds: float = 300) -> Job:
 async def test_job_accepted_at_a_strange_time_is_done_all_the_same(bench: Bench, accepted_at_ms: int) -> None:
     """Whoever stamped it: it is neither held back nor hurried, and has waited for no less than nothing."""
     event = job().model_copy(update={"accepted_at_ms": accepted_at_ms})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await handle_job(event, bench.consumer) == Ack()
     told = json.loads((await bench.told(event))[-1].data)
     assert (told["stage"], told["result"]["timings_ms"]["queue"] >= 0) == ("done", True)
@@ -332,7 +332,7 @@ async def test_deadline_in_mid_call_expires_the_job(bench: Bench) -> None:
 async def test_deadline_that_was_moved_in_mid_call_brings_the_job_again(bench: Bench) -> None:
     """A repeated upload-complete gave the job more time: its first delivery ends nothing."""
     bench.outside.model_gate = asyncio.Event()
-    event = job(deadline_seconds=0.3)
+    event = job(deadline_seconds=1)
     await bench.progress.queue_job(event.model_copy(update={"deadline_ms": event.deadline_ms + 60_000}))
     assert await handle_job(event, bench.consumer) == Retry(5)
     assert (await bench.stages(event))[-1] == "analysing"
@@ -348,7 +348,7 @@ async def test_redis_away_past_the_deadline_hands_the_job_on(bench: Bench, error
     bench.outside.on_model_call = lambda: setattr(bench.progress, "is_away", True)
     bench.outside.model_errors = [error] if error else []
     bench.outside.model_gate = None if error else asyncio.Event()
-    event = job(deadline_seconds=0.3)
+    event = job(deadline_seconds=1)
     assert await handle_job(event, bench.consumer) == Retry(5)
     bench.progress.is_away = False
     assert (await bench.stages(event))[-1] == "expired"
@@ -499,7 +499,7 @@ async def test_stop_hands_back_a_job_that_waits_for_redis(bench: Bench) -> None:
     waiting = asyncio.create_task(handle_job(job(), bench.consumer))
     await asyncio.sleep(0.05)
     await bench.consumer.close()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         assert await waiting == HandBack()
 
 
@@ -525,7 +525,7 @@ async def test_cancel_leaves_the_model_call(bench: Bench) -> None:
     bench.outside.model_gate = asyncio.Event()
     event = job()
     running = asyncio.create_task(handle_job(event, bench.consumer))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while not bench.outside.model_calls:
             await asyncio.sleep(0.01)
         await bench.progress.cancel(event.job_id)
@@ -538,7 +538,7 @@ async def test_cancel_takes_back_a_public_photo_that_was_still_being_put(bench: 
     bench.uploads.publish_gate = asyncio.Event()
     event = job()
     running = asyncio.create_task(handle_job(event, bench.consumer))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while event.public_key not in bench.uploads.published:
             await asyncio.sleep(0.01)
         await bench.progress.cancel(event.job_id)
@@ -581,7 +581,7 @@ async def test_stop_hands_back_a_job_that_waits_for_the_model(bench: Bench) -> N
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
     await bench.consumer.close()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         assert await waiting == HandBack()
     again = await bench.progress.begin(event, alone=False, call_id=uuid4().hex)
     assert isinstance(again, Started)
@@ -724,7 +724,7 @@ async def test_same_photo_in_flight_waits_for_the_answer(bench: Bench) -> None:
     bench.outside.model_gate = asyncio.Event()
     events = [job() for _ in range(10)]
     running = [asyncio.create_task(handle_job(event, bench.consumer)) for event in events]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not bench.outside.model_calls:
             await asyncio.sleep(0.01)
         bench.outside.model_gate.set()

@@ -108,7 +108,7 @@ async def test_caller_that_leaves_stops_no_deletion(node: Node, client: Client) 
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while node.uploads.objects:
             await asyncio.sleep(0.01)
     assert (await client.get(JOB.format(job.job_id))).status == 404

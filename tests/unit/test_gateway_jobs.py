@@ -317,7 +317,7 @@ async def test_wait_answers_as_soon_as_the_job_ends(node: Node, client: Client) 
     answered, _ = await asyncio.wait([waiting], timeout=0.2)
     assert not answered
     await node.progress.cancel(job.job_id)
-    response = await asyncio.wait_for(waiting, 5)
+    response = await asyncio.wait_for(waiting, 30)
     assert (await response.json())["stage"] == "cancelled"
     assert response.headers["Preference-Applied"] == "wait=30"
     assert not node.feed.subscribed

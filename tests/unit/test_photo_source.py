@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from growbin.adapters.photos.photo_source import CdnPhotoSource
+from growbin.adapters.photos import photo_source
+from growbin.adapters.photos.photo_source import LATE, CdnPhotoSource
 from growbin.errors import JobFailed, Unavailable
 from tests.loopback import served
 
@@ -20,6 +21,19 @@ KEY = "incoming/11111111-2222-4333-8444-555555555555.jpg"
 PHOTO = bytes(range(256)) * 1000
 ETAG = "0123abcd"
 SECRET = "reader-CANARY"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, nothing is late but what a row makes late."""
+    for name in ("SHORTEST_PATIENCE_SECONDS", "MOST_PATIENCE_SECONDS", "STALL_SECONDS"):
+        monkeypatch.setattr(photo_source, name, 30)
+
+
+@pytest.fixture
+def soon_impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a CDN whose usual time is not known yet."""
+    monkeypatch.setattr(photo_source, "SHORTEST_PATIENCE_SECONDS", 0.08)
 
 
 class Store:
@@ -203,10 +217,8 @@ async def test_a_slow_cdn_is_given_up_within_the_total_time() -> None:
             await answer.write(b"x")
             await asyncio.sleep(0.05)
 
-    async with served(drip) as base_url:
-        began = time.monotonic()
+    async with served(drip) as base_url, asyncio.timeout(30):
         await fetched_from_s3(base_url, "TimeoutError", total_timeout_seconds=0.4)
-        assert time.monotonic() - began < 3
 
 
 async def test_an_absent_cdn_leads_to_s3() -> None:
@@ -255,13 +267,14 @@ async def test_a_cdn_that_keeps_failing_is_skipped_for_a_while() -> None:
         asked += 1
         return photo_answer(b"", 500) if broken else photo_answer()
 
-    async with served(answer) as base_url, source(base_url, Store(), skip_seconds=0.5) as photos:
+    async with served(answer) as base_url, source(base_url, Store(), skip_seconds=1) as photos:
         for _ in range(8):
             assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "s3"
         assert asked == 5
         broken = False
-        await asyncio.sleep(0.6)
-        assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "cdn"
+        async with asyncio.timeout(30):
+            while (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "s3":
+                await asyncio.sleep(0.05)
         broken = True
         for _ in range(4):
             await photos.fetch(KEY, ETAG, len(PHOTO))
@@ -301,31 +314,29 @@ async def late_cdn(delay_seconds: Callable[[int], float]) -> AsyncIterator[tuple
         yield url, asked
 
 
-async def test_stalled_answer_of_the_cdn_is_not_waited_for() -> None:
+async def test_stalled_answer_of_the_cdn_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """One in ten stalls: S3 brings those photos, asked once for each, and the CDN goes on with the rest. The
     request that stalled is closed: of its photo nothing is read."""
-    store = Store()
-    seconds, sources = list[float](), list[str]()
+    monkeypatch.setattr(photo_source, "SHORTEST_PATIENCE_SECONDS", 1)  # which no other answer takes
+    store, sources = Store(), list[str]()
     async with (
-        late_cdn(lambda number: 30 if number % 10 == 0 else 0) as (url, asked),
-        source(url, store) as photos,
+        late_cdn(lambda number: 60 if number % 10 == 0 else 0) as (url, asked),
+        source(url, store, total_timeout_seconds=60) as photos,
     ):
-        for _ in range(40):
-            began = time.monotonic()
-            photo = await photos.fetch(KEY, ETAG, len(PHOTO))
-            seconds.append(time.monotonic() - began)
-            sources.append(photo.source)
-            assert photo.data == PHOTO
-        print(f"longest {max(seconds):.3f} s")
-        assert max(seconds) < 5  # the stall is of 30 s; what it costs is for a benchmark to tell
-        assert {sources[place - 1] for place in (10, 20, 30, 40)} == {"s3"}
-        assert sources.count("cdn") > 30
-        assert 4 <= len(store.asked) < 10  # on a busy machine another answer may be late as well
-        async with asyncio.timeout(2):
+        with capture_logs() as logs:
+            for _ in range(20):
+                photo = await photos.fetch(KEY, ETAG, len(PHOTO))
+                sources.append(photo.source)
+                assert photo.data == PHOTO
+        assert [line["reason"] for line in logs] == [LATE] * 2
+        assert sources == [*["cdn"] * 9, "s3"] * 2
+        assert len(store.asked) == 2
+        async with asyncio.timeout(30):
             while any(request.transport is not None for request in asked[9::10]):
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.usefixtures("soon_impatient")
 async def test_late_cdn_is_waited_for_where_s3_is_away() -> None:
     """Late is better than never; and what S3 says of the photo itself is believed."""
     async with late_cdn(lambda _: 0.3) as (url, _):
@@ -343,6 +354,7 @@ async def test_late_cdn_is_waited_for_where_s3_is_away() -> None:
             await photos.fetch(KEY, ETAG, len(PHOTO))
 
 
+@pytest.mark.usefixtures("soon_impatient")
 async def test_cdn_that_is_always_late_is_left_alone() -> None:
     """As one that always fails: S3 is asked at once."""
     async with late_cdn(lambda _: 30) as (url, asked), source(url, Store()) as photos:
@@ -351,16 +363,19 @@ async def test_cdn_that_is_always_late_is_left_alone() -> None:
         assert len(asked) <= 5  # one that is left before it is on its way counts as late all the same
 
 
+@pytest.mark.usefixtures("soon_impatient")
 async def test_cdn_that_usually_takes_its_time_is_given_it() -> None:
     """Late is what takes twice as long as usual: S3 need not do a far CDN's work."""
     async with late_cdn(lambda _: 0.12) as (url, _), source(url, Store(), failures_to_skip=1000) as photos:
-        sources = [(await photos.fetch(KEY, ETAG, len(PHOTO))).source for _ in range(15)]
-    assert sources[0] == "s3"
-    assert sources[-8:].count("cdn") >= 5  # a busy machine makes one late now and then
+        assert (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "s3"
+        async with asyncio.timeout(60):
+            while (await photos.fetch(KEY, ETAG, len(PHOTO))).source == "s3":
+                pass  # what was late makes the usual time longer
 
 
-async def test_body_that_stalls_is_not_waited_for() -> None:
+async def test_body_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first byte was in time, the rest is not: S3 after a second."""
+    monkeypatch.setattr(photo_source, "STALL_SECONDS", 1)
     head = f'HTTP/1.1 200 OK\r\nContent-Length: {len(PHOTO)}\r\nETag: "{ETAG}"\r\n\r\n'.encode()
 
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -371,6 +386,8 @@ async def test_body_that_stalls_is_not_waited_for() -> None:
 
     server = await asyncio.start_server(stall, "127.0.0.1", 0)
     async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         began = time.monotonic()
-        await fetched_from_s3(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "TimeoutError")
-        assert 0.9 < time.monotonic() - began < 2
+        async with asyncio.timeout(30):
+            await fetched_from_s3(url, "TimeoutError", total_timeout_seconds=60)
+        assert time.monotonic() - began > 0.9

@@ -68,7 +68,7 @@ async def test_frozen_part_cannot_hold_the_answer_back() -> None:
         return True
 
     async with TestClient(TestServer(build_probes({"redis": frozen}))) as client:
-        async with asyncio.timeout(probes.CHECK_TIMEOUT_SECONDS + 2):
+        async with asyncio.timeout(probes.CHECK_TIMEOUT_SECONDS + 30):
             assert (await client.get("/readyz")).status == 503
 
 
@@ -90,13 +90,13 @@ async def test_check_that_costs_something_is_asked_seldom_and_has_failed_while_i
             await asyncio.sleep(60)
         return True
 
-    check = seldom(costly, 0.05)
+    check = seldom(costly, 0.5)
     assert [await check(), await check()] == [True, True]
     assert len(asked) == 1
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.6)
     hanging = asyncio.ensure_future(check())
     await asyncio.sleep(0)
     assert not await check()
     hanging.cancel()
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.6)
     assert await check()

@@ -87,7 +87,7 @@ async def test_what_takes_long_is_told(stream: type[io.StringIO]) -> None:
     async with bars.drawn():
         slow, waiting = bars.add(Path("slow.jpg")), bars.add(Path("waiting.jpg"))
         bars.begin(slow)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not slow.is_slow:
                 await asyncio.sleep(0.01)
         bars.show(slow, 45, "Looking.")
