@@ -6,6 +6,7 @@ import json
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from uuid import UUID
@@ -126,6 +127,13 @@ class FakeProgressLog(MayBeAway):
     def forget(self, job_id: UUID) -> None:
         """As after seven days, or a lost disk."""
         self._jobs.pop(job_id, None)
+
+    def saved(self, job_id: UUID) -> Kept:
+        return deepcopy(self._of(job_id))
+
+    def set_back(self, job_id: UUID, saved: Kept) -> None:
+        """As a server does that lost its last second."""
+        self._jobs[job_id] = saved
 
     # --- written by the gateway
 

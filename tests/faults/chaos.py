@@ -6,16 +6,19 @@ import argparse
 import asyncio
 import platform
 import random
+import re
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import redis.asyncio
 
+from growbin.gateway.session_watch import Vector
 from tests.faults.chaos_table import table
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.counted_ends import CountedEnds
@@ -89,6 +92,7 @@ class Run:
             for job in self.jobs
             if job.end is not None
             and job.end.name == "expired"
+            and not job.was_destroyed  # its start may have been, with all that came of it
             and not any(event.data["stage"] == "fetching" for event in job.own_streams[0].events)
         ]
 
@@ -212,7 +216,22 @@ async def main(dose: Dose, data: Path | None) -> int:
         async with Servers.running(data or Path(folder)) as servers:
             result = await run(servers, dose)
             print(table(result), flush=True)
+            if data:
+                (data / "stories.jsonl").write_text("".join(stories(result)))
             return 1 if result.failings else 0
+
+
+def stories(result: Run) -> Iterator[str]:
+    """All that was told of the jobs that a violation names; ids of a session's stream are shown decoded."""
+    named = set(re.findall(r"job-\d+", " ".join(result.violations)))
+    for job in sorted((job for job in result.jobs if job.marker in named), key=lambda job: job.marker):
+        yield f"{job.marker} {job.job_id} run {job.run} destroyed {job.destroyed} final {job.final}\n"
+        for stream in job.streams:
+            yield f"  {stream.name} run {stream.run} tried at {stream.tried_at} {stream.connections}\n"
+            for event in stream.events:
+                shown = Vector.decode(event.id) if stream.is_of_session else event.id
+                said = event.data
+                yield f"    {event.at:.1f} {event.name} {said['stage']} {said['updated_at']} {shown}\n"
 
 
 if __name__ == "__main__":
@@ -222,7 +241,7 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT)
     parser.add_argument("--before", default="HEAD^", help="the commit to upgrade from; '' for none")
-    parser.add_argument("--data", type=Path, help="keep data and logs in this folder")
+    parser.add_argument("--data", type=Path, help="keep data, logs and the stories of jobs in this folder")
     parser.add_argument("--plan", action="store_true", help="only print what would be done")
     given = parser.parse_args()
     dose = Dose(given.seed, given.jobs, given.kills, given.in_flight, before=given.before)

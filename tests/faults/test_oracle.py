@@ -449,6 +449,42 @@ def test_destruction_leaves_what_was_written_long_before_as_it_was() -> None:
     assert set(case.broken()) == {"I4"}
 
 
+@pytest.mark.parametrize(("written_ago_seconds", "is_called"), [(3, False), (0, True), (9, True)])
+def test_end_that_was_written_in_a_lost_second_may_read_otherwise(
+    written_ago_seconds: float, is_called: bool
+) -> None:
+    """Also where it was seen only later."""
+    case = case_of(streams=1)
+    case.job.streams.pop()
+    case.ledger.sessions_heard.clear()
+    case.job.accepted_at = time.monotonic() - 10
+    case.job.asked_time = case.job.accepted_time = time.time() - 10
+    case.events[:] = [
+        replace(event, data=event_of(seq, stage, ago_seconds=written_ago_seconds).data)
+        for seq, (event, stage) in enumerate(zip(case.events, STORY.split(), strict=True), start=1)
+    ]
+    case.job.destroyed.append((time.monotonic() - 5, time.monotonic() - 1))
+    case.job.reads.clear()
+    case.job.final = {"stage": "queued"}
+    assert set(case.broken()) == ({"I1"} if is_called else set()), case.verdict()
+
+
+@pytest.mark.parametrize(("accepted_ago_seconds", "is_called"), [(3, False), (0, True), (9, True)])
+def test_job_whose_acceptance_was_lost_is_a_ticket(accepted_ago_seconds: float, is_called: bool) -> None:
+    """Its end is the ticket's, which nobody here waits for."""
+    case = case_of(streams=1)
+    del case.events[1:]
+    case.job.streams.pop()
+    case.ledger.sessions_heard.clear()
+    case.calls.clear()
+    case.job.accepted_at = time.monotonic() - accepted_ago_seconds
+    case.job.asked_time = case.job.accepted_time = time.time() - accepted_ago_seconds
+    case.job.destroyed.append((time.monotonic() - 5, time.monotonic() - 1))
+    case.job.reads.clear()
+    case.job.final = {"stage": "awaiting_upload"}
+    assert set(case.broken()) == ({"I1", "I4"} if is_called else set()), case.verdict()
+
+
 @pytest.mark.parametrize(("token", "is_called"), [("token", False), ("another", True)])
 def test_session_whose_list_was_set_back_may_reset_what_has_ended(token: str, is_called: bool) -> None:
     """Nobody can say what its client has heard of. Another session's loss is no excuse, and none for a stream

@@ -225,6 +225,48 @@ async def test_list_that_was_set_back_resets_what_has_ended(node: Node, client: 
     assert [event for event, job_id in heard if job_id == str(running.job_id)] == ["progress", "failed"]
 
 
+async def test_job_that_was_set_back_after_its_end_is_told_again(node: Node, client: Client) -> None:
+    """Its end was lost with Redis' last second: it goes on as if it had not been, after a `reset`."""
+    job = await node.submitted(client)
+    async with opened(node, job.owner) as watch:
+        before = node.progress.saved(job.job_id)
+        await finish(node, job)
+        last = (await taken(watch))[-1]
+    node.progress.set_back(job.job_id, before)
+    async with opened(node, job.owner, last.id) as watch:
+        assert names(await taken(watch)) == ["reset"]
+        await finish(node, job)
+        assert names(await taken(watch)) == ["progress", "failed"]
+
+
+async def test_job_that_is_listed_no_more_is_told_to_its_end(node: Node, client: Client) -> None:
+    """A list that was set back does not know it; the client's id does."""
+    first, second = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, first.owner) as watch:
+        last = (await taken(watch))[-1]
+    node.records.forget_newest(first.owner)
+    await finish(node, second)
+    async with opened(node, first.owner, last.id) as watch:
+        assert told(await taken(watch)) == {str(second.job_id): ["fetching", "failed"]}
+
+
+async def test_job_that_ended_before_it_was_looked_at_is_told_once(node: Node, client: Client) -> None:
+    """Its whole story comes in one piece: already the id of its end knows it."""
+    first = await node.submitted(client)
+    async with opened(node, first.owner) as watch:
+        await taken(watch)
+        heard = list[LogEntry]()
+        watch.on_news = lambda: heard.extend(iter(watch.take, None))
+        node.feed.sessions.clear()
+        second = await node.submitted(client)
+        await finish(node, second)
+        watch.look()
+        while len(heard) < len(STORY):
+            await asyncio.sleep(0)
+    async with opened(node, first.owner, heard[-1].id) as watch:
+        assert await taken(watch) == []
+
+
 async def test_gateway_that_stops_ends_a_stream_without_jobs_at_once(node: Node, client: Client) -> None:
     """The last job has ended and the stream waits for another: it is told to come back elsewhere."""
     job = await node.submitted(client)

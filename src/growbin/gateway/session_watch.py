@@ -229,8 +229,7 @@ class SessionWatch:
 
     def _hear(self, job_id: UUID | None) -> None:
         """Told by the hub; None: whatever was said lately may be lost."""
-        if job_id is None:
-            self._must_look = True
+        self._must_look |= job_id is None
         self._told.update(dict.fromkeys([*self._ended, *self._unopened] if job_id is None else [job_id]))
         self._look_soon()
 
@@ -256,16 +255,19 @@ class SessionWatch:
         told = self._may_be_under_way()
         recent = list(await self._records.recent(self._owner, RECENT_JOBS))
         new = recent[: recent.index(self._newest)] if self._newest in recent else recent
+        was_set_back = self._newest is not None and new is recent
         self._must_look = False
         try:
             for job_id in reversed(new):
                 if job_id not in self._watches and job_id not in self._ended:
                     await self._join(job_id, None)
-                self._newest = job_id
+                self._newest = self._newest if was_set_back and job_id != recent[0] else job_id
+                self._wake_up()  # not before: an id that does not know the job would have it told again
             for job_id in told:
                 if job_id not in new:
                     await self._join_again(job_id)
                 self._told.pop(job_id, None)
+                self._wake_up()
         except Unavailable:
             self._must_look = True
             raise
@@ -277,9 +279,10 @@ class SessionWatch:
         vector = Vector.decode(last_id) if last_id else None
         known = recent.index(vector.newest) if vector and vector.newest in recent else len(recent)
         was_set_back = bool(vector and vector.newest) and known == len(recent) < RECENT_JOBS
-        states = await asyncio.gather(*map(self._progress.state, recent))
+        listed = list(dict.fromkeys([*recent, *(vector.last_ids if vector else ())]))  # it may be set back
+        states = await asyncio.gather(*map(self._progress.state, listed))
         places: dict[UUID, str | None] = {}
-        for place, (job_id, state) in reversed(list(enumerate(zip(recent, states, strict=True)))):
+        for place, (job_id, state) in reversed(list(enumerate(zip(listed, states, strict=True)))):
             if state is not None and state.owner != self._owner:
                 continue
             ends = state is not None and state.entry.ends
@@ -292,8 +295,8 @@ class SessionWatch:
                 places[job_id] = NOBODYS_ID if was_set_back and ends else None
             elif vector is None and not ends:
                 places[job_id] = None
-            elif vector is not None and state is not None and state.run > 1:
-                places[job_id] = NOBODYS_ID  # delivered to its end, and driven again since
+            elif vector is not None and state is not None and (state.run > 1 or not ends):
+                places[job_id] = NOBODYS_ID  # delivered to its end, and driven again or set back since
             elif state is not None:
                 self._note_end(job_id, state)
             if state is None and job_id in places:
@@ -339,7 +342,6 @@ class SessionWatch:
             if not is_wanted:
                 await self._hub.leave(watch)
         self._stay_open()
-        self._wake_up()
 
     async def _join_again(self, job_id: UUID) -> None:
         """One that has ended, as far as we know. Its client gets `reset`, then the new run."""

@@ -27,6 +27,7 @@ from tests.faults.instruments.promises import (
     promise_broken,
     seen_late,
     sessions_broken,
+    time_of,
     wrong_answers,
     wrong_result,
 )
@@ -179,6 +180,19 @@ class TrackedJob:
     def forgets(self, at: float) -> bool:
         """What was true at that moment may be unknown now."""
         return any(since <= at <= gone_at for since, gone_at in self.destroyed)
+
+    def is_end_forgotten(self, end: Event) -> bool:
+        """It may have been written before, and seen only afterwards."""
+        booted = time.time() - time.monotonic()
+        return self.forgets(end.at) or self.forgets(time_of(end) - booted)
+
+    @property
+    def is_acceptance_forgotten(self) -> bool:
+        """To Redis it may be a ticket that is not used: what ends it then is the ticket's deadline."""
+        accepted_at, asked_at = self.accepted_at, self.asked_time - (time.time() - time.monotonic())
+        return accepted_at is not None and any(
+            since <= accepted_at and asked_at <= gone_at for since, gone_at in self.destroyed
+        )
 
     @property
     def has_been_forgotten(self) -> bool:

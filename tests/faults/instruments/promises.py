@@ -25,7 +25,8 @@ def promise_broken(job: TrackedJob, journal: Journal, deadline_seconds: float) -
         return
     ends = _ends_of(job)
     if not ends:
-        yield f"I1 {who} was accepted and never ended for its owner; now {job.final}"
+        if not job.is_acceptance_forgotten:
+            yield f"I1 {who} was accepted and never ended for its owner; now {job.final}"
         return
     if len(ends) > 1 + len(job.destroyed):
         yield f"I1 {who} has {len(ends)} ends: {sorted(map(str, ends))}"
@@ -36,14 +37,14 @@ def promise_broken(job: TrackedJob, journal: Journal, deadline_seconds: float) -
         for trouble in journal.during(["valkey"], job.accepted_at or 0, end.at)
         if trouble.ended is not None
     )
-    if late_seconds > redis_away_seconds:
+    if late_seconds > redis_away_seconds and not job.is_acceptance_forgotten:
         yield f"I1 {who} ended {late_seconds:.1f} s too late: {end.code}"
     early_seconds = job.asked_time + deadline_seconds - CLOCKS_SECONDS - time_of(end)
     if end.name == "expired" and early_seconds > 0 and not job.was_destroyed:
         yield f"I1 {who} expired {early_seconds:.1f} s too early"
     if end.name == "cancelled" and job.cancel_asked_at is None:
         yield f"I1 {who} is cancelled, and nobody asked for it"
-    if job.final is not None and not job.forgets(ends[-1].at):
+    if job.final is not None and not job.is_end_forgotten(ends[-1]):
         yield from _reads_otherwise(job, ends[-1])
 
 

@@ -46,7 +46,8 @@ def stream_violations(job: TrackedJob, stream: Stream) -> Iterator[str]:
             wrongs = _does_not_follow(previous, event, may_skip=job.was_destroyed)
             yield from (f"I4 {where}: {wrong}" for wrong in wrongs)
         previous = event
-    if previous is not None and job.is_promised and stream.end is None and stream.run == job.run:
+    is_awaited = job.is_promised and stream.run == job.run and not job.is_acceptance_forgotten
+    if previous is not None and is_awaited and stream.end is None:
         yield f"I4 {where}: no end after {previous.data['stage']} ({stream.connections[-3:]})"
 
 
