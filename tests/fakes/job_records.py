@@ -48,9 +48,9 @@ class FakeJobRecords(MayBeAway):
             recent.insert(0, job_id)
             del recent[RECENT_JOBS:]
 
-    def forget_newest(self, owner: str) -> None:
+    def forget_newest(self, owner: str) -> UUID:
         """As a server does that was set back."""
-        del self._recent[owner][0]
+        return self._recent[owner].pop(0)
 
     async def get(self, job_id: UUID) -> Upload | None:
         self._answer()

@@ -225,14 +225,22 @@ async def test_list_that_was_set_back_resets_what_has_ended(node: Node, client: 
     assert [event for event, job_id in heard if job_id == str(running.job_id)] == ["progress", "failed"]
 
 
-async def test_job_that_was_set_back_after_its_end_is_told_again(node: Node, client: Client) -> None:
+@pytest.mark.parametrize("is_list_set_back", [False, True])
+async def test_job_that_was_set_back_after_its_end_is_told_again(
+    node: Node, client: Client, is_list_set_back: bool
+) -> None:
     """Its end was lost with Redis' last second: it goes on as if it had not been, after a `reset`."""
     job = await node.submitted(client)
     async with opened(node, job.owner) as watch:
         before = node.progress.saved(job.job_id)
         await finish(node, job)
+        if is_list_set_back:
+            await node.submitted(client)
         last = (await taken(watch))[-1]
     node.progress.set_back(job.job_id, before)
+    if is_list_set_back:
+        lost = node.records.forget_newest(job.owner)
+        node.progress.forget(lost)
     async with opened(node, job.owner, last.id) as watch:
         assert names(await taken(watch)) == ["reset"]
         await finish(node, job)

@@ -292,7 +292,7 @@ class SessionWatch:
                 places[job_id] = vector.last_ids[job_id] or None
             elif vector is not None and place < known:
                 # Made since; where the list has lost what we knew it may have been told before.
-                places[job_id] = NOBODYS_ID if was_set_back and ends else None
+                places[job_id] = NOBODYS_ID if was_set_back else None
             elif vector is None and not ends:
                 places[job_id] = None
             elif vector is not None and state is not None and (state.run > 1 or not ends):
