@@ -192,7 +192,7 @@ def differences(job: TrackedJob, lines: Iterable[End]) -> tuple[list[End], list[
     unlogged, unseen = [], list(lines)
     for end in ends_seen(job):
         outcomes = {end.outcome}
-        if job.accepted_at is None and end.outcome == "expired":
+        if (job.accepted_at is None or job.is_acceptance_forgotten) and end.outcome == "expired":
             outcomes.add("not_uploaded")  # its owner is told the same
         line = next((line for line in unseen if line.outcome in outcomes), None)
         if line is None:
