@@ -4,7 +4,7 @@ An id of this stream is an opaque vector: for each job that is not delivered to 
 that was sent; and the newest job that was known. Jobs of the session's list that are newer are new to
 the client, even when they have ended since; older ones that are not in the vector were delivered. Of a job
 that was driven again the last id stays in the vector, so that its runs are told apart. A Redis that was set
-back may not know the newest job: then nobody can say which of those that have ended were delivered.
+back may not know the newest job: then nobody can say which of the others were delivered.
 
 Which jobs there are is told by the hub; a slow look at the list stays, for what a gateway of another version
 does not tell. A stream at rest costs its connection and its place in that look.
