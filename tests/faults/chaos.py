@@ -217,7 +217,7 @@ async def main(dose: Dose, data: Path | None) -> int:
             result = await run(servers, dose)
             print(table(result), flush=True)
             if data:
-                (data / "stories.jsonl").write_text("".join(stories(result)))
+                (data / "stories.txt").write_text("".join(stories(result)))
             return 1 if result.failings else 0
 
 
