@@ -26,6 +26,7 @@ class FakeUploadStore(MayBeAway):
         self.objects: dict[str, StoredUpload] = {}
         self.published: dict[str, CleanPhoto] = {}
         self.publish_gate: asyncio.Event | None = None  # what was put is there, and nobody is told
+        self.delete_gate: asyncio.Event | None = None  # what is to be deleted is still there
         self.looks = 0
         self._tickets: dict[str, tuple[str, dict[str, str], int | None]] = {}
 
@@ -73,6 +74,8 @@ class FakeUploadStore(MayBeAway):
 
     async def delete(self, key: str) -> None:
         self._answer()
+        if self.delete_gate is not None:
+            await self.delete_gate.wait()
         self.objects.pop(key, None)
         self.published.pop(key, None)
 

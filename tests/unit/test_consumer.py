@@ -420,6 +420,25 @@ async def test_photo_of_a_job_cancelled_while_it_was_put_is_taken_back(bench: Be
     assert event.public_key not in bench.uploads.published
 
 
+async def test_photo_is_taken_back_though_the_lease_is_lost_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end was refused; then the renewal hears of the cancel as well, and must not cut the withdrawal."""
+    bench.uploads.delete_gate = asyncio.Event()
+    event, publish = job(), bench.uploads.publish_photo
+
+    async def publish_and_cancel(key: str, photo: CleanPhoto, cache_seconds: int) -> None:
+        await publish(key, photo, cache_seconds)
+        await bench.progress.cancel(event.job_id)
+
+    monkeypatch.setattr(bench.uploads, "publish_photo", publish_and_cancel)
+    running = asyncio.create_task(handle_job(event, bench.consumer))
+    await asyncio.sleep(10 * bench.consumer.lease_renew_seconds)  # in which a lease that is kept is renewed
+    bench.uploads.delete_gate.set()
+    assert await running == Ack()
+    assert event.public_key not in bench.uploads.published
+
+
 async def test_photo_that_cannot_be_taken_back_yet_brings_the_job_again(bench: Bench) -> None:
     """S3 went away between the put and the withdrawal: a later delivery finds the ended job and withdraws."""
     bench.uploads.publish_gate = asyncio.Event()

@@ -64,20 +64,23 @@ async def as_promised(clean: CleanPhoto, attempt: Attempt) -> CleanPhoto:
 async def started(job: Job, consumer: Consumer) -> AsyncIterator[Attempt]:
     """Take the lease, keep it while the block runs, give it back. Raises Settled when there is nothing to
     do or something went wrong."""
+    attempt: Attempt | None = None
     with structlog.contextvars.bound_contextvars(job_id=str(job.job_id), run=job.run):
-        async with lease_of(job, consumer) as lease:
-            attempt = Attempt(job, consumer, lease)
-            try:
-                # A job is due only once its deadline's millisecond has passed on Redis' clock.
-                async with asyncio.timeout(max(0, attempt.left_seconds()) + EXPIRY_MARGIN_SECONDS):
-                    yield attempt
-            except (Settled, Closing):
-                raise
-            except Exception as error:
-                raise Settled(await verdict_on(error, attempt)) from error
-            finally:
-                if attempt.has_shown and not attempt.is_done:
-                    await withdraw(job, consumer)
+        try:
+            async with lease_of(job, consumer) as lease:
+                attempt = Attempt(job, consumer, lease)
+                try:
+                    # A job is due only once its deadline's millisecond has passed on Redis' clock.
+                    async with asyncio.timeout(max(0, attempt.left_seconds()) + EXPIRY_MARGIN_SECONDS):
+                        yield attempt
+                except (Settled, Closing):
+                    raise
+                except Exception as error:
+                    raise Settled(await verdict_on(error, attempt)) from error
+        finally:
+            # Without the lease, whose loss would cut it.
+            if attempt is not None and attempt.has_shown and not attempt.is_done:
+                await withdraw(job, consumer)
 
 
 async def verdict_on(error: Exception, attempt: Attempt) -> Verdict:
