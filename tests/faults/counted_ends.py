@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -111,7 +111,11 @@ class CountedEnds:
             ]
             if not before <= life.counted <= after
         ]
-        return wrong + mislogged(self._cluster.ledger.jobs.values(), logged, self._cluster.journal)
+        unanswered = {
+            job_id for process in self._cluster.processes for job_id in calls_unanswered(process.log)
+        }
+        jobs, journal = self._cluster.ledger.jobs.values(), self._cluster.journal
+        return wrong + mislogged(jobs, logged, journal, unanswered)
 
     @property
     def lines(self) -> list[str]:
@@ -202,8 +206,20 @@ def differences(job: TrackedJob, lines: Iterable[End]) -> tuple[list[End], list[
     return unlogged, unseen
 
 
-def mislogged(jobs: Iterable[TrackedJob], logged: Mapping[str, Iterable[End]], journal: Journal) -> list[str]:
-    """Ends that were logged twice, by another outcome, or not at all though nothing befell their writer."""
+def calls_unanswered(log: str) -> set[str]:
+    """The jobs for which a gateway gave up waiting for Redis: what it asked for may have been done."""
+    told = (json.loads(line) for line in log.splitlines() if '"part_unavailable"' in line)
+    return {said["job_id"] for said in told if said["part"] == "redis" and "job_id" in said}
+
+
+def mislogged(
+    jobs: Iterable[TrackedJob],
+    logged: Mapping[str, Iterable[End]],
+    journal: Journal,
+    unanswered: Container[str] = (),
+) -> list[str]:
+    """Ends that were logged twice, by another outcome, or not at all though nothing befell their writer, and
+    no call about the job stayed `unanswered`."""
     told = by_job(logged)
     writers = [name for process in logged for name in (process, f"redis of {process}")]
     booted = time.time() - time.monotonic()
@@ -221,7 +237,7 @@ def mislogged(jobs: Iterable[TrackedJob], logged: Mapping[str, Iterable[End]], j
         is_missing = any(not is_hurt(end.at - booted, end.at - booted) for end in unlogged)
         if job.accepted_at and job.deleted_at and not (lines or seen or job.was_destroyed):
             is_missing = not is_hurt(job.accepted_at, job.deleted_at)
-        if is_missing or len(unseen) > most_unseen:
+        if (is_missing and job.job_id not in unanswered) or len(unseen) > most_unseen:
             ended, said = ([end.outcome for end in ends] for ends in (seen, lines))
             what = "was deleted after" if job.deleted_at else "ended"
             wrong.append(f"{job.job_id} {what} {ended}, and the logs say {said}")

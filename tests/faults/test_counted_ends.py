@@ -13,6 +13,7 @@ from tests.faults.counted_ends import (
     End,
     Life,
     began_at,
+    calls_unanswered,
     differences,
     ends_counted,
     ends_logged,
@@ -101,6 +102,17 @@ def test_each_end_is_logged_once_and_as_it_was_seen() -> None:
         ("nobody's", "done"),
     )
     assert named(mislogged(jobs, lines, Journal())) == [*names[1:], "unseen", "nobody's"]
+
+
+def test_end_may_be_unlogged_where_redis_answered_too_late() -> None:
+    """Whoever asked for it gave up waiting, said so, and never heard that it was written."""
+    log = '{"part": "redis", "event": "part_unavailable", "job_id": "left"}\n'
+    log += '{"part": "s3", "event": "part_unavailable", "job_id": "other"}\n'
+    assert calls_unanswered(log) == {"left"}
+    jobs = [job_of(name, told("cancelled")) for name in ("left", "other")]
+    assert named(mislogged(jobs, logged(), Journal(), calls_unanswered(log))) == ["other"]
+    twice = logged(("left", "cancelled"), ("left", "cancelled"), ("other", "cancelled"))
+    assert named(mislogged(jobs, twice, Journal(), calls_unanswered(log))) == ["left"]
 
 
 def test_each_run_has_an_end_of_its_own() -> None:

@@ -181,10 +181,9 @@ class TrackedJob:
         """What was true at that moment may be unknown now."""
         return any(since <= at <= gone_at for since, gone_at in self.destroyed)
 
-    def is_end_forgotten(self, end: Event) -> bool:
+    def may_forget(self, event: Event) -> bool:
         """It may have been written before, and seen only afterwards."""
-        booted = time.time() - time.monotonic()
-        return self.forgets(end.at) or self.forgets(time_of(end) - booted)
+        return self.forgets(event.at) or self.forgets(time_of(event) - (time.time() - time.monotonic()))
 
     @property
     def is_acceptance_forgotten(self) -> bool:

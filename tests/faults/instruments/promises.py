@@ -44,7 +44,7 @@ def promise_broken(job: TrackedJob, journal: Journal, deadline_seconds: float) -
         yield f"I1 {who} expired {early_seconds:.1f} s too early"
     if end.name == "cancelled" and job.cancel_asked_at is None:
         yield f"I1 {who} is cancelled, and nobody asked for it"
-    if job.final is not None and not job.is_end_forgotten(ends[-1]):
+    if job.final is not None and not job.may_forget(ends[-1]):
         yield from _reads_otherwise(job, ends[-1])
 
 
@@ -124,7 +124,7 @@ def wrong_answers(job: TrackedJob) -> Iterator[str]:
     for read in job.reads:
         if job.is_deleted(read.asked_at) and read.status == 200:
             yield f"I1 {who} was deleted, and a {read.how} answers {read.body}"
-        told = [event for event in events if event.at < read.asked_at and not job.forgets(event.at)]
+        told = [event for event in events if event.at < read.asked_at and not job.may_forget(event)]
         newest = max(told, key=lambda event: str(event.data["updated_at"]), default=None)
         if read.status != 200 or newest is None or "updated_at" not in read.body:
             continue
