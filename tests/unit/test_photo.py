@@ -273,7 +273,7 @@ def test_another_format_behind_the_magic_bytes_is_unreadable() -> None:
     assert code_of(lambda: tidy(b"\x89PNG\r\n\x1a\n" + gif)) == "photo_unreadable"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), format=st.sampled_from(["JPEG", "PNG", "WEBP"]))
 def test_a_damaged_photo_is_a_photo_or_a_failure_code(data: st.DataObject, format: str) -> None:
     """Flipped bytes give a photo or JobFailed, never another error."""
