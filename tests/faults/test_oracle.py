@@ -506,6 +506,17 @@ def test_session_whose_list_was_set_back_may_reset_what_has_ended(token: str, is
     assert set(case.broken()) == {"I4"}
 
 
+def test_session_whose_list_was_set_back_may_reset_what_is_made_since() -> None:
+    """It cannot be told from what was told before."""
+    case = case_of()
+    case.ledger.track("two", "token")
+    case.ledger.destroy_history()
+    later, stranger = case.ledger.track("three", "token"), case.ledger.track("four", "another")
+    assert later.may_reset(time.monotonic(), in_session=True)
+    assert not later.may_reset(time.monotonic(), in_session=False)
+    assert not stranger.may_reset(time.monotonic(), in_session=True)
+
+
 def test_run_that_was_driven_again_is_promised_anew() -> None:
     """Its client gets `reset`, and one end more; the first run's answer was paid for, too."""
     case = case_of(streams=1, calls=2)

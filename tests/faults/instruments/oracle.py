@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,7 +131,7 @@ class TrackedJob:
     destroyed: list[tuple[float, float]] = field(
         default_factory=list
     )  # what was written since .. was gone at
-    unlisted_at: list[float] = field(default_factory=list)  # when its session's list was set back
+    unlisted_at: list[float] = field(default_factory=list)  # when its session's list was set back: shared
     reads: list[Read] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     final: dict[str, Any] | None = None  # the last GET
@@ -209,6 +210,7 @@ class Ledger:
         self.jobs: dict[str, TrackedJob] = {}
         self.secrets: dict[str, str] = {}  # secret -> what it is
         self._by_id: dict[str, TrackedJob] = {}
+        self._unlisted_at: dict[str, list[float]] = defaultdict(list)  # of a session, jobs to come included
         self._early: dict[str, list[tuple[Event, float]]] = {}  # told by a session's stream, not yet ours
         self.sessions_heard: dict[str, float] = {}  # token -> since when its stream was heard
         self.is_model_elsewhere = False  # the answers come from one that is not asked by the oracle
@@ -217,7 +219,7 @@ class Ledger:
 
     def track(self, marker: str, token: str) -> TrackedJob:
         assert marker not in self.jobs, marker
-        job = self.jobs[marker] = TrackedJob(marker, token)
+        job = self.jobs[marker] = TrackedJob(marker, token, unlisted_at=self._unlisted_at[token])
         self.secrets[token] = "a session token"
         return job
 
@@ -271,9 +273,8 @@ class Ledger:
         set_back = {
             job.token for job in self.jobs.values() if job.accepted_at is None or job.accepted_at > since
         }
-        for job in self.jobs.values():
-            if job.token in set_back:
-                job.unlisted_at.append(now)
+        for token in set_back:
+            self._unlisted_at[token].append(now)
 
     @property
     def accepted(self) -> int:
