@@ -304,10 +304,15 @@ class Client:
         return task
 
     async def stop_listening(self) -> None:
-        """To sessions; their streams are closed."""
-        for task in self._listeners:
+        """To sessions, and to jobs whose acceptance was lost, for which nobody waits: streams are closed."""
+        forgotten = [job.marker for job in self._ledger.jobs.values() if job.is_acceptance_forgotten]
+        tasks = [
+            *self._listeners,
+            *(task for marker in forgotten for task in self._followers.get(marker, ())),
+        ]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._listeners, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._listeners.clear()
 
     async def _follow_session(self, token: str) -> None:
