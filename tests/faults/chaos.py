@@ -241,7 +241,9 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT)
     parser.add_argument("--before", default="HEAD^", help="the commit to upgrade from; '' for none")
-    parser.add_argument("--data", type=Path, help="keep data, logs and the stories of jobs in this folder")
+    parser.add_argument(
+        "--data", type=Path, help="keep data and logs (but Valkey's) and the stories of jobs in this folder"
+    )
     parser.add_argument("--plan", action="store_true", help="only print what would be done")
     given = parser.parse_args()
     dose = Dose(given.seed, given.jobs, given.kills, given.in_flight, before=given.before)

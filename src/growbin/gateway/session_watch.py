@@ -1,10 +1,10 @@
 """One stream for all of a session's unfinished jobs: their watches in one, new jobs joining.
 
-An id of this stream is an opaque vector: for each job that is not delivered to its end, the last id
-that was sent; and the newest job that was known. Jobs of the session's list that are newer are new to
-the client, even when they have ended since; older ones that are not in the vector were delivered. Of a job
-that was driven again the last id stays in the vector, so that its runs are told apart. A Redis that was set
-back may not know the newest job: then nobody can say which of the others were delivered.
+An id of this stream is an opaque vector: for each job that is not delivered to its end, the last id that was
+sent; and the newest job that was known. Jobs of the session's list that are newer are new to the client, even
+when they have ended; older ones not in the vector were delivered, and are reset if they go on. Of one driven
+again the last id stays in the vector, so that its runs are told apart. A Redis that was set back may not know
+the newest job: then nobody can say which of the others were delivered, and they are reset.
 
 Which jobs there are is told by the hub; a slow look at the list stays, for what a gateway of another version
 does not tell. A stream at rest costs its connection and its place in that look.
