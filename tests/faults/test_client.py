@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from aiohttp import web
 
 from tests.faults.client import Client
@@ -32,3 +35,34 @@ async def test_ended_job_is_asked_for_with_its_own_last_id_though_its_session_sp
         status = await client.ask_again(job)
         await client.close()
     assert (status, given) == (204, ["e.1.x"])
+
+
+async def test_only_jobs_whose_acceptance_was_lost_are_no_longer_heard() -> None:
+    """They are tickets again; a process counts its open streams when nobody else is left."""
+    opened = {"kept": asyncio.Event(), "lost": asyncio.Event()}
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["job_id"]
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        opened[name].set()
+        await asyncio.Event().wait()
+        return stream
+
+    app = web.Application()
+    app.router.add_get("/api/v1/waste/jobs/{job_id}/events", events)
+    async with served(app) as url:
+        ledger = Ledger()
+        client = Client(ledger, lambda: [url], photo_for, silence_seconds=30)
+        for name, is_open in opened.items():
+            job = ledger.track(name, "token")
+            job.job_id = name
+            job.accept()
+            client.watch(job)
+            await is_open.wait()
+        ledger.jobs["lost"].destroyed.append((time.monotonic() - 1, time.monotonic()))
+        assert [job.is_acceptance_forgotten for job in ledger.jobs.values()] == [False, True]
+        await client.stop_listening()
+        assert client.open_at[url] == 1
+        await client.close()
+        assert client.open_at[url] == 0

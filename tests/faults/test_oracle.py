@@ -534,6 +534,12 @@ def test_run_that_was_driven_again_is_promised_anew() -> None:
     told[0] = replace(told[0], name="progress")
     case.job.streams[-1].events[:] = told
     assert case.broken() == ["I4"]
+    # A Redis that was set back may have lost that it was driven again: then there is no second run to reset.
+    case.job.destroyed.append((time.monotonic() - 2, time.monotonic() - 1))
+    assert case.verdict() == []
+    case.job.streams[-1].resumes_after = None
+    told[0].data["seq"] = 2
+    assert "I4" in case.broken()
 
 
 def test_deleted_job_is_promised_nothing_more() -> None:
