@@ -23,7 +23,7 @@ from growbin.adapters.redis.progress_log import RedisProgressLog
 from growbin.job import LogEntry
 from growbin.local.parts.valkey import Valkey
 from growbin.messages import failure
-from growbin.ports import ProgressFeed
+from growbin.ports import ProgressFeed, Started
 from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
 from tests.faults.instruments.proxy import Proxy
 from tests.jobs import job_of, upload
@@ -193,13 +193,24 @@ async def test_session_hears_of_its_new_and_redriven_jobs_and_of_no_others(radio
     await radio.progress.queue_job(job)
     await radio.progress.finish(job, None, failure("internal", "ko"))
     await radio.progress.reopen(job, 300)
-    heard = [await radio.next_told() for _ in range(2)]
-    assert heard == [(record.owner, record.job_id), (job.owner, job.job_id)]
+    heard = [await radio.next_told() for _ in range(3)]
+    assert heard == [(record.owner, record.job_id), (job.owner, job.job_id), (job.owner, job.job_id)]
     await radio.feed.unsubscribe_session(record.owner)
     await radio.progress.open_job(record, record.ticket_expires_at_ms)
     await radio.feed.subscribe_session(stranger.owner)
     await radio.progress.open_job(stranger, stranger.ticket_expires_at_ms)
     assert (await radio.next_told())[0] == stranger.owner
+    assert radio.told.empty()
+
+
+async def test_session_hears_of_a_log_that_a_delivery_begins(radio: Radio) -> None:
+    """Redis had lost it, and the list that names the job: nothing else tells the session's streams."""
+    job = job_of(upload())
+    await radio.feed.subscribe_session(job.owner)
+    start = await radio.progress.begin(job, alone=True, call_id="first")
+    assert isinstance(start, Started)
+    assert await radio.next_told() == (job.owner, job.job_id)
+    await radio.progress.finish(job, start.attempt, failure("internal", "ko"))
     assert radio.told.empty()
 
 

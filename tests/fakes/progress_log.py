@@ -91,7 +91,7 @@ class Kept:
 
 
 class FakeProgressLog(MayBeAway):
-    """`listeners` hear each entry, as a feed would, and `session_listeners` of new and redriven jobs."""
+    """`listeners` hear each entry, as a feed would, and `session_listeners` of each log that begins."""
 
     def __init__(
         self,
@@ -360,8 +360,6 @@ class FakeProgressLog(MayBeAway):
         kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
         kept.snapshot = self._new(again)
         self._write(kept, Stage.QUEUED, attempt=kept.attempts.token + 1)
-        for listener in self.session_listeners:
-            listener(job.owner, job.job_id)
         return again
 
     async def ended_jobs(self) -> AsyncIterator[EndedJob]:
@@ -488,6 +486,8 @@ class FakeProgressLog(MayBeAway):
         return "ours"
 
     def _new(self, job: Job) -> Snapshot:
+        for listener in self.session_listeners:
+            listener(job.owner, job.job_id)
         return Snapshot(
             job_id=job.job_id,
             run=job.run,

@@ -449,6 +449,18 @@ def test_destruction_leaves_what_was_written_long_before_as_it_was() -> None:
     assert set(case.broken()) == {"I4"}
 
 
+def test_job_that_was_set_back_after_its_end_may_be_set_back_again() -> None:
+    """It goes on, unheard of; once an end was heard anew, that one is safe as any."""
+    case = case_of()
+    later = time.monotonic() + 30
+    case.ledger.destroy_history()
+    case.ledger.destroy_history(since=later)
+    assert len(case.job.destroyed) == 2
+    case.events.append(replace(case.events[-1], at=later - 10))
+    case.ledger.destroy_history(since=later)
+    assert len(case.job.destroyed) == 2
+
+
 @pytest.mark.parametrize(("written_ago_seconds", "is_called"), [(3, False), (0, True), (9, True)])
 def test_end_that_was_written_in_a_lost_second_may_read_otherwise(
     written_ago_seconds: float, is_called: bool
@@ -540,6 +552,19 @@ def test_run_that_was_driven_again_is_promised_anew() -> None:
     case.job.streams[-1].resumes_after = None
     told[0].data["seq"] = 2
     assert "I4" in case.broken()
+
+
+def test_sessions_stream_may_tell_a_run_after_the_job_was_driven_again() -> None:
+    """It was behind. The new run begins with its `reset`."""
+    case = case_of(streams=1)
+    del case.job.streams[-1]
+    case.retell("awaiting_upload queued fetching analysing failed")
+    case.job.drive_again()
+    again = replace(event_of(1, "queued", 2), name="reset")
+    for event in [*case.events, again]:
+        case.ledger.hear_in_session(event, time.monotonic())
+    heard = [(stream.run, len(stream.events)) for stream in case.job.streams if stream.is_of_session]
+    assert heard == [(1, 5), (2, 1)]
 
 
 def test_deleted_job_is_promised_nothing_more() -> None:

@@ -258,6 +258,25 @@ async def test_job_that_is_listed_no_more_is_told_to_its_end(node: Node, client:
         assert told(await taken(watch)) == {str(second.job_id): ["fetching", "failed"]}
 
 
+async def test_job_that_redis_has_lost_is_told_anew_once_its_delivery_brings_it_back(
+    node: Node, client: Client
+) -> None:
+    """List, record and log are gone; only the client's id and the queue know it. A client that heard its
+    first events is reset."""
+    first, second = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, first.owner) as watch:
+        last = (await taken(watch))[-1]
+    node.records.forget_newest(first.owner)
+    await node.records.erase(second.job_id)
+    node.progress.forget(second.job_id)
+    async with opened(node, first.owner, last.id) as watch:
+        assert names(await taken(watch, MAKING_SECONDS + 0.2)) == []
+        await finish(node, second)
+        heard = await taken(watch)
+    assert told(heard) == {str(second.job_id): ["failed", "failed"]}
+    assert names(heard) == ["reset", "failed"]
+
+
 async def test_job_that_ended_before_it_was_looked_at_is_told_once(node: Node, client: Client) -> None:
     """Its whole story comes in one piece: already the id of its end knows it."""
     first = await node.submitted(client)

@@ -57,10 +57,9 @@ class Vector:
     def decode(cls, text: str) -> Self | None:
         """None for what we cannot have given."""
         try:
+            given = base64.urlsafe_b64decode(text[:LONGEST_ID])
             # A stranger's bytes may unpack to anything: never to more than a vector can be.
-            packed = zlib.decompressobj().decompress(
-                base64.urlsafe_b64decode(text[:LONGEST_ID]), 4 * LONGEST_ID
-            )
+            packed = zlib.decompressobj().decompress(given, 4 * LONGEST_ID)
             newest, jobs = json.loads(packed)
             last_ids = {UUID(job_id): str(last_id) for job_id, last_id in list(jobs.items())[:RECENT_JOBS]}
             return cls(UUID(newest) if newest else None, last_ids)
@@ -261,7 +260,8 @@ class SessionWatch:
             for job_id in reversed(new):
                 if job_id not in self._watches and job_id not in self._ended:
                     await self._join(job_id, None)
-                self._newest = self._newest if was_set_back and job_id != recent[0] else job_id
+                if not was_set_back or job_id == recent[0]:
+                    self._newest = job_id
                 self._wake_up()  # not before: an id that does not know the job would have it told again
             for job_id in told:
                 if job_id not in new:
@@ -310,15 +310,15 @@ class SessionWatch:
 
     async def _forget_unmade(self) -> None:
         """What has neither log nor record, and not only just now, is an old ticket: nothing can become of it.
-        Should its maker have been frozen instead, the word of its log still brings it."""
-        if not self._unopened:
+        Should its maker have been frozen, or Redis have lost it, the word of its log still brings it."""
+        if not (unopened := list(self._unopened)):
             return
-        unopened = list(self._unopened)
         await asyncio.sleep(MAKING_SECONDS)
         with suppress(Unavailable):  # a longer id, then
             records = await asyncio.gather(*map(self._records.get, unopened))
-            for job_id in (job for job, record in zip(unopened, records, strict=True) if record is None):
-                self._unopened.pop(job_id, None)
+            for job_id, record in zip(unopened, records, strict=True):
+                if record is None and (seen := self._unopened.pop(job_id, None)):
+                    self._ended[job_id] = seen  # should a delivery bring it back, its client is reset
 
     async def _join(self, job_id: UUID, last_id: str | None) -> None:
         watch = await self._hub.begin(job_id, last_id, self._wake_up)

@@ -182,6 +182,17 @@ class TrackedJob:
         """What was true at that moment may be unknown now."""
         return any(since <= at <= gone_at for since, gone_at in self.destroyed)
 
+    def has_settled(self, at: float) -> bool:
+        """Its end was heard well before, and nothing that it was heard from was gone since."""
+        gone_at = max((gone_at for _, gone_at in self.destroyed), default=float("-inf"))
+        return any(
+            gone_at < event.at <= at - SAFE_SECONDS
+            for stream in self.streams
+            if stream.run == self.run
+            for event in stream.events
+            if event.ends
+        )
+
     def may_forget(self, event: Event) -> bool:
         """It may have been written before, and seen only afterwards."""
         return self.forgets(event.at) or self.forgets(time_of(event) - (time.time() - time.monotonic()))
@@ -253,7 +264,7 @@ class Ledger:
         """Its id is known; its session may have heard of it before."""
         self._by_id[job.job_id] = job
         for event, tried_at in self._early.pop(job.job_id, []):
-            _session_part(job, tried_at).events.append(event)
+            _session_part(job, event, tried_at).events.append(event)
 
     def hear_in_session(self, event: Event, tried_at: float) -> None:
         """One event of a session's stream, for the job that it names."""
@@ -262,13 +273,13 @@ class Ledger:
         if job is None:
             self._early.setdefault(job_id, []).append((event, tried_at))
         else:
-            _session_part(job, tried_at).events.append(event)
+            _session_part(job, event, tried_at).events.append(event)
 
     def destroy_history(self, since: float = float("-inf")) -> None:
         """What Redis was told after `since` is about to be gone: of all jobs that had not ended before."""
         now = time.monotonic()
         for job in self.jobs.values():
-            if job.end is None or job.end.at + SAFE_SECONDS > since or job.deleted_at is not None:
+            if not job.has_settled(since) or job.deleted_at is not None:
                 job.destroyed.append((since, now))
         set_back = {
             job.token for job in self.jobs.values() if job.accepted_at is None or job.accepted_at > since
@@ -322,12 +333,16 @@ class Ledger:
         return found + self.untold
 
 
-def _session_part(job: TrackedJob, tried_at: float) -> Stream:
-    """What its session's stream told of the job's present run, over that stream's connections."""
+def _session_part(job: TrackedJob, event: Event, tried_at: float) -> Stream:
+    """What its session's stream told of one run of the job, over that stream's connections. The run before
+    may be told after the job was driven again: a new run begins with its `reset`."""
     parts = [stream for stream in job.streams if stream.is_of_session]
-    if not parts or parts[-1].run < job.run:
-        last_id = parts[-1].last_id if parts else None
-        parts = [Stream(SESSION_STREAM, run=job.run, resumes_after=last_id)]
+    if not parts:
+        is_first = event.data.get("stage") == "awaiting_upload"
+        parts = [Stream(SESSION_STREAM, run=1 if is_first else job.run)]
+        job.streams += parts
+    elif parts[-1].run < job.run and event.name == "reset":
+        parts = [Stream(SESSION_STREAM, run=job.run, resumes_after=parts[-1].last_id)]
         job.streams += parts
     parts[-1].tried_at.append(tried_at)
     return parts[-1]

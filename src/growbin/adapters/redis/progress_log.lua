@@ -6,7 +6,7 @@
 --       above), and 11 is the claim on the same question about the same photo
 -- ARGV  1 operation  2 parameters as JSON  3 as JSON what never changes: the stages {ranks, ends} and how long
 --       keys live {log_seconds, result_seconds}, the sets of {unfinished, waiting} jobs that gateways count, and
---       the name of a holder's own set {unfinished_of}, "*" for the holder
+--       the names of a holder's own set {unfinished_of} and of its channel {session_news}, "*" for the holder
 --
 -- A log entry is the text "<id> <event> <data>", an id is "<epoch>.<seq>.<nonce>": the epoch is
 -- the run's, the nonce the append's own. A server that came back with older data re-uses numbers
@@ -23,7 +23,7 @@ local LAST_MS = 2 ^ 47
 local p = cjson.decode(ARGV[2])
 local constants = cjson.decode(ARGV[3])
 local UNFINISHED, WAITING = constants.unfinished, constants.waiting
-local UNFINISHED_OF = constants.unfinished_of
+local UNFINISHED_OF, SESSION_NEWS = constants.unfinished_of, constants.session_news
 local RANK, ENDS = constants.ranks, { deleted = true }
 for _, stage in ipairs(constants.ends) do
   ENDS[stage] = true
@@ -256,6 +256,9 @@ local function open_history()
     progress = 0, message = '', updated_at = '', id = '',
     owner = p.owner, address = p.address, image_url = p.image_url, locale = p.locale }
   set_deadline(p.deadline_ms)
+  if not p.session_news then -- a delivery brings back what this server has lost
+    redis.call('PUBLISH', key_of(SESSION_NEWS, p.owner), p.job_id)
+  end
 end
 
 -- `queued` belongs to every accepted job, also when its consumer was faster than its gateway.

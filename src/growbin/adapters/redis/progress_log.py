@@ -84,6 +84,7 @@ _CONSTANTS = to_json(
         "unfinished": keys.UNFINISHED,
         "waiting": keys.WAITING,
         "unfinished_of": keys.unfinished("*"),
+        "session_news": keys.session_news("*"),
         "budget_seconds": keys.BUDGET_SECONDS,
     }
 )
