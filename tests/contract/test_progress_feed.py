@@ -20,7 +20,7 @@ from growbin.adapters.redis import keys
 from growbin.adapters.redis.connection import open_redis
 from growbin.adapters.redis.progress_feed import NOT_READY_AFTER_SECONDS, RedisProgressFeed
 from growbin.adapters.redis.progress_log import RedisProgressLog
-from growbin.job import LogEntry
+from growbin.job import LogEntry, Upload
 from growbin.local.parts.valkey import Valkey
 from growbin.messages import failure
 from growbin.ports import ProgressFeed, Started
@@ -184,22 +184,27 @@ async def test_entry_that_cannot_be_read_is_told_as_a_gap_and_the_feed_hears_on(
 
 async def test_session_hears_of_its_new_and_redriven_jobs_and_of_no_others(radio: Radio) -> None:
     """Each once, until it is unsubscribed; a redrive tells the owner's streams by itself."""
-    one, another = ({"owner": secrets.token_hex(32)} for _ in range(2))
-    record, stranger = upload().model_copy(update=one), upload().model_copy(update=another)
-    job = job_of(upload().model_copy(update=one))
-    await radio.feed.subscribe_session(record.owner)
-    await radio.progress.open_job(stranger, stranger.ticket_expires_at_ms)
-    await radio.progress.open_job(record, record.ticket_expires_at_ms)
+    own, anothers = ({"owner": secrets.token_hex(32)} for _ in range(2))
+
+    async def opened(owner: dict[str, str]) -> Upload:
+        record = upload().model_copy(update=owner)
+        await radio.progress.open_job(record, record.ticket_expires_at_ms)
+        return record
+
+    await radio.feed.subscribe_session(own["owner"])
+    await opened(anothers)
+    record = await opened(own)
+    job = job_of(record)
     await radio.progress.queue_job(job)
     await radio.progress.finish(job, None, failure("internal", "ko"))
     await radio.progress.reopen(job, 300)
-    heard = [await radio.next_told() for _ in range(3)]
-    assert heard == [(record.owner, record.job_id), (job.owner, job.job_id), (job.owner, job.job_id)]
+    heard = [await radio.next_told() for _ in range(2)]
+    assert heard == [(record.owner, record.job_id)] * 2
     await radio.feed.unsubscribe_session(record.owner)
-    await radio.progress.open_job(record, record.ticket_expires_at_ms)
-    await radio.feed.subscribe_session(stranger.owner)
-    await radio.progress.open_job(stranger, stranger.ticket_expires_at_ms)
-    assert (await radio.next_told())[0] == stranger.owner
+    await opened(own)
+    await radio.feed.subscribe_session(anothers["owner"])
+    stranger = await opened(anothers)
+    assert await radio.next_told() == (stranger.owner, stranger.job_id)
     assert radio.told.empty()
 
 

@@ -150,9 +150,8 @@ class FakeProgressLog(MayBeAway):
                 locale=upload.locale,
                 deadline_ms=deadline_ms,
             )
+            self._tell_session(upload.owner, upload.job_id)
             self._write(kept, Stage.AWAITING_UPLOAD, attempt=1)
-        for listener in self.session_listeners:
-            listener(upload.owner, upload.job_id)
 
     async def accept_job(
         self, upload: Upload, *, session_most: int, address_most: int, deadline_seconds: int
@@ -485,9 +484,12 @@ class FakeProgressLog(MayBeAway):
             kept.ended_by = attempt
         return "ours"
 
-    def _new(self, job: Job) -> Snapshot:
+    def _tell_session(self, owner: str, job_id: UUID) -> None:
         for listener in self.session_listeners:
-            listener(job.owner, job.job_id)
+            listener(owner, job_id)
+
+    def _new(self, job: Job) -> Snapshot:
+        self._tell_session(job.owner, job.job_id)
         return Snapshot(
             job_id=job.job_id,
             run=job.run,

@@ -256,9 +256,8 @@ local function open_history()
     progress = 0, message = '', updated_at = '', id = '',
     owner = p.owner, address = p.address, image_url = p.image_url, locale = p.locale }
   set_deadline(p.deadline_ms)
-  if not p.session_news then -- a delivery brings back what this server has lost
-    redis.call('PUBLISH', key_of(SESSION_NEWS, p.owner), p.job_id)
-  end
+  -- Whoever opens it: a delivery may bring back what this server has lost.
+  redis.call('PUBLISH', key_of(SESSION_NEWS, p.owner), p.job_id)
 end
 
 -- `queued` belongs to every accepted job, also when its consumer was faster than its gateway.
@@ -332,9 +331,6 @@ end
 
 -- `attempt` absent: written without a lease (gateway, obituary). An end gives the lease back.
 function operations.append()
-  if p.session_news then
-    redis.call('PUBLISH', p.session_news, p.job_id)
-  end
   if is_over() or not (snapshot or p.owner) then
     if is_own_end() and snapshot.stage == p.stage then
       written_end = p.stage
@@ -446,7 +442,6 @@ function operations.reopen()
   p.run, p.deadline_ms = run, now_ms + p.deadline_in_ms
   open_history()
   write('queued', p.queued_message, p.queued_progress, count_of('token') + 1, p.nonce)
-  redis.call('PUBLISH', p.session_news, p.job_id)
   return { 'reopened', whole(run), whole(p.deadline_ms) }
 end
 

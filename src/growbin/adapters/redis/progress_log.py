@@ -199,7 +199,6 @@ class RedisProgressLog(PaidCallsScript):
             unused_ms=self._limits.unused_ticket_seconds * 1000,
             image_url=upload.image_url,
             locale=upload.locale,
-            session_news=keys.session_news(upload.owner),
         )
 
     async def accept_job(
@@ -303,7 +302,6 @@ class RedisProgressLog(PaidCallsScript):
             job.job_id,
             **about | {"deadline_ms": None},
             last_run=last_run,
-            session_news=keys.session_news(job.owner),
             deadline_in_ms=deadline_seconds * 1000,
             drop_answer=(answer is not None and not is_analysis(read_answer(answer))) or None,
         )
