@@ -105,6 +105,27 @@ async def test_loss_at_the_end_is_mended_by_the_next_reading(stage: Told) -> Non
         assert await ids(watch) == await stage.log()
 
 
+async def test_loss_while_an_end_is_read_leaves_it_to_be_told(
+    stage: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits has not seen it, though its own log holds nothing more."""
+    attempt = await stage.begin()
+    await stage.end(attempt)
+    read = stage.progress.history
+
+    async def history(job_id: UUID, after_id: str | None) -> History | None:
+        found = await read(job_id, after_id)
+        if after_id is None:
+            stage.hub.on_loss()
+        return found
+
+    monkeypatch.setattr(stage.progress, "history", history)
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        assert not watch.nothing_missed
+        monkeypatch.undo()
+        assert await ids(watch) == await stage.log()
+
+
 async def test_duplicates_and_disorder_of_the_live_side_do_not_show(stage: Told) -> None:
     """Late repeats of old entries are dropped."""
     attempt = await stage.begin()

@@ -184,11 +184,12 @@ class Watch:
         self.is_stale = False
 
     def finish_reading(self, entries: list[LogEntry]) -> bool:
-        """Send what was read, then what arrived meanwhile. False: something is missing, read again."""
+        """Send what was read, then what arrived meanwhile. False: something is missing, read again. After the
+        end nothing is: a second reading would take it for one that the client has seen."""
         early, self._early = self._early or [], None
         for entry in entries:
             self._push(entry)
-        return all(self.offer(entry) for entry in early) and not self.is_stale
+        return all(self.offer(entry) for entry in early) and (self._ended or not self.is_stale)
 
     def end_without_news(self) -> None:
         """The client has seen the terminal entry before."""
