@@ -18,7 +18,7 @@ from pathlib import Path
 
 import redis.asyncio
 
-from growbin.gateway.session_watch import Vector
+from growbin.gateway.session_id import Vector
 from tests.faults.chaos_table import table
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.counted_ends import CountedEnds

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+import pytest
 from aiohttp import ClientResponse
 from prometheus_client import REGISTRY
 
@@ -208,6 +210,28 @@ async def test_slow_reader_is_cut(start: Start) -> None:
     await until(lambda: cut_streams() == before + 1)
     flood.cancel()
     await until(lambda: not node.feed.subscribed)
+    writer.close()
+
+
+async def test_reader_that_does_not_even_take_the_beginning_is_cut(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is as slow as any; not every kernel can be told to give up."""
+    monkeypatch.delattr(socket, "TCP_USER_TIMEOUT", raising=False)
+    node = await start(stream_write_timeout_seconds=0.2)
+    client = await node.client()
+    job = await node.submitted(client)
+    long_story = node.progress.saved(job.job_id)
+    long_story.entries[0] = replace(long_story.entries[0], data="x" * 6_000_000)
+    node.progress.set_back(job.job_id, long_story)
+    cookie = next(cookie for cookie in client.session.cookie_jar)
+    _, writer = await asyncio.open_connection("127.0.0.1", node.server.port, limit=1024)
+    before = closed("slow")
+    writer.write(
+        f"GET {EVENTS.format(job.job_id)} HTTP/1.1\r\nHost: x\r\n"
+        f"Cookie: {cookie.key}={cookie.value}\r\n\r\n".encode()
+    )
+    await until(lambda: closed("slow") == before + 1)
     writer.close()
 
 

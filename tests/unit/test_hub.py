@@ -126,6 +126,24 @@ async def test_loss_while_an_end_is_read_leaves_it_to_be_told(
         assert await ids(watch) == await stage.log()
 
 
+async def test_end_of_a_log_that_begins_while_none_is_found_is_told(
+    stage: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis had lost it, and the first to look at its overdue job writes its end: there is one entry, which
+    comes while the answer is on its way that there is no log."""
+    read, overdue = stage.progress.history, job_of(stage.upload, deadline_in_ms=-5_000)
+
+    async def history(job_id: UUID, after_id: str | None) -> History | None:
+        found = await read(job_id, after_id)
+        if found is None:
+            await stage.progress.expire_if_due(overdue)
+        return found
+
+    monkeypatch.setattr(stage.progress, "history", history)
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        assert await ids(watch) == await stage.log()
+
+
 async def test_duplicates_and_disorder_of_the_live_side_do_not_show(stage: Told) -> None:
     """Late repeats of old entries are dropped."""
     attempt = await stage.begin()

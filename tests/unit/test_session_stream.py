@@ -11,8 +11,9 @@ from uuid import UUID
 
 import pytest
 
-from growbin.gateway.session_watch import MAKING_SECONDS, SessionWatch, SlowLooks, Vector
-from growbin.job import Failure, Job, LogEntry, Stage
+from growbin.gateway.session_id import Vector
+from growbin.gateway.session_watch import MAKING_SECONDS, SessionWatch, SlowLooks
+from growbin.job import RECENT_JOBS, Failure, Job, JobState, LogEntry, Stage
 from growbin.ports import Started
 from tests.jobs import upload as job_upload
 from tests.unit.conftest import Start
@@ -258,23 +259,134 @@ async def test_job_that_is_listed_no_more_is_told_to_its_end(node: Node, client:
         assert told(await taken(watch)) == {str(second.job_id): ["fetching", "failed"]}
 
 
+async def lose_newest(node: Node, job: Job) -> None:
+    """List, record and log are gone, as with a Redis that was set back; the queue still has its message."""
+    node.records.forget_newest(job.owner)
+    await node.records.erase(job.job_id)
+    node.progress.forget(job.job_id)
+
+
 async def test_job_that_redis_has_lost_is_told_anew_once_its_delivery_brings_it_back(
     node: Node, client: Client
 ) -> None:
-    """List, record and log are gone; only the client's id and the queue know it. A client that heard its
-    first events is reset."""
+    """A client that heard its first events is reset; its id knows the job meanwhile."""
     first, second = [await node.submitted(client) for _ in range(2)]
     async with opened(node, first.owner) as watch:
         last = (await taken(watch))[-1]
-    node.records.forget_newest(first.owner)
-    await node.records.erase(second.job_id)
-    node.progress.forget(second.job_id)
+    await lose_newest(node, second)
     async with opened(node, first.owner, last.id) as watch:
         assert names(await taken(watch, MAKING_SECONDS + 0.2)) == []
+        await finish(node, first)
+        last = (await taken(watch))[-1]
         await finish(node, second)
         heard = await taken(watch)
     assert told(heard) == {str(second.job_id): ["failed", "failed"]}
     assert names(heard) == ["reset", "failed"]
+    async with opened(node, first.owner, last.id) as watch:
+        assert names(await taken(watch)) == ["reset", "failed"]
+
+
+async def test_client_that_waits_for_a_lost_job_is_not_told_that_this_was_all(
+    node: Node, client: Client
+) -> None:
+    """204 would stop it for good."""
+    job = await node.submitted(client)
+    async with opened(node, job.owner) as watch:
+        last = (await taken(watch))[-1]
+    await lose_newest(node, job)
+    async with opened(node, job.owner, last.id) as watch:
+        assert not watch.nothing_missed
+        await finish(node, job)
+        assert names(await taken(watch)) == ["reset", "failed"]
+
+
+async def test_open_stream_resets_what_was_set_back_together_with_the_newest_job(
+    node: Node, client: Client
+) -> None:
+    """The list that is left looks new as a whole; what has ended is looked at nevertheless."""
+    job = await node.submitted(client)
+    async with opened(node, job.owner) as watch:
+        before = node.progress.saved(job.job_id)
+        await finish(node, job)
+        newest = await node.submitted(client)
+        await taken(watch)
+        node.progress.set_back(job.job_id, before)
+        await lose_newest(node, newest)
+        node.hub.on_loss()
+        assert told(await taken(watch)) == {str(job.job_id): ["queued"]}
+        await finish(node, job)
+        assert told(await taken(watch)) == {str(job.job_id): ["fetching", "failed"]}
+
+
+async def test_erased_job_that_a_redis_set_back_brings_back_is_told_on(node: Node, client: Client) -> None:
+    """Its client came back in between, when only the tombstone was there."""
+    job = await node.submitted(client)
+    async with opened(node, job.owner) as watch:
+        last = (await taken(watch))[-1]
+    before = node.progress.saved(job.job_id)
+    await node.progress.erase(job.job_id, job.owner)
+    async with opened(node, job.owner, last.id) as watch:
+        assert names(await taken(watch)) == []
+        node.progress.set_back(job.job_id, before)
+        await finish(node, job)
+        node.hub.on_loss()
+        assert told(await taken(watch)) == {str(job.job_id): ["fetching", "failed"]}
+
+
+async def test_word_of_a_job_that_comes_while_it_is_looked_at_is_not_lost(
+    node: Node, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is driven again just after its old state was read."""
+    job, other = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, job.owner) as watch:
+        await finish(node, job)
+        await taken(watch)
+        read, again = node.progress.state, list[Job]()
+
+        async def state(job_id: UUID) -> JobState | None:
+            found = await read(job_id)
+            if job_id == job.job_id and not again:
+                again.append(await node.progress.reopen(job, 300))
+            return found
+
+        monkeypatch.setattr(node.progress, "state", state)
+        node.hub.on_loss()
+        assert names(await taken(watch)) == ["reset"]
+        await finish(node, again[0])
+        assert names(await taken(watch)) == ["progress", "failed"]
+        await finish(node, other)
+
+
+async def test_full_list_that_was_set_back_is_known_by_its_newest_job(node: Node, client: Client) -> None:
+    """It may have been pushed from the list; where Redis knows nothing of it, what is listed is no news."""
+    pushed, lost = await node.submitted(client), UUID(int=RECENT_JOBS)
+    node.records.forget_newest(pushed.owner)
+    job = await node.submitted(client)
+    await finish(node, job)
+    for number in range(RECENT_JOBS - 1):
+        node.records.put_first(job.owner, UUID(int=number))
+    for newest, heard in ((pushed.job_id, ["progress"] * 3 + ["failed"]), (lost, ["reset", "failed"])):
+        async with opened(node, job.owner, Vector(newest, {}).encode()) as watch:
+            assert names(await taken(watch)) == heard
+
+
+async def test_run_that_was_only_read_from_the_log_is_not_told_twice(node: Node, client: Client) -> None:
+    """It failed and was driven again while the live side was deaf: the end of its new run is in the id."""
+    job = await node.submitted(client)
+    await node.submitted(client)
+    async with opened(node, job.owner) as watch:
+        await taken(watch)
+        node.feed.is_away = True
+        await finish(node, job)
+        again = await node.progress.reopen(job, 300)
+        node.feed.is_away = False
+        node.hub.on_loss()
+        assert names(await taken(watch)) == ["reset"]
+        await finish(node, again)
+        last = (await taken(watch))[-1]
+    assert last.event == "failed"
+    async with opened(node, job.owner, last.id) as watch:
+        assert names(await taken(watch)) == []
 
 
 async def test_job_that_ended_before_it_was_looked_at_is_told_once(node: Node, client: Client) -> None:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from growbin.gateway.app import CALLS
-from growbin.gateway.session_watch import Vector
+from growbin.gateway.session_id import Vector
 from growbin.messages import failure
 from tests.unit.gateway_node import Client, Node
 

@@ -109,7 +109,8 @@ async def _stream(request: web.Request, watch: Watch | SessionWatch) -> web.Stre
     try:
         await response.prepare(request)
         _give_up_on_a_silent_peer(request, limits)
-        await response.write(_opening(watch))
+        async with asyncio.timeout(limits.stream_write_timeout_seconds):
+            await response.write(_opening(watch))
         response.headers.clear()  # they are out: a thousand open streams need no thousand copies
         await _relay(request, response, watch)
         # A stream that ends before its job sends the client elsewhere, but not all clients at once.

@@ -182,8 +182,8 @@ class Hub:
             watch.begin_reading()
             history = await self._progress.history(watch.job_id, watch.last_id)
             if history is None:
-                watch.finish_reading([])
-                return None
+                state, is_complete = None, watch.finish_reading([])
+                continue
             state = history.state
             if state.is_erased:
                 watch.finish_reading([])

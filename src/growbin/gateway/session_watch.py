@@ -13,12 +13,8 @@ does not tell. A stream at rest costs its connection and its place in that look.
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
 
@@ -27,6 +23,7 @@ from aiohttp import web
 
 from growbin.errors import Unavailable
 from growbin.gateway.hub import REREAD_PAUSE_SECONDS, Hub
+from growbin.gateway.session_id import Vector
 from growbin.gateway.watch import NOBODYS_ID, Place, Watch
 from growbin.job import RECENT_JOBS, JobState, Locale, LogEntry
 from growbin.ports import JobRecords, JobStates
@@ -38,33 +35,6 @@ LOOK_PAUSE_SECONDS = 0.5
 LOOKED_AT_ONCE = 200
 STAY_OPEN_SECONDS = 60.0
 MAKING_SECONDS = 2.0  # within which a job that is listed has its record: that is one call later
-LONGEST_ID = 8000
-
-
-@dataclass(frozen=True, slots=True)
-class Vector:
-    """Where a client is. `newest` is the newest job it knows of; a job's id is "" before its first event."""
-
-    newest: UUID | None
-    last_ids: dict[UUID, str]
-
-    def encode(self) -> str:
-        jobs = {job_id.hex: last_id for job_id, last_id in self.last_ids.items()}
-        text = json.dumps([self.newest.hex if self.newest else "", jobs], separators=(",", ":"))
-        return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode()
-
-    @classmethod
-    def decode(cls, text: str) -> Self | None:
-        """None for what we cannot have given."""
-        try:
-            given = base64.urlsafe_b64decode(text[:LONGEST_ID])
-            # A stranger's bytes may unpack to anything: never to more than a vector can be.
-            packed = zlib.decompressobj().decompress(given, 4 * LONGEST_ID)
-            newest, jobs = json.loads(packed)
-            last_ids = {UUID(job_id): str(last_id) for job_id, last_id in list(jobs.items())[:RECENT_JOBS]}
-            return cls(UUID(newest) if newest else None, last_ids)
-        except (ValueError, TypeError, AttributeError, RecursionError, zlib.error):
-            return None
 
 
 class SessionWatch:
@@ -142,8 +112,8 @@ class SessionWatch:
 
     @property
     def nothing_missed(self) -> bool:
-        """No job is under way and none has news."""
-        return not self._watches
+        """No job is under way, none has news, and none that the client has heard of may still come back."""
+        return not (self._watches or self._told or self._must_look or any(self._unopened.values()))
 
     @property
     def has_ended(self) -> bool:
@@ -176,6 +146,8 @@ class SessionWatch:
             entry = watch.take()
             if entry is not None:
                 self._sent[job_id] = entry.id
+                if entry.event == "reset":
+                    self._again.add(job_id)  # it may be a new run, of which only the log has told
             if watch.is_over and not self._hub.is_draining:
                 self._let_go(job_id, watch)
             if entry is not None:
@@ -252,24 +224,26 @@ class SessionWatch:
 
     async def _look(self) -> None:
         told = self._may_be_under_way()
-        recent = list(await self._records.recent(self._owner, RECENT_JOBS))
-        new = recent[: recent.index(self._newest)] if self._newest in recent else recent
-        was_set_back = self._newest is not None and new is recent
+        for job_id in told:
+            del self._told[job_id]  # whatever is said from now on is something else
         self._must_look = False
         try:
+            recent = list(await self._records.recent(self._owner, RECENT_JOBS))
+            new = recent[: recent.index(self._newest)] if self._newest in recent else recent
+            was_set_back = self._newest is not None and new is recent
             for job_id in reversed(new):
                 if job_id not in self._watches and job_id not in self._ended:
-                    await self._join(job_id, None)
+                    await self._join(job_id, self._unopened.get(job_id))
                 if not was_set_back or job_id == recent[0]:
                     self._newest = job_id
                 self._wake_up()  # not before: an id that does not know the job would have it told again
             for job_id in told:
-                if job_id not in new:
+                if job_id not in self._watches:
                     await self._join_again(job_id)
-                self._told.pop(job_id, None)
                 self._wake_up()
         except Unavailable:
             self._must_look = True
+            self._told.update(dict.fromkeys(told))
             raise
         self._hub.spawn(self._forget_unmade())
 
@@ -278,7 +252,7 @@ class SessionWatch:
         recent = list(await self._records.recent(self._owner, RECENT_JOBS))
         vector = Vector.decode(last_id) if last_id else None
         known = recent.index(vector.newest) if vector and vector.newest in recent else len(recent)
-        was_set_back = bool(vector and vector.newest) and known == len(recent) < RECENT_JOBS
+        was_set_back = vector is not None and known == len(recent) and await self._is_lost(vector, recent)
         listed = list(dict.fromkeys([*recent, *(vector.last_ids if vector else ())]))  # it may be set back
         states = await asyncio.gather(*map(self._progress.state, listed))
         places: dict[UUID, str | None] = {}
@@ -308,17 +282,25 @@ class SessionWatch:
         if self._told or self._must_look:
             self._look_soon()
 
+    async def _is_lost(self, vector: Vector, recent: list[UUID]) -> bool:
+        """Whether Redis has lost the newest job that the client knew, which does not stand on the list. Later
+        jobs may have pushed it from a full one."""
+        if vector.newest is None:
+            return False
+        return len(recent) < RECENT_JOBS or await self._progress.state(vector.newest) is None
+
     async def _forget_unmade(self) -> None:
         """What has neither log nor record, and not only just now, is an old ticket: nothing can become of it.
-        Should its maker have been frozen, or Redis have lost it, the word of its log still brings it."""
+        Should its maker have been frozen instead, the word of its log still brings it. What the client has
+        heard of was lost by Redis, and a delivery may bring it back: the id goes on naming it."""
         if not (unopened := list(self._unopened)):
             return
         await asyncio.sleep(MAKING_SECONDS)
         with suppress(Unavailable):  # a longer id, then
             records = await asyncio.gather(*map(self._records.get, unopened))
             for job_id, record in zip(unopened, records, strict=True):
-                if record is None and (seen := self._unopened.pop(job_id, None)):
-                    self._ended[job_id] = seen  # should a delivery bring it back, its client is reset
+                if record is None and not self._unopened.get(job_id):
+                    self._unopened.pop(job_id, None)
 
     async def _join(self, job_id: UUID, last_id: str | None) -> None:
         watch = await self._hub.begin(job_id, last_id, self._wake_up)
@@ -329,6 +311,8 @@ class SessionWatch:
                 self._unopened[job_id] = last_id
                 return
             self._unopened.pop(job_id, None)
+            if state.is_erased:
+                self._ended[job_id] = last_id or ""  # a Redis that is set back may bring it back
             if state.is_erased or state.owner != self._owner or self._has_closed:
                 return
             if watch.nothing_missed:
