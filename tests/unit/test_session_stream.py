@@ -337,7 +337,7 @@ async def test_word_of_a_job_that_comes_while_it_is_looked_at_is_not_lost(
     node: Node, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is driven again just after its old state was read."""
-    job, other = [await node.submitted(client) for _ in range(2)]
+    job = await node.submitted(client)
     async with opened(node, job.owner) as watch:
         await finish(node, job)
         await taken(watch)
@@ -354,7 +354,6 @@ async def test_word_of_a_job_that_comes_while_it_is_looked_at_is_not_lost(
         assert names(await taken(watch)) == ["reset"]
         await finish(node, again[0])
         assert names(await taken(watch)) == ["progress", "failed"]
-        await finish(node, other)
 
 
 async def test_full_list_that_was_set_back_is_known_by_its_newest_job(node: Node, client: Client) -> None:
