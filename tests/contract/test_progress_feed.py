@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -77,6 +78,7 @@ async def radio(request: pytest.FixtureRequest) -> AsyncIterator[Radio]:
             on_loss=lambda: None,
             on_session_job=radio.on_session_job,
         ) as radio.feed:
+            await until(radio.feed.is_hearing, True)
             yield radio
 
 
@@ -102,7 +104,7 @@ async def test_only_jobs_that_were_asked_for_are_heard(radio: Radio) -> None:
         await radio.feed.subscribe(job.job_id)
     for job in (left, other):
         await radio.feed.unsubscribe(job.job_id)
-    await radio.feed.subscribe(uuid4())  # nobody confirms that a subscription ended; what comes after it tells
+    await radio.feed.subscribe(uuid4())  # confirmed once the others have ended, of which nobody tells
     for job in (left, other):
         await radio.progress.queue_job(job)
     await radio.progress.cancel(wanted.job_id)
@@ -175,6 +177,7 @@ async def test_entry_that_cannot_be_read_is_told_as_a_gap_and_the_feed_hears_on(
         ) as feed,
         open_redis(url) as redis,
     ):
+        await until(feed.is_hearing, True)
         await feed.subscribe(job_id)
         for payload in (b"", b"nonsense", b"abc.1.def progress", b"\xff\xfe", b"abc.1.def progress {}"):
             await redis.publish(keys.events(job_id), payload)
@@ -242,6 +245,7 @@ async def test_whatever_is_said_and_whatever_goes_wrong_the_feed_hears_on(parts:
         ) as feed,
         open_redis(url) as redis,
     ):
+        await until(feed.is_hearing, True)
         await feed.subscribe(job_id)
         await feed.subscribe_session(owner)
         await redis.publish(keys.session_news(owner), "no id")
@@ -253,6 +257,56 @@ async def test_whatever_is_said_and_whatever_goes_wrong_the_feed_hears_on(parts:
         assert await feed.is_kept()
     assert gaps == [job_id] * 2
     assert unreadable() - before == 3
+
+
+async def test_what_comes_before_the_first_song_is_left_to_the_log() -> None:
+    """It may be another history's next number: only `on_loss` has the streams compare."""
+    job_id, told = uuid4(), list[str]()
+    events = keys.events(job_id)
+
+    def in_words(*words: str, kind: str = "*") -> bytes:
+        lines = [f"{kind}{len(words)}", *(line for word in words for line in (f"${len(word)}", word))]
+        return "".join(f"{line}\r\n" for line in lines).encode()
+
+    async def command(reader: asyncio.StreamReader) -> list[str]:
+        words = list[str]()
+        for _ in range(int((await reader.readline())[1:])):
+            length = int((await reader.readline())[1:])
+            words.append((await reader.readexactly(length + 2))[:-2].decode())
+        return words
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A Redis that is being written to while the feed subscribes."""
+        with suppress(asyncio.IncompleteReadError, ValueError):
+            while True:
+                match await command(reader):
+                    case ["HELLO", *_]:
+                        writer.write(b"%1\r\n+proto\r\n:3\r\n")
+                    case ["SUBSCRIBE", *channels]:
+                        for channel in channels:
+                            writer.write(in_words("subscribe", channel, "1", kind=">"))
+                        writer.write(in_words("message", events, "abc.2.early progress {}", kind=">"))
+                    case ["PUBLISH", channel, payload]:
+                        writer.write(in_words("message", channel, payload, kind=">") + b":1\r\n")
+                        writer.write(in_words("message", events, "abc.3.live progress {}", kind=">"))
+                    case _:
+                        writer.write(b"+OK\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with RedisProgressFeed.open(
+            url=f"redis://127.0.0.1:{port}/2",
+            on_entry=lambda _, entry: told.append(entry.id),
+            on_gap=lambda _: None,
+            on_loss=lambda: told.append("loss"),
+            on_session_job=lambda _owner, _job_id: None,
+        ) as feed:
+            await feed.subscribe(job_id)
+            async with asyncio.timeout(HEARD_SECONDS):
+                while "abc.3.live" not in told:
+                    await asyncio.sleep(0.01)
+    assert told[:2] == ["loss", "abc.3.live"]
 
 
 def unreadable() -> float:

@@ -290,6 +290,8 @@ class Client:
                         stream.events.append(event)
                         if stream.is_nervous:
                             break
+                elif response.status == 204:
+                    stream.dismissed_at.append(time.monotonic())
                 what = f"{response.status} closed"
         except LOST as error:
             what += f" ({type(error).__name__})"
@@ -331,6 +333,8 @@ class Client:
         tried_at = time.monotonic()
         with self._at(gateway):
             async with self._http.get(url, headers=headers, timeout=self._stream_timeout) as response:
+                if response.status == 204:
+                    self._ledger.sessions_dismissed[token].append(tried_at)
                 if response.status != 200:
                     return
                 async for event in read_events(response, whole):

@@ -577,6 +577,61 @@ def test_deleted_job_is_promised_nothing_more() -> None:
     assert case.verdict() == []
 
 
+def test_client_that_was_told_the_end_may_be_dismissed() -> None:
+    case = case_of()
+    for stream in case.job.own_streams:
+        stream.dismissed_at.append(time.monotonic())
+    case.ledger.sessions_dismissed["token"].append(time.monotonic())
+    assert case.verdict() == []
+
+
+def test_client_that_waits_for_an_end_must_not_be_dismissed() -> None:
+    """It would not come back; that ours does, and so is told the end after all, is no excuse."""
+    case = case_of()
+    accepted_at = case.job.accepted_at = time.monotonic() - 20
+    case.job.own_streams[0].dismissed_at.append(accepted_at + 1)
+    assert case.broken() == ["I4"]
+    case.ledger.sessions_dismissed["token"] += [accepted_at - 1, accepted_at + 1]
+    assert case.broken() == ["I4"] * 2
+    case.job.delete_asked_at = accepted_at
+    assert case.verdict() == []
+
+
+def test_session_that_is_set_back_after_an_end_waits_for_another() -> None:
+    case = case_of()
+    case.ledger.destroy_history()
+    again = replace(case.job.streams[-1].events[1], name="reset", at=time.monotonic())
+    case.job.streams[-1].events.append(again)
+    case.ledger.sessions_dismissed["token"].append(time.monotonic())
+    assert any("204" in line for line in case.verdict())
+
+
+@pytest.mark.parametrize(("is_told", "is_called"), [(False, False), (True, True)])
+def test_session_may_be_dismissed_from_what_it_never_heard_of_and_was_destroyed(
+    is_told: bool, is_called: bool
+) -> None:
+    """Neither Redis nor the client's id names it. What the id names is waited for."""
+    case = case_of()
+    accepted_at = case.job.accepted_at = time.monotonic() - 20
+    case.ledger.sessions_dismissed["token"].append(accepted_at + 1)
+    assert case.broken() == ["I4"]
+    case.ledger.destroy_history()
+    if is_told:
+        heard = case.job.streams[-1].events
+        heard[0] = replace(heard[0], at=accepted_at)
+    assert any("204" in line for line in case.verdict()) == is_called
+
+
+def test_new_run_that_was_destroyed_may_be_dismissed_by_the_end_before() -> None:
+    case = case_of(streams=1)
+    case.job.streams.append(Stream("second run", run=1, resumes_after="e.6.done1"))
+    case.job.streams[-1].dismissed_at.append(time.monotonic())
+    assert case.broken() == ["I4"]
+    case.ledger.destroy_history(since=case.job.accepted_at or 0)
+    assert case.job.is_acceptance_forgotten
+    assert not any("204" in line for line in case.verdict())
+
+
 @pytest.mark.parametrize(
     ("counted", "is_whole", "is_called"), [(1, True, 0), (2, True, 1), (0, True, 1), (0, False, 0)]
 )

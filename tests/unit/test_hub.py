@@ -258,6 +258,27 @@ async def test_erased_job_ends_its_streams_though_nothing_was_heard(stage: Told)
         assert not watch.has_ended
 
 
+async def test_stream_of_a_job_that_redis_lost_as_it_was_queued_waits_for_its_delivery(stage: Told) -> None:
+    """It is not due yet. A stream that ended now would be asked for again, and heard to be unknown."""
+    await stage.progress.open_job(stage.upload, stage.job.accepted_at_ms + 600_000)
+    async with stage.hub.watch(stage.job.job_id, None) as watch, asyncio.timeout(30):
+        await stage.progress.queue_job(stage.job)
+        stage.progress.forget(stage.job.job_id)
+        await asyncio.sleep(0.01)  # the hub looks for the nearer deadline
+        await stage.end(await stage.begin())
+        assert [entry.event async for entry in watch] == ["progress", "progress", "reset", "failed"]
+
+
+async def test_stream_of_a_job_that_redis_lost_ends_when_it_is_due(stage: Told) -> None:
+    """Nothing will bring it back: better to hear that it is unknown than nothing at all."""
+    event = stage.job.model_copy(update={"deadline_ms": int(time.time() * 1000) + 200})
+    await stage.progress.queue_job(event)
+    async with stage.hub.watch(event.job_id, None) as watch, asyncio.timeout(30):
+        stage.progress.forget(event.job_id)
+        assert [entry.event async for entry in watch] == ["progress"]
+        assert not watch.has_ended
+
+
 async def test_log_that_cannot_be_read_ends_its_stream_rather_than_leave_it_silent(stage: Told) -> None:
     """A bug meets the re-reading: the client comes back, and asks anew."""
 

@@ -42,6 +42,11 @@ class Topic:
         self.watches: list[Watch] = []
         self.expiry: asyncio.TimerHandle | None = None
 
+    @property
+    def is_due_later(self) -> bool:
+        """As far as was read: its deadline is still to come."""
+        return self.expiry is not None and self.expiry.when() > asyncio.get_running_loop().time()
+
 
 class Hub:
     """All open streams of one gateway."""
@@ -246,6 +251,8 @@ class Hub:
         topic = self._topics.get(job_id)
         if topic is None:
             return None
+        if state is None and topic.is_due_later:
+            return None  # Redis lost the job just now: its delivery may bring it back
         if state is None or state.is_erased:
             # Deleted; or everything about the job was lost, and its deadline has passed. The stream ends
             # without a terminal event, and a client that comes back hears that there is no such job.

@@ -25,6 +25,7 @@ from tests.faults.instruments.journal import Journal
 from tests.faults.instruments.promises import (
     LATE_SECONDS,
     answered_after_cancel,
+    dismissed_too_early,
     promise_broken,
     seen_late,
     sessions_broken,
@@ -90,6 +91,7 @@ class Stream:
     notices: list[dict[str, Any]] = field(default_factory=list)  # of parts that are away
     connections: list[str] = field(default_factory=list)  # "gateway-1 200 closed", for people
     tried_at: list[float] = field(default_factory=list)  # time.monotonic() of each connection's begin
+    dismissed_at: list[float] = field(default_factory=list)  # time.monotonic() of each 204
     retry_seconds: float = 3.0
     waited: list[tuple[float, float]] = field(default_factory=list)  # from when to when, as it was told
 
@@ -210,6 +212,9 @@ class TrackedJob:
         """For longer than anybody who still has its message needs to tell of it."""
         return any(time.monotonic() - gone_at > FORGOTTEN_SECONDS for _, gone_at in self.destroyed)
 
+    def is_deletion_asked(self, at: float) -> bool:
+        return self.delete_asked_at is not None and self.delete_asked_at <= at
+
     def is_deleted(self, at: float) -> bool:
         return self.deleted_at is not None and self.deleted_at < at and not self.forgets(self.deleted_at)
 
@@ -224,6 +229,7 @@ class Ledger:
         self._unlisted_at: dict[str, list[float]] = defaultdict(list)  # of a session, jobs to come included
         self._early: dict[str, list[tuple[Event, float]]] = {}  # told by a session's stream, not yet ours
         self.sessions_heard: dict[str, float] = {}  # token -> since when its stream was heard
+        self.sessions_dismissed: dict[str, list[float]] = defaultdict(list)  # token -> when 204 was asked for
         self.is_model_elsewhere = False  # the answers come from one that is not asked by the oracle
         self.unreadable_letters = 0  # dead letters that name no job of ours, sent on purpose
         self.expected_errors: list[str] = []  # words of log lines of level error that are right
@@ -318,6 +324,8 @@ class Ledger:
             found += seen_late(job, journal)
             found += answered_after_cancel(job)
             found += wrong_answers(job)
+            since, dismissed = self.sessions_heard.get(job.token), self.sessions_dismissed.get(job.token, [])
+            found += dismissed_too_early(job, since, dismissed)
             if not self.is_model_elsewhere:
                 found += wrong_result(job, own, by_owner.get(job.token, []))
             found += paid_too_often(job, own, journal, max_paid_calls)

@@ -224,7 +224,7 @@ class RedisProgressFeed:
                                 )
                             patience.reschedule(self._heard_at + DEAF_AFTER_SECONDS)
                             self._begin_hearing()
-                        case ["message", channel, payload]:
+                        case ["message", channel, payload] if self._is_hearing:
                             self._hand_on(channel, payload)
                         case ["subscribe", channel, _]:
                             self._confirm(channel)
@@ -233,7 +233,8 @@ class RedisProgressFeed:
 
     def _begin_hearing(self) -> None:
         """The first song on a connection comes after all its subscriptions were confirmed, and from a server
-        that takes writes; whatever was sent before this moment may be lost."""
+        that takes writes; whatever was sent before this moment may be lost. What comes before it is dropped:
+        it may go on another history than the one that was told, and `on_loss` has both compared."""
         if not self._is_hearing:
             self._is_hearing = True
             self._on_loss()
