@@ -100,11 +100,14 @@ def test_file_is_small_and_its_card_tells_what_it_was_made_of(first: Path) -> No
     assert {path.suffix for path in made.iterdir()} == {".onnx", ".json", ".png"}
 
 
-def test_folder_without_photos_is_told_in_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "told"), [(".", "holds no folder of labelled photos"), ("mistyped", "mistyped is no folder")]
+)
+def test_folder_without_photos_is_told_in_one_sentence(tmp_path: Path, folder: str, told: str) -> None:
     """And nothing is trained."""
-    done = subprocess.run(command(tmp_path, tmp_path / "work"), capture_output=True, text=True)
+    done = subprocess.run(command(tmp_path / folder, tmp_path / "work"), capture_output=True, text=True)
     assert done.returncode == 1
-    assert "holds no folder of labelled photos" in done.stderr
+    assert told in done.stderr
     assert "Traceback" not in done.stderr
 
 

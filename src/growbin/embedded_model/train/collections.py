@@ -39,6 +39,8 @@ def training_photos(data: Path) -> list[TrainingPhoto]:
     corrected. Raises BadPhotos."""
     corrected = _corrected_labels()
     photos: list[TrainingPhoto] = []
+    if not data.is_dir():
+        raise BadPhotos(f"{data} is no folder. It should hold a folder for each collection of photos.")
     for folder in sorted(path for path in data.iterdir() if path.is_dir()):
         manifest = folder / "manifest.csv"
         has_labels = any(path.is_dir() and right_answers(path.name) for path in folder.iterdir())
