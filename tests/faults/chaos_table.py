@@ -63,10 +63,14 @@ def _heard(run: Run) -> str:
     streams = [stream for job in run.jobs for stream in job.streams]
     events = [event for stream in streams for event in stream.events]
     of_sessions = sum(stream.is_of_session for stream in streams)
+    dismissed = [
+        *(at for stream in streams for at in stream.dismissed_at),
+        *(at for moments in run.cluster.ledger.sessions_dismissed.values() for at in moments),
+    ]
     return (
         f"{len(events)} events in {len(streams)} streams, of which {of_sessions} by their session; "
         f"{sum(event.name == 'reset' for event in events)} resets, "
-        f"{sum(len(stream.notices) for stream in streams)} notices; "
+        f"{sum(len(stream.notices) for stream in streams)} notices, {len(dismissed)} times 204; "
         f"{sum(read.how == 'wait' for job in run.jobs for read in job.reads)} waiting reads"
     )
 
