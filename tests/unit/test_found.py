@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
 
-from growbin.gateway.hub import Hub
-from growbin.gateway.session_id import Vector
-from growbin.gateway.session_watch import MAKING_SECONDS, STAY_OPEN_SECONDS
-from growbin.gateway.watch import ReaderTooSlow
-from growbin.job import RECENT_JOBS, Job, JobState, Stage
-from growbin.ports import Started
+from growbin.gateway.session_watch import MAKING_SECONDS
+from growbin.job import RECENT_JOBS, JobState, Stage
 from tests.jobs import upload as job_upload
-from tests.unit.conftest import Start
 from tests.unit.gateway_node import Client, Node
-from tests.unit.test_hub import Told, stage  # noqa: F401
-from tests.unit.test_session_stream import FAILURE, FAR_MS, finish, lose_newest, names, opened, taken, told
+from tests.unit.test_hub import Told
+from tests.unit.test_session_stream import FAR_MS, finish, lose_newest, names, opened, taken, told
 
 
 async def test_job_that_is_listed_twice_has_no_other_told_again(node: Node, client: Client) -> None:
@@ -83,7 +76,7 @@ async def test_job_that_a_delivery_brings_back_after_its_end_was_told_begins_wit
     node: Node, client: Client
 ) -> None:
     """Redis and the consumer lost it together, and the broker delivers it again."""
-    other, job = [await node.submitted(client) for _ in range(2)]
+    _, job = [await node.submitted(client) for _ in range(2)]
     async with opened(node, job.owner) as watch:
         await finish(node, job)
         last = (await taken(watch))[-1]
@@ -99,7 +92,7 @@ async def test_loss_while_a_stream_begins_has_what_has_ended_looked_at(
     node: Node, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end was read before Redis lost it."""
-    other, job = [await node.submitted(client) for _ in range(2)]
+    _, job = [await node.submitted(client) for _ in range(2)]
     async with opened(node, job.owner) as watch:
         before = node.progress.saved(job.job_id)
         await finish(node, job)
