@@ -249,7 +249,7 @@ class SessionWatch:
 
     async def _begin(self, last_id: str | None) -> None:
         """Join what the client has not seen to its end, the oldest first."""
-        recent = list(await self._records.recent(self._owner, RECENT_JOBS))
+        recent = list(dict.fromkeys(await self._records.recent(self._owner, RECENT_JOBS)))
         vector = Vector.decode(last_id) if last_id else None
         known = recent.index(vector.newest) if vector and vector.newest in recent else len(recent)
         was_set_back = vector is not None and known == len(recent) and await self._is_lost(vector, recent)
