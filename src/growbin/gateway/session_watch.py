@@ -216,6 +216,9 @@ class SessionWatch:
             except Unavailable as error:
                 log.warning("session_unread", reason=error.reason)
                 await asyncio.sleep(REREAD_PAUSE_SECONDS)
+            except Exception:
+                log.exception("session_unreadable")
+                self._close()  # better ended, to be asked for again, than deaf for ever
         self._is_looking = False
 
     def _may_be_under_way(self) -> list[UUID]:
