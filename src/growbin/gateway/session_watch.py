@@ -337,7 +337,8 @@ class SessionWatch:
         if job_id in self._unopened:
             await self._join(job_id, self._unopened[job_id])
         elif state is not None and state.entry.id != seen:
-            await self._join(job_id, seen or (NOBODYS_ID if state.run > 1 else None))
+            is_new = '"stage":"awaiting_upload"' in state.entry.data  # else brought back, or driven again
+            await self._join(job_id, seen or (None if is_new else NOBODYS_ID))
 
     def _note_end(self, job_id: UUID, state: JobState) -> None:
         self._ended[job_id] = state.entry.id
