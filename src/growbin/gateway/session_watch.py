@@ -282,7 +282,9 @@ class SessionWatch:
         self._newest = recent[0] if recent else None
         self._is_looking = False
         self._hub.spawn(self._forget_unmade())
-        if self._told or self._must_look:
+        if self._must_look:
+            self._hear(None)  # what has ended was read before the loss
+        elif self._told:
             self._look_soon()
 
     async def _is_lost(self, vector: Vector, recent: list[UUID]) -> bool:
