@@ -113,7 +113,8 @@ class SessionWatch:
     @property
     def nothing_missed(self) -> bool:
         """No job is under way, none has news, and none that the client has heard of may still come back."""
-        return not (self._watches or self._told or self._must_look or any(self._unopened.values()))
+        heard_of = {*self._unopened.values()} - {None, "", NOBODYS_ID}
+        return not (self._watches or self._told or self._must_look or heard_of)
 
     @property
     def has_ended(self) -> bool:
@@ -304,7 +305,7 @@ class SessionWatch:
         with suppress(Unavailable):  # a longer id, then
             records = await asyncio.gather(*map(self._records.get, unopened))
             for job_id, record in zip(unopened, records, strict=True):
-                if record is None and not self._unopened.get(job_id):
+                if record is None and self._unopened.get(job_id) in (None, "", NOBODYS_ID):
                     self._unopened.pop(job_id, None)
 
     async def _join(self, job_id: UUID, last_id: str | None) -> None:
