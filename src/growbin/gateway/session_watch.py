@@ -280,6 +280,11 @@ class SessionWatch:
             if state is None and job_id in places:
                 self._unopened[job_id] = places.pop(job_id)
         await asyncio.gather(*(self._join(job_id, seen) for job_id, seen in places.items()))
+        if not self._watches and self._unopened:  # before it is said that this was all
+            records = await asyncio.gather(*map(self._records.get, self._unopened))
+            self._told.update(
+                (job_id, None) for job_id, it in zip(self._unopened, records, strict=True) if it
+            )
         self._newest = recent[0] if recent else None
         self._is_looking = False
         self._hub.spawn(self._forget_unmade())
