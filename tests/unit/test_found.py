@@ -164,8 +164,10 @@ async def test_job_that_was_given_up_when_due_is_told_to_its_end_later(node: Nod
     async with opened(node, job.owner) as watch:
         await taken(watch)
         node.progress.forget(job.job_id)
-        node.hub._topics[job.job_id].expiry.cancel()
-        node.hub._topics[job.job_id].expiry = None
+        topic = node.hub._topics[job.job_id]
+        assert topic.expiry is not None
+        topic.expiry.cancel()
+        topic.expiry = None
         node.hub._expire_now(job.job_id)
         await taken(watch)
         await finish(node, other)
