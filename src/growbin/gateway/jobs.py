@@ -34,7 +34,7 @@ async def read_job(request: web.Request) -> web.Response:
         with request.app[SLOTS].take(job.session.owner, address_of(request)):
             await _wait_for_end(gateway, job.job_id, state.entry.id, wait_seconds)
         state = await gateway.progress.state(job.job_id)
-    if state is None:
+    if state is None or state.is_erased:  # perhaps while we waited
         raise not_found()
 
     answer = json_answer(view_of(state, await gateway.notices.about(state)))

@@ -113,7 +113,8 @@ class SessionWatch:
     @property
     def nothing_missed(self) -> bool:
         """No job is under way, none has news, and none that the client has heard of may still come back."""
-        return not (self._watches or self._told or self._must_look or any(self._unopened.values()))
+        heard_of = {*self._unopened.values()} - {None, "", NOBODYS_ID}
+        return not (self._watches or self._told or self._must_look or heard_of)
 
     @property
     def has_ended(self) -> bool:
@@ -216,6 +217,9 @@ class SessionWatch:
             except Unavailable as error:
                 log.warning("session_unread", reason=error.reason)
                 await asyncio.sleep(REREAD_PAUSE_SECONDS)
+            except Exception:
+                log.exception("session_unreadable")
+                self._close()  # better ended, to be asked for again, than deaf for ever
         self._is_looking = False
 
     def _may_be_under_way(self) -> list[UUID]:
@@ -249,7 +253,7 @@ class SessionWatch:
 
     async def _begin(self, last_id: str | None) -> None:
         """Join what the client has not seen to its end, the oldest first."""
-        recent = list(await self._records.recent(self._owner, RECENT_JOBS))
+        recent = list(dict.fromkeys(await self._records.recent(self._owner, RECENT_JOBS)))
         vector = Vector.decode(last_id) if last_id else None
         known = recent.index(vector.newest) if vector and vector.newest in recent else len(recent)
         was_set_back = vector is not None and known == len(recent) and await self._is_lost(vector, recent)
@@ -276,10 +280,17 @@ class SessionWatch:
             if state is None and job_id in places:
                 self._unopened[job_id] = places.pop(job_id)
         await asyncio.gather(*(self._join(job_id, seen) for job_id, seen in places.items()))
+        if not self._watches and self._unopened:  # before it is said that this was all
+            records = await asyncio.gather(*map(self._records.get, self._unopened))
+            self._told.update(
+                (job_id, None) for job_id, it in zip(self._unopened, records, strict=True) if it
+            )
         self._newest = recent[0] if recent else None
         self._is_looking = False
         self._hub.spawn(self._forget_unmade())
-        if self._told or self._must_look:
+        if self._must_look:
+            self._hear(None)  # what has ended was read before the loss
+        elif self._told:
             self._look_soon()
 
     async def _is_lost(self, vector: Vector, recent: list[UUID]) -> bool:
@@ -299,7 +310,7 @@ class SessionWatch:
         with suppress(Unavailable):  # a longer id, then
             records = await asyncio.gather(*map(self._records.get, unopened))
             for job_id, record in zip(unopened, records, strict=True):
-                if record is None and not self._unopened.get(job_id):
+                if record is None and self._unopened.get(job_id) in (None, "", NOBODYS_ID):
                     self._unopened.pop(job_id, None)
 
     async def _join(self, job_id: UUID, last_id: str | None) -> None:
@@ -334,7 +345,8 @@ class SessionWatch:
         if job_id in self._unopened:
             await self._join(job_id, self._unopened[job_id])
         elif state is not None and state.entry.id != seen:
-            await self._join(job_id, seen or (NOBODYS_ID if state.run > 1 else None))
+            is_new = '"stage":"awaiting_upload"' in state.entry.data  # else brought back, or driven again
+            await self._join(job_id, seen or (None if is_new else NOBODYS_ID))
 
     def _note_end(self, job_id: UUID, state: JobState) -> None:
         self._ended[job_id] = state.entry.id

@@ -164,6 +164,8 @@ class Watch:
         epoch, seq, _ = self.last_id.split(".")
         if entry.epoch != epoch or entry.seq > int(seq) + 1:
             return False
+        if entry.seq == int(seq) and entry.id != self.last_id:
+            return False  # another history's
         if entry.seq == int(seq) + 1:
             self._push(entry)
         return True

@@ -75,7 +75,8 @@ if not is_refused then
   left_seconds = math.min(wanted_seconds, session.ends_at - now_s)
   local value = string.format('%.0f', session.ends_at) .. (session.is_kept and ' kept' or '')
   redis.call('SET', KEYS[1], value, 'EX', left_seconds)
-  if p.new_job then
+  -- Once, though the call is made twice where its answer was lost.
+  if p.new_job and not redis.call('LPOS', KEYS[2], p.new_job) then
     redis.call('LPUSH', KEYS[2], p.new_job)
     redis.call('LTRIM', KEYS[2], 0, p.most_jobs - 1)
   end
