@@ -334,7 +334,7 @@ class Client:
         with self._at(gateway):
             async with self._http.get(url, headers=headers, timeout=self._stream_timeout) as response:
                 if response.status == 204:
-                    self._ledger.sessions_dismissed[token].append(tried_at)
+                    self._ledger.sessions_dismissed[token].append((tried_at, time.monotonic()))
                 if response.status != 200:
                     return
                 async for event in read_events(response, whole):

@@ -577,32 +577,43 @@ def test_deleted_job_is_promised_nothing_more() -> None:
     assert case.verdict() == []
 
 
+def dismiss_session(case: Case, asked_at: float | None = None) -> None:
+    """Its stream is asked for and answered by 204 a second later."""
+    asked_at = time.monotonic() if asked_at is None else asked_at
+    case.ledger.sessions_dismissed["token"].append((asked_at, asked_at + 1))
+
+
 def test_client_that_was_told_the_end_may_be_dismissed() -> None:
+    """By 204, from a job's stream and from its session's."""
     case = case_of()
     for stream in case.job.own_streams:
         stream.dismissed_at.append(time.monotonic())
-    case.ledger.sessions_dismissed["token"].append(time.monotonic())
+    dismiss_session(case)
     assert case.verdict() == []
 
 
 def test_client_that_waits_for_an_end_must_not_be_dismissed() -> None:
     """It would not come back; that ours does, and so is told the end after all, is no excuse."""
     case = case_of()
-    accepted_at = case.job.accepted_at = time.monotonic() - 20
+    accepted_at = case.job.begun_at = case.job.accepted_at = time.monotonic() - 20
     case.job.own_streams[0].dismissed_at.append(accepted_at + 1)
     assert case.broken() == ["I4"]
-    case.ledger.sessions_dismissed["token"] += [accepted_at - 1, accepted_at + 1]
+    for asked_at in (accepted_at - 1, accepted_at + 1):
+        dismiss_session(case, asked_at)
     assert case.broken() == ["I4"] * 2
+    case.job.delete_asked_at = accepted_at + 1.5
+    assert case.broken() == ["I4"]  # the answer of a session's stream was still on its way
     case.job.delete_asked_at = accepted_at
     assert case.verdict() == []
 
 
 def test_session_that_is_set_back_after_an_end_waits_for_another() -> None:
+    """What it was told last decides, not whatever end was told before."""
     case = case_of()
     case.ledger.destroy_history()
     again = replace(case.job.streams[-1].events[1], name="reset", at=time.monotonic())
     case.job.streams[-1].events.append(again)
-    case.ledger.sessions_dismissed["token"].append(time.monotonic())
+    dismiss_session(case)
     assert any("204" in line for line in case.verdict())
 
 
@@ -612,8 +623,8 @@ def test_session_may_be_dismissed_from_what_it_never_heard_of_and_was_destroyed(
 ) -> None:
     """Neither Redis nor the client's id names it. What the id names is waited for."""
     case = case_of()
-    accepted_at = case.job.accepted_at = time.monotonic() - 20
-    case.ledger.sessions_dismissed["token"].append(accepted_at + 1)
+    accepted_at = case.job.begun_at = case.job.accepted_at = time.monotonic() - 20
+    dismiss_session(case, accepted_at + 1)
     assert case.broken() == ["I4"]
     case.ledger.destroy_history()
     if is_told:
@@ -622,7 +633,18 @@ def test_session_may_be_dismissed_from_what_it_never_heard_of_and_was_destroyed(
     assert any("204" in line for line in case.verdict()) == is_called
 
 
+def test_session_is_not_dismissed_from_a_run_that_has_begun() -> None:
+    """Until then the end before is the last that there is."""
+    case = case_of()
+    case.job.drive_again()
+    dismiss_session(case)
+    assert not any("204" in line for line in case.verdict())
+    case.job.begun_at = case.job.redriven_at[-1]
+    assert any("204" in line for line in case.verdict())
+
+
 def test_new_run_that_was_destroyed_may_be_dismissed_by_the_end_before() -> None:
+    """Redis no longer knows that the job was driven again."""
     case = case_of(streams=1)
     case.job.streams.append(Stream("second run", run=1, resumes_after="e.6.done1"))
     case.job.streams[-1].dismissed_at.append(time.monotonic())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -125,6 +126,7 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
             return status == 0 or begun or job.was_destroyed
 
         await eventually(is_driven, f"{marker} is driven again", REDRIVEN_SECONDS)
+        job.begun_at = time.monotonic()
     if job.was_destroyed:
         job.accepted_at, job.refusal = None, "a Redis that was set back forgot it"
         return

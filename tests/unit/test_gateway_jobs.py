@@ -323,6 +323,16 @@ async def test_wait_answers_as_soon_as_the_job_ends(node: Node, client: Client) 
     assert not node.feed.subscribed
 
 
+async def test_wait_for_a_job_that_is_deleted_meanwhile_finds_none(node: Node, client: Client) -> None:
+    """A tombstone is no answer of the API."""
+    job = await node.submitted(client)
+    waiting = asyncio.create_task(client.get(JOB.format(job.job_id), headers={"Prefer": "wait=30"}))
+    while not node.feed.subscribed:
+        await asyncio.sleep(0.005)
+    assert (await client.delete(JOB.format(job.job_id))).status == 204
+    await problem(await waiting, 404, "not_found")
+
+
 async def test_wait_that_ends_first_shows_the_job_as_it_is(node: Node, client: Client) -> None:
     """After N seconds the present stage is the answer; a minute is the longest wait."""
     job = await node.submitted(client)

@@ -194,9 +194,37 @@ async def test_history_replaced_under_an_open_stream_gives_a_reset(stage: Told) 
     assert events[-1] == "failed"
 
 
+async def test_entry_of_another_history_with_the_same_number_is_no_repeat() -> None:
+    """Redis was set back, and what it tells now comes before the word of a loss."""
+    stage = Told()
+    attempt = await stage.begin()
+    before = stage.progress.saved(stage.job.job_id)
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        await stage.tell(Stage.ANALYSING, attempt=attempt)
+        assert [await watch.next(0.1) for _ in range(3)][-1]
+        stage.progress.set_back(stage.job.job_id, before)
+        await stage.tell(Stage.ANALYSING, Stage.ADVISING, attempt=attempt)
+        await stage.end(attempt)
+        events = [entry.event async for entry in watch]
+    assert events[0] == "reset"
+
+
+async def test_log_longer_than_the_buffer_is_told() -> None:
+    """Many attempts: a client that comes new is not cut before its first event, again and again."""
+    stage = Told()
+    attempts = [await stage.begin()]
+    for _ in range(40):
+        await stage.progress.release(stage.job, attempts[-1], refund=True)
+        attempts.append(await stage.begin())
+        await stage.tell(Stage.FETCHING, Stage.ANALYSING, attempt=attempts[-1])
+    await stage.end(attempts[-1])
+    async with stage.hub.watch(stage.job.job_id, None) as watch:
+        assert [entry.id async for entry in watch] == await stage.log()
+
+
 async def test_full_buffer_cuts_the_reader() -> None:
     """A reader that does not read is cut; it may resume with its last id."""
-    stage = Told(buffer_events=2)
+    stage = Told(buffer_events=1)
     attempt = await stage.begin()
     async with stage.hub.watch(stage.job.job_id, None) as watch:
         await stage.tell(Stage.FETCHING, Stage.ANALYSING, Stage.ADVISING, attempt=attempt)

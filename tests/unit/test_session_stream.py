@@ -12,7 +12,8 @@ from uuid import UUID
 import pytest
 
 from growbin.gateway.session_id import Vector
-from growbin.gateway.session_watch import MAKING_SECONDS, SessionWatch, SlowLooks
+from growbin.gateway.session_watch import MAKING_SECONDS, SessionWatch
+from growbin.gateway.slow_looks import SlowLooks
 from growbin.job import RECENT_JOBS, Failure, Job, JobState, LogEntry, Stage
 from growbin.ports import Started
 from tests.jobs import upload as job_upload

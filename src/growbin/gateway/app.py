@@ -37,8 +37,8 @@ from growbin.gateway.openapi import COUNTED, Call, Parameter
 from growbin.gateway.origins import add_cors_headers, guard_origin, origin_asked
 from growbin.gateway.problems import REQUEST_ID, answer_problems
 from growbin.gateway.rates import LEVELS, RATES, Rates, rate_headers
-from growbin.gateway.session_watch import LOOKS, SlowLooks
 from growbin.gateway.sessions import SESSION, SessionAnswer, address_of, create_session, end_session
+from growbin.gateway.slow_looks import LOOKS, SlowLooks
 from growbin.gateway.stream_slots import SLOTS, StreamSlots
 from growbin.gateway.submission import complete_upload
 from growbin.gateway.uploads import LONGEST_IDEMPOTENCY_KEY, AnalyzeRequest, TicketAnswer, analyze

@@ -15,8 +15,9 @@ from growbin.gateway.context import GATEWAY, GatewayLimits
 from growbin.gateway.live_stream import PULSE, LiveStream
 from growbin.gateway.owned_job import find_job, job_id_of, stage_of
 from growbin.gateway.problems import not_found
-from growbin.gateway.session_watch import LOOKS, SessionWatch
+from growbin.gateway.session_watch import SessionWatch
 from growbin.gateway.sessions import Session, address_of, find_session, offers_session
+from growbin.gateway.slow_looks import LOOKS
 from growbin.gateway.stream_slots import SLOTS
 from growbin.gateway.watch import ReaderTooSlow, Watch
 from growbin.job import JobState, Stage

@@ -19,20 +19,17 @@ from typing import Self
 from uuid import UUID
 
 import structlog
-from aiohttp import web
 
 from growbin.errors import Unavailable
 from growbin.gateway.hub import REREAD_PAUSE_SECONDS, Hub
 from growbin.gateway.session_id import Vector
+from growbin.gateway.slow_looks import SlowLooks
 from growbin.gateway.watch import NOBODYS_ID, Place, Watch
 from growbin.job import RECENT_JOBS, JobState, Locale, LogEntry
 from growbin.ports import JobRecords, JobStates
 
 log = structlog.get_logger()
 
-SLOW_LOOK_SECONDS = 15.0
-LOOK_PAUSE_SECONDS = 0.5
-LOOKED_AT_ONCE = 200
 STAY_OPEN_SECONDS = 60.0
 MAKING_SECONDS = 2.0  # within which a job that is listed has its record: that is one call later
 
@@ -163,7 +160,12 @@ class SessionWatch:
 
     def _let_go(self, job_id: UUID, watch: Watch) -> None:
         del self._watches[job_id]
-        self._ended[job_id] = self._sent.pop(job_id)
+        last_id = self._sent.pop(job_id)
+        if watch.has_ended:
+            self._ended[job_id] = last_id
+        else:  # it was deleted, or was due and Redis had lost it: a look tells
+            self._unopened[job_id] = last_id
+            self._told[job_id] = None
         self._hub.spawn(self._hub.leave(watch))
         self._stay_open()
         if job_id in self._told:
@@ -280,11 +282,8 @@ class SessionWatch:
             if state is None and job_id in places:
                 self._unopened[job_id] = places.pop(job_id)
         await asyncio.gather(*(self._join(job_id, seen) for job_id, seen in places.items()))
-        if not self._watches and self._unopened:  # before it is said that this was all
-            records = await asyncio.gather(*map(self._records.get, self._unopened))
-            self._told.update(
-                (job_id, None) for job_id, it in zip(self._unopened, records, strict=True) if it
-            )
+        if not self._watches:
+            await self._look_at_unopened(recent)  # before it is said that this was all
         self._newest = recent[0] if recent else None
         self._is_looking = False
         self._hub.spawn(self._forget_unmade())
@@ -292,6 +291,17 @@ class SessionWatch:
             self._hear(None)  # what has ended was read before the loss
         elif self._told:
             self._look_soon()
+
+    async def _look_at_unopened(self, recent: list[UUID]) -> None:
+        """What has a record waits for its delivery. What was heard of and stands on the list without one is a
+        ticket that ran out while nobody looked: Redis lets go of its record last."""
+        unopened = list(self._unopened.items())
+        records = await asyncio.gather(*(self._records.get(job_id) for job_id, _ in unopened))
+        for (job_id, seen), record in zip(unopened, records, strict=True):
+            if record is not None:
+                self._told[job_id] = None
+            elif seen and job_id in recent:
+                del self._unopened[job_id]
 
     async def _is_lost(self, vector: Vector, recent: list[UUID]) -> bool:
         """Whether Redis has lost the newest job that the client knew, which does not stand on the list. Later
@@ -352,45 +362,3 @@ class SessionWatch:
         self._ended[job_id] = state.entry.id
         if state.run > 1:
             self._again.add(job_id)
-
-
-class SlowLooks:
-    """For all session streams of a gateway: whether their lists have changed without a word, each looked at
-    every SLOW_LOOK_SECONDS, many in one round trip."""
-
-    def __init__(self, hub: Hub, records: JobRecords, pause_seconds: float = SLOW_LOOK_SECONDS) -> None:
-        self._hub = hub
-        self._records = records
-        self._pause_seconds = pause_seconds
-        self._due: dict[SessionWatch, float] = {}  # by time: what was looked at goes to the end
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, watch: SessionWatch) -> None:
-        loop = asyncio.get_running_loop()
-        self._due[watch] = loop.time() + self._pause_seconds
-        if self._timer is None:
-            self._timer = loop.call_later(LOOK_PAUSE_SECONDS, self._look)
-
-    def remove(self, watch: SessionWatch) -> None:
-        self._due.pop(watch, None)
-
-    def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        due: list[SessionWatch] = []
-        while self._due and self._due[watch := next(iter(self._due))] <= loop.time():
-            del self._due[watch]
-            self._due[watch] = loop.time() + self._pause_seconds
-            due.append(watch)
-        for first in range(0, len(due), LOOKED_AT_ONCE):
-            self._hub.spawn(self._look_at(due[first : first + LOOKED_AT_ONCE]))
-        self._timer = loop.call_later(LOOK_PAUSE_SECONDS, self._look) if self._due else None
-
-    async def _look_at(self, watches: list[SessionWatch]) -> None:
-        with suppress(Unavailable):  # at the next look, then
-            newest = await self._records.newest([watch.owner for watch in watches])
-            for watch, job_id in zip(watches, newest, strict=True):
-                if not watch.knows(job_id):
-                    watch.look()
-
-
-LOOKS = web.AppKey("looks", SlowLooks)

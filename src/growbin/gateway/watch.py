@@ -58,6 +58,7 @@ class Watch:
         "_early",
         "_ended",
         "_is_closing",
+        "_room_events",
         "_wake",
         "has_overflowed",
         "is_stale",
@@ -85,7 +86,7 @@ class Watch:
         self.has_overflowed = False
         self.is_stale = False  # what is being read may be older than a loss of the live side
         self._buffer: list[LogEntry] = []  # short, mostly empty: an empty deque takes ten times as much
-        self._buffer_events = buffer_events
+        self._buffer_events = self._room_events = buffer_events
         self._early: list[LogEntry] | None = []  # live entries that arrive while the log is read
         self._wake: asyncio.Future[None] | None = None
         self._ended = False
@@ -189,6 +190,8 @@ class Watch:
         """Send what was read, then what arrived meanwhile. False: something is missing, read again. After the
         end nothing is: a second reading would take it for one that the client has seen."""
         early, self._early = self._early or [], None
+        # A log longer than the buffer overflows nobody's: its reader could never begin.
+        self._room_events = len(self._buffer) + len(entries) + self._buffer_events
         for entry in entries:
             self._push(entry)
         return all(self.offer(entry) for entry in early) and (self._ended or not self.is_stale)
@@ -207,7 +210,7 @@ class Watch:
             return
         self.last_id = entry.id
         self._ended = entry.ends
-        if len(self._buffer) >= self._buffer_events:
+        if len(self._buffer) >= self._room_events:
             self.has_overflowed = True
             self._buffer.clear()
         else:

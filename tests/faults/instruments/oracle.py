@@ -121,6 +121,7 @@ class TrackedJob:
     asked_time: float = 0.0  # time.time() when the first upload-complete was sent
     accepted_at: float | None = None  # time.monotonic() of the first 202
     accepted_time: float = 0.0  # the same as time.time()
+    begun_at: float | None = None  # time.monotonic() when its latest run was surely written
     refusal: str = ""  # why it was never accepted
     is_innocent: bool = True  # a test that means a job to end otherwise than done says so
     run: int = 1
@@ -160,14 +161,17 @@ class TrackedJob:
     def accept(self) -> None:
         if self.accepted_at is None:
             self.accepted_at, self.accepted_time = time.monotonic(), time.time()
+            self.begun_at = self.accepted_at
 
     def drive_again(self) -> None:
-        """Everything that is promised is promised anew, for a run of its own."""
+        """Everything that is promised is promised anew, for a run of its own. When that is begun is for the
+        caller to say."""
         self.run += 1
         self.redriven_at.append(time.monotonic())
         self.asked_time = time.time()
         self.accepted_at = None
         self.accept()
+        self.begun_at = None
 
     # --- what of it was destroyed
 
@@ -229,7 +233,8 @@ class Ledger:
         self._unlisted_at: dict[str, list[float]] = defaultdict(list)  # of a session, jobs to come included
         self._early: dict[str, list[tuple[Event, float]]] = {}  # told by a session's stream, not yet ours
         self.sessions_heard: dict[str, float] = {}  # token -> since when its stream was heard
-        self.sessions_dismissed: dict[str, list[float]] = defaultdict(list)  # token -> when 204 was asked for
+        # token -> when 204 was asked for, and when it came
+        self.sessions_dismissed: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self.is_model_elsewhere = False  # the answers come from one that is not asked by the oracle
         self.unreadable_letters = 0  # dead letters that name no job of ours, sent on purpose
         self.expected_errors: list[str] = []  # words of log lines of level error that are right

@@ -136,10 +136,10 @@ def wrong_answers(job: TrackedJob) -> Iterator[str]:
 
 
 def dismissed_too_early(
-    job: TrackedJob, heard_since: float | None, dismissed: Iterable[float]
+    job: TrackedJob, heard_since: float | None, dismissed: Iterable[tuple[float, float]]
 ) -> Iterator[str]:
     """204 stops an EventSource for good: whoever gets it was told the end last. So it is with a session's
-    stream, heard since that moment and dismissed at those, and each accepted job of which it must know."""
+    stream, heard since that moment and dismissed between those, and each accepted job of which it must know."""
     who = f"I4 {job.marker} {job.job_id}"
     for stream in job.own_streams:
         is_lost = stream.resumes_after is not None and job.is_acceptance_forgotten  # no new run after all
@@ -148,8 +148,8 @@ def dismissed_too_early(
             if not (is_lost or job.is_deletion_asked(at) or (told and told[-1].ends)):
                 yield f"{who} in {stream.name}: 204, and its client waits for its end"
     parts = [stream for stream in job.streams if stream.is_of_session and stream.run == job.run]
-    for at in dismissed:
-        if job.accepted_at is None or job.accepted_at > at or job.is_deletion_asked(at):
+    for at, came_at in dismissed:
+        if job.begun_at is None or job.begun_at > at or job.is_deletion_asked(came_at):
             continue
         told = [event for stream in parts for event in stream.events if event.at <= at]
         is_news = heard_since is not None and (job.ticketed_at or 0) >= heard_since and not job.was_destroyed

@@ -1,19 +1,16 @@
-"""What a second look at the streams' protocol has found: each failed when it was written."""
+"""What a session's stream tells where Redis, a look or a client has lost something."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
 
 from growbin.gateway.session_watch import MAKING_SECONDS
-from growbin.job import RECENT_JOBS, JobState, Stage
-from tests.jobs import upload as job_upload
+from growbin.job import JobState
 from tests.unit.gateway_node import Client, Node
-from tests.unit.test_hub import Told
-from tests.unit.test_session_stream import FAR_MS, finish, lose_newest, names, opened, taken, told
+from tests.unit.test_session_stream import finish, lose_newest, names, opened, taken, told
 
 
 async def test_job_that_is_listed_twice_has_no_other_told_again(node: Node, client: Client) -> None:
@@ -26,50 +23,6 @@ async def test_job_that_is_listed_twice_has_no_other_told_again(node: Node, clie
     node.records._recent[first.owner].insert(0, second.job_id)
     async with opened(node, first.owner, last.id) as watch:
         assert list(told(await taken(watch))) == [str(second.job_id)]
-
-
-async def test_more_than_a_hundred_jobs_under_way_are_all_known_by_the_id(node: Node, client: Client) -> None:
-    """As many as a session may have tickets for within ten minutes."""
-    first = await node.submitted(client)
-    jobs = [job_upload(owner=first.owner) for _ in range(RECENT_JOBS + 10)]
-    async with opened(node, first.owner) as watch:
-        for job in jobs:
-            await node.records.create(job, None)
-            node.records.put_first(job.owner, job.job_id)
-            await node.progress.open_job(job, FAR_MS)
-        last = (await taken(watch, 0.5))[-1]
-    await node.progress.cancel(jobs[-1].job_id)
-    async with opened(node, first.owner, last.id) as watch:
-        entries = await taken(watch)
-    assert told(entries) == {str(jobs[-1].job_id): ["cancelled"]}
-    assert names(entries) == ["cancelled"]
-
-
-async def test_read_that_waits_while_its_job_is_deleted_finds_none(node: Node, client: Client) -> None:
-    """A tombstone is no answer of the API."""
-    job = await node.submitted(client)
-    waiting = asyncio.create_task(
-        client.get(f"/api/v1/waste/jobs/{job.job_id}", headers={"Prefer": "wait=5"})
-    )
-    await asyncio.sleep(0.1)
-    assert (await client.delete(f"/api/v1/waste/jobs/{job.job_id}")).status == 204
-    answer = await waiting
-    assert (answer.status, (await answer.json(content_type=None)).get("stage")) == (404, None)
-
-
-async def test_entry_of_another_history_with_the_same_number_is_no_repeat() -> None:
-    """Redis was set back, and what it tells now comes before the word of a loss."""
-    stage = Told()
-    attempt = await stage.begin()
-    before = stage.progress.saved(stage.job.job_id)
-    async with stage.hub.watch(stage.job.job_id, None) as watch:
-        await stage.tell(Stage.ANALYSING, attempt=attempt)
-        assert [await watch.next(0.1) for _ in range(3)][-1]
-        stage.progress.set_back(stage.job.job_id, before)
-        await stage.tell(Stage.ANALYSING, Stage.ADVISING, attempt=attempt)
-        await stage.end(attempt)
-        events = [entry.event async for entry in watch]
-    assert events[0] == "reset"
 
 
 async def test_job_that_a_delivery_brings_back_after_its_end_was_told_begins_with_a_reset(
@@ -120,7 +73,7 @@ async def test_newcomer_waits_for_a_job_of_which_only_the_log_is_lost(node: Node
         assert not watch.nothing_missed
 
 
-async def test_ticket_that_ran_out_while_its_client_slept_keeps_it_waiting_for_ever(
+async def test_ticket_that_ran_out_while_its_client_slept_holds_it_no_longer(
     node: Node, client: Client
 ) -> None:
     """Neither log nor record is left after an hour and a quarter."""
@@ -129,13 +82,11 @@ async def test_ticket_that_ran_out_while_its_client_slept_keeps_it_waiting_for_e
     async with opened(node, owner) as watch:
         last = (await taken(watch))[-1]
     node.progress.forget(job_id)
+    async with opened(node, owner, last.id) as watch:
+        assert not watch.nothing_missed  # Redis lost the log alone: a delivery may bring it back
     await node.records.erase(job_id)
-    for _ in range(3):
-        async with opened(node, owner, last.id) as watch:
-            heard = await taken(watch, MAKING_SECONDS + 0.2)
-            if heard or watch.nothing_missed:
-                return
-    pytest.fail("neither word nor 204, however often it comes back")
+    async with opened(node, owner, last.id) as watch:
+        assert watch.nothing_missed
 
 
 async def test_bug_in_a_look_ends_the_stream_rather_than_leave_it_deaf(
@@ -193,16 +144,3 @@ async def test_old_ticket_in_a_list_that_was_set_back_holds_no_client(node: Node
         assert names(heard) == ["reset", "failed"]
     async with opened(node, job.owner, heard[-1].id) as watch:
         assert watch.nothing_missed
-
-
-async def test_log_longer_than_the_buffer_is_told() -> None:
-    """Many attempts: a client that comes new is not cut before its first event, again and again."""
-    stage = Told()
-    attempts = [await stage.begin()]
-    for _ in range(40):
-        await stage.progress.release(stage.job, attempts[-1], refund=True)
-        attempts.append(await stage.begin())
-        await stage.tell(Stage.FETCHING, Stage.ANALYSING, attempt=attempts[-1])
-    await stage.end(attempts[-1])
-    async with stage.hub.watch(stage.job.job_id, None) as watch:
-        assert [entry.id async for entry in watch] == await stage.log()
