@@ -12,6 +12,7 @@ from uuid import UUID
 from growbin.job import RECENT_JOBS
 
 LONGEST_ID = 8000
+MOST_JOBS = 2 * RECENT_JOBS  # more than an id has room for; a session may have more tickets than are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Vector:
             # A stranger's bytes may unpack to anything: never to more than a vector can be.
             packed = zlib.decompressobj().decompress(given, 4 * LONGEST_ID)
             newest, jobs = json.loads(packed)
-            last_ids = {UUID(job_id): str(last_id) for job_id, last_id in list(jobs.items())[:RECENT_JOBS]}
+            last_ids = {UUID(job_id): str(last_id) for job_id, last_id in list(jobs.items())[:MOST_JOBS]}
             return cls(UUID(newest) if newest else None, last_ids)
         except (ValueError, TypeError, AttributeError, RecursionError, zlib.error):
             return None
