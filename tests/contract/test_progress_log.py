@@ -53,7 +53,7 @@ async def progress(request: pytest.FixtureRequest) -> AsyncIterator[ProgressLog]
         return
     parts = request.getfixturevalue("parts")
     url = f"{parts['REDIS_URL'].rstrip('/')}/2"
-    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log:
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test", lease_seconds=60) as log:
         yield log
 
 
@@ -695,7 +695,7 @@ async def test_accepted_job_that_nobody_could_queue_ends_as_a_job(parts: dict[st
 
         async def ended(record: Upload, outcome: str) -> bool:
             with capture_logs() as lines:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     while not (state := await progress.state(record.job_id)) or not state.entry.ends:
                         await asyncio.sleep(0.02)
             assert [line["outcome"] for line in lines if line["event"] == "job_ended"] == [outcome]
