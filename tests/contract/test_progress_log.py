@@ -703,8 +703,13 @@ async def test_accepted_job_that_nobody_could_queue_ends_as_a_job(parts: dict[st
 
         accepted, unused = upload(), upload()
         for record in (accepted, unused):
-            await progress.open_job(record, int(time.time() * 1000) + 300)
+            await progress.open_job(record, int(time.time() * 1000) + 60_000)
         assert isinstance(await accept(progress, accepted, 0), Accepted)
+        for record in (accepted, unused):  # their time is over
+            name = keys.progress(record.job_id)
+            snapshot = json.loads(str(await progress.redis.get(name)))
+            snapshot["deadline_ms"] = int(time.time() * 1000) - 1
+            await progress.redis.set(name, json.dumps(snapshot), keepttl=True)
         assert await ended(accepted, "expired")
         assert not await ended(unused, "not_uploaded")
 
