@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -161,8 +162,12 @@ async def test_refused_call_does_not_count_against_its_job(desk_with: Open) -> N
 async def test_one_sessions_and_one_address_share_is_their_own(desk_with: Open, scope: Scope) -> None:
     """Whoever has spent it does not spend others'."""
     desk = await desk_with(Budget(parse_limits(scope, "2 calls/minute"), call_micros=CALL_MICROS))
-    mine = {"owner" if scope == "session" else "address": secrets.token_hex(32)}
-    found = [await desk.count(**mine) for _ in range(3)]
+    while True:
+        minute = time.time() // 60
+        mine = {"owner" if scope == "session" else "address": secrets.token_hex(32)}
+        found = [await desk.count(**mine) for _ in range(3)]
+        if time.time() // 60 == minute:  # all in one
+            break
     assert found[:2] == ["counted", "counted"]
     assert isinstance(found[2], BudgetSpent)
     assert found[2].scope == scope

@@ -34,6 +34,8 @@ from growbin.job import Job
 from growbin.ports import Ack, DeadLetter, HandBack, Handler, Obituary, Retry, Verdict
 from tests.jobs import job_of, upload
 
+PUBLISH_SECONDS = 30  # the first publish waits until all queues are declared
+
 
 def job() -> Job:
     return job_of(upload(question="이건 뭐예요?"))
@@ -53,6 +55,7 @@ class Broker:
         async with RabbitJobQueue.open(
             urls=[self.parts["RABBITMQ_URL"]],
             queue_name=self.topology.name,
+            publish_timeout_seconds=PUBLISH_SECONDS,
             management_url=self.parts["RABBITMQ_MANAGEMENT_URL"],
         ) as queue:
             yield queue
@@ -94,8 +97,9 @@ class Broker:
 
 @pytest.fixture(autouse=True)
 def patient_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine's management is slow, and the backlog known all the same."""
+    """A busy machine's management is slow and its counts are late, and the backlog known all the same."""
     monkeypatch.setattr(counting, "MANAGEMENT_TIMEOUT_SECONDS", 30)
+    monkeypatch.setattr(counting, "COUNT_LAG_SECONDS", 30)
 
 
 @pytest_asyncio.fixture
@@ -325,8 +329,11 @@ async def test_closed_connection_does_not_start_a_running_job_again(broker: Brok
         async with asyncio.timeout(30):
             while starts < 3:
                 await asyncio.sleep(0.02)
+        lost = set(queue._callbacks)
         await _close_our_connections(broker.parts)
-        await asyncio.sleep(2)
+        async with asyncio.timeout(30):
+            while len(queue._callbacks - lost) < 3:  # until all are delivered again
+                await asyncio.sleep(0.02)
         may_end.set()
         await asyncio.wait_for(ended.wait(), 30)
         async with asyncio.timeout(30):
@@ -368,7 +375,10 @@ async def test_backlog_of_a_vhost_with_a_slash_is_known(parts: dict[str, str]) -
         await session.put(address, json={})
         try:
             async with RabbitJobQueue.open(
-                urls=[url], queue_name="slashed", management_url=parts["RABBITMQ_MANAGEMENT_URL"]
+                urls=[url],
+                queue_name="slashed",
+                publish_timeout_seconds=PUBLISH_SECONDS,
+                management_url=parts["RABBITMQ_MANAGEMENT_URL"],
             ) as queue:
                 await queue.publish(job())
                 async with asyncio.timeout(30):
@@ -400,7 +410,7 @@ async def test_broker_counts_each_job_once_that_it_hands_out(broker: Broker) -> 
             while (backlog := await queue.backlog()) is None or backlog.handed_out != 1:
                 await asyncio.sleep(0.2)
     async with broker.consuming(acknowledge, lambda: 1) as queue, asyncio.timeout(30):
-        while (backlog := await queue.backlog()) is None or backlog.handed_out != 3:
+        while (backlog := await queue.backlog()) is None or (backlog.waiting, backlog.handed_out) != (0, 3):
             await asyncio.sleep(0.2)
         await asyncio.sleep(2)  # the broker's own count lags
         backlog = await queue.backlog()

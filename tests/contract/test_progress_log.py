@@ -53,7 +53,7 @@ async def progress(request: pytest.FixtureRequest) -> AsyncIterator[ProgressLog]
         return
     parts = request.getfixturevalue("parts")
     url = f"{parts['REDIS_URL'].rstrip('/')}/2"
-    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log:
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test", lease_seconds=60) as log:
         yield log
 
 
@@ -695,7 +695,7 @@ async def test_accepted_job_that_nobody_could_queue_ends_as_a_job(parts: dict[st
 
         async def ended(record: Upload, outcome: str) -> bool:
             with capture_logs() as lines:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     while not (state := await progress.state(record.job_id)) or not state.entry.ends:
                         await asyncio.sleep(0.02)
             assert [line["outcome"] for line in lines if line["event"] == "job_ended"] == [outcome]
@@ -703,8 +703,13 @@ async def test_accepted_job_that_nobody_could_queue_ends_as_a_job(parts: dict[st
 
         accepted, unused = upload(), upload()
         for record in (accepted, unused):
-            await progress.open_job(record, int(time.time() * 1000) + 300)
+            await progress.open_job(record, int(time.time() * 1000) + 60_000)
         assert isinstance(await accept(progress, accepted, 0), Accepted)
+        for record in (accepted, unused):  # their time is over
+            name = keys.progress(record.job_id)
+            snapshot = json.loads(str(await progress.redis.get(name)))
+            snapshot["deadline_ms"] = int(time.time() * 1000) - 1
+            await progress.redis.set(name, json.dumps(snapshot), keepttl=True)
         assert await ended(accepted, "expired")
         assert not await ended(unused, "not_uploaded")
 

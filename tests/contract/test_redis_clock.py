@@ -22,7 +22,7 @@ from tests.jobs import job_of, upload
 
 HOUR_SECONDS = 3600
 DEADLINE_SECONDS = 300
-JUMP_SECONDS = 10
+JUMP_SECONDS = 30
 TIME = "return redis.call('TIME')[1]"
 
 

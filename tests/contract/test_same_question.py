@@ -28,7 +28,7 @@ async def progress(request: pytest.FixtureRequest) -> AsyncIterator[Progress]:
         yield FakeProgressLog(Clock())
         return
     url = f"{request.getfixturevalue('parts')['REDIS_URL'].rstrip('/')}/2"
-    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test") as log:
+    async with RedisProgressLog.open(url=url, image_base_url="http://cdn.test", lease_seconds=60) as log:
         yield log
 
 

@@ -84,7 +84,7 @@ def family(stack: Stack) -> list[psutil.Process]:
 
 def assert_gone(processes: list[psutil.Process]) -> None:
     """A zombie counts as gone: whoever adopted it has yet to notice."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     left = processes
     while left and time.monotonic() < deadline:
         left = [process for process in left if _lives(process)]

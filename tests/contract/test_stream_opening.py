@@ -209,7 +209,7 @@ async def test_calls_of_a_job_ask_redis_eight_times(opening: Opening) -> None:
     opening.proxy.overhear = said.append
 
     def counted() -> int:
-        sent = b"".join(said)
+        sent = b"".join(piece for piece in said if b"canary:" not in piece)  # the feed sings
         said.clear()
         return len(re.findall(rb"\r\n(?:EVALSHA|GET|SET|PUBLISH|LRANGE|ZCARD|EXISTS)\r\n", sent))
 

@@ -35,7 +35,7 @@ async def trips(url: str, budget: Budget | None, answers_depend_on: str | None) 
         )
         await handle_job(job_of(upload()), bench.consumer)  # connects, and brings the script
         before = len(sent)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             another = job_of(upload().model_copy(update={"owner": "c" * 64, "question": str(before)}))
             assert await handle_job(another, bench.consumer) == Ack()
         assert bench.outside.model_calls == 2

@@ -35,7 +35,7 @@ from growbin.ports import (
 from tests.fakes import FakeJobQueue
 from tests.jobs import job_of, upload
 
-SOON_SECONDS = 10
+SOON_SECONDS = 30
 
 
 @dataclass
@@ -98,7 +98,10 @@ async def desk(request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
 
         async with (
             RabbitJobQueue.open(
-                urls=[url], queue_name=topology.name, management_url=parts["RABBITMQ_MANAGEMENT_URL"]
+                urls=[url],
+                queue_name=topology.name,
+                publish_timeout_seconds=SOON_SECONDS,
+                management_url=parts["RABBITMQ_MANAGEMENT_URL"],
             ) as queue,
             RabbitDeadLetters.open(urls=[url], queue_name=topology.name) as letters,
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import signal
 import socket
 import subprocess
@@ -28,10 +29,19 @@ logs: dict[str, Path] = {}
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """It stays free until its owner listens: below those of outgoing connections, and no other draw takes it,
+    for whoever holds the UDP port of the same number holds its place, as with the local parts."""
+    while True:
+        port = random.randint(12_000, 21_999)
+        with (
+            contextlib.suppress(OSError),
+            socket.socket() as tcp,
+            socket.socket(type=socket.SOCK_DGRAM) as udp,
+        ):
+            tcp.bind(("127.0.0.1", port))
+            udp.bind(("127.0.0.1", port))
+            udp.detach()  # until this process ends
+            return port
 
 
 def is_free(port: int) -> bool:

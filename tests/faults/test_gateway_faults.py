@@ -116,7 +116,7 @@ def only_through(cluster: Cluster, gateway: Process) -> Iterator[None]:
 @pytest.mark.long
 async def test_upload_complete_too_early_too_late_or_from_elsewhere_starts_nothing(servers: Servers) -> None:
     """409 while the ticket lives, 410 once it ran out, 404 for another session; the photo mends the 409."""
-    async with Cluster.running(servers, TICKET_SECONDS="5", UPLOAD_WAIT_SECONDS="9") as cluster:
+    async with Cluster.running(servers, TICKET_SECONDS="12", UPLOAD_WAIT_SECONDS="16") as cluster:
         client, ledger = cluster.client, cluster.ledger
         token = await client.session()
         early, late = ledger.track("early", token), ledger.track("late", token)
@@ -227,7 +227,7 @@ async def test_job_that_may_be_in_the_queue_is_not_ended_with_its_ticket(servers
         (gateway,), (consumer,) = cluster.gateways, cluster.consumers
         await consumer.stop()
         job = await uploaded(cluster, "late")
-        await gateway.links["amqp"].slow(0.5)
+        await gateway.links["amqp"].slow(1.5)
         post = asyncio.create_task(cluster.client.complete(job))
 
         await eventually(partial(is_accepted, cluster, job), "the job is accepted")

@@ -128,7 +128,7 @@ async def test_gateway_that_is_deaf_for_ten_seconds_is_not_ready_and_heals(serve
         async def is_back() -> bool:
             return (await readyz(gateway))[0] == 200
 
-        await eventually(is_back, "the gateway is ready again", TOLD_SECONDS)
+        await eventually(is_back, "the gateway is ready again")
 
 
 # --- a session's stream ---------------------------------------------------------------------------
@@ -182,7 +182,8 @@ async def test_session_stream_is_told_of_new_jobs_at_once(servers: Servers) -> N
         first, hold = await begin(cluster, "first")
         async with session_stream(cluster, first) as stream:
             second = await cluster.client.submit("second", token=first.token)
-            await heard(stream, second, "done", 2 * TOLD_SECONDS)  # it is looked at, too
+            await heard(stream, second, "progress")
+            await heard(stream, second, "done", PATIENCE_SECONDS)
             hold.release()
             assert (await cluster.client.seen(first)).code == "done"
         await cluster.prove()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.instruments.proxy import Proxy
 from tests.faults.said import Command, amqp_methods, http_requests, redis_commands
+from tests.faults.steps import eventually
 
 JOBS, WARM_UP_JOBS = 5, 3
 SETTLE_SECONDS = 0.5
@@ -64,12 +65,13 @@ async def test_a_job_asks_each_part_as_seldom_as_we_know_how(servers: Servers) -
         ears = {"gateway": Ear.at(cluster.gateways[0]), "consumer": Ear.at(cluster.consumers[0])}
         tokens = [await cluster.client.session() for _ in range(WARM_UP_JOBS + JOBS)]
         for number in range(WARM_UP_JOBS):  # connections are opened, scripts brought
-            await one_job(cluster, f"warm-{number}", tokens.pop())
+            await one_job(cluster, ears["consumer"], f"warm-{number}", tokens.pop())
         for ear in ears.values():
             ear.forget()
         names = [hashlib.sha256(token.encode()).hexdigest().encode() for token in tokens]
         for number in range(JOBS):
-            names.append((await one_job(cluster, f"job-{number}", tokens.pop())).encode())
+            job_id = await one_job(cluster, ears["consumer"], f"job-{number}", tokens.pop())
+            names.append(job_id.encode())
 
         for role, ear in ears.items():
             writes = [[one for one in chunk if tells_of(one, names)] for chunk in ear.redis]
@@ -91,9 +93,15 @@ def per_job(counts: Counter[str]) -> dict[str, float]:
     return {name: count / JOBS for name, count in counts.items()}
 
 
-async def one_job(cluster: Cluster, marker: str, token: str) -> str:
+async def one_job(cluster: Cluster, consumer: Ear, marker: str, token: str) -> str:
     """The job's id."""
+    acknowledged = consumer.amqp["ack"]
+
+    async def is_acknowledged() -> bool:
+        return consumer.amqp["ack"] > acknowledged
+
     job = await cluster.client.submit(marker, token=token)
     assert (await cluster.client.follow(job)).name == "done"
-    await asyncio.sleep(SETTLE_SECONDS)  # what comes after the end: an acknowledgement, an unsubscription
+    await eventually(is_acknowledged, f"{marker} is acknowledged")
+    await asyncio.sleep(SETTLE_SECONDS)  # what else comes after the end: an unsubscription
     return job.job_id

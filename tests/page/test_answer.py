@@ -150,6 +150,7 @@ async def test_who_has_scrolled_elsewhere_stays_there(
             await visit.reaches("analysing")
             await visit.page.evaluate(UNTIL_STILL)
             await visit.page.mouse.wheel(0, -2000)
+            await visit.page.wait_for_function("scrollY === 0")
             assert await visit.page.evaluate(UNTIL_STILL) == 0
         await visit.reaches("done")
         assert await visit.page.evaluate(UNTIL_STILL) == 0

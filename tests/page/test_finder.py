@@ -43,6 +43,7 @@ async def test_finder_works_by_keyboard_and_for_ears(visit: Visit) -> None:
     """The number of things is told, Enter takes the best, and closing leads back to the field."""
     await visit.finder.press_sequentially("종이컵")
     await expect(visit.page.locator("#find [role=status]")).to_contain_text("개 찾았어요.")
+    await expect(visit.page.locator("#find .found b").first).to_have_text("종이컵")
     await visit.finder.press("Enter")
     thing = visit.page.locator("#thing")
     await expect(thing.locator("h2")).to_have_text("종이컵")

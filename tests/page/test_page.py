@@ -266,7 +266,7 @@ async def test_gateway_restart_in_mid_job_loses_nothing(parts: dict[str, str], v
             await visit.reaches("analysing")
             gateway = gateway_of(system)
             gateway.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(gateway.wait, 10)
+            await asyncio.to_thread(gateway.wait, 30)
             await expect(visit.card.locator(".note")).to_contain_text("다시 연결하고 있어요.")
             successor = await asyncio.create_subprocess_exec(
                 *command("gateway"),

@@ -92,7 +92,7 @@ async def test_children_that_cannot_work_are_told_before_a_photo_comes(
 
 
 async def gone(pids: set[int]) -> bool:
-    for _ in range(100):
+    for _ in range(600):
         if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
             return True
         await asyncio.sleep(0.05)
@@ -213,7 +213,7 @@ async def test_a_child_that_dies_over_a_photo_fails_only_that_photo() -> None:
 async def _busy_child() -> int:
     """The child that has begun to use the processor."""
     start = {pid: psutil.Process(pid).cpu_times().user for pid in child_pids()}
-    for _ in range(200):
+    for _ in range(600):
         await asyncio.sleep(0.05)
         for pid, seconds in start.items():
             if psutil.Process(pid).cpu_times().user > seconds + 0.3:
