@@ -8,9 +8,10 @@ from uuid import UUID
 import pytest
 
 from growbin.gateway.session_watch import MAKING_SECONDS
-from growbin.job import JobState
+from growbin.job import RECENT_JOBS, JobState
+from tests.jobs import upload as job_upload
 from tests.unit.gateway_node import Client, Node
-from tests.unit.test_session_stream import finish, lose_newest, names, opened, taken, told
+from tests.unit.test_session_stream import FAR_MS, finish, lose_newest, names, opened, taken, told
 
 
 async def test_job_that_is_listed_twice_has_no_other_told_again(node: Node, client: Client) -> None:
@@ -144,3 +145,20 @@ async def test_old_ticket_in_a_list_that_was_set_back_holds_no_client(node: Node
         assert names(heard) == ["reset", "failed"]
     async with opened(node, job.owner, heard[-1].id) as watch:
         assert watch.nothing_missed
+
+
+async def test_more_than_a_hundred_jobs_under_way_are_all_known_by_the_id(node: Node, client: Client) -> None:
+    """As many as a session may have tickets for within ten minutes."""
+    first = await node.submitted(client)
+    jobs = [job_upload(owner=first.owner) for _ in range(RECENT_JOBS + 10)]
+    async with opened(node, first.owner) as watch:
+        for job in jobs:
+            await node.records.create(job, None)
+            node.records.put_first(job.owner, job.job_id)
+            await node.progress.open_job(job, FAR_MS)
+        last = (await taken(watch, 0.5))[-1]
+    await node.progress.cancel(jobs[-1].job_id)
+    async with opened(node, first.owner, last.id) as watch:
+        entries = await taken(watch)
+    assert told(entries) == {str(jobs[-1].job_id): ["cancelled"]}
+    assert names(entries) == ["cancelled"]

@@ -139,7 +139,7 @@ def dismissed_too_early(
     job: TrackedJob, heard_since: float | None, dismissed: Iterable[tuple[float, float]]
 ) -> Iterator[str]:
     """204 stops an EventSource for good: whoever gets it was told the end last. So it is with a session's
-    stream, heard since that moment and dismissed between those, and each accepted job of which it must know."""
+    stream, heard since that moment and dismissed between those, and each accepted job that it must know."""
     who = f"I4 {job.marker} {job.job_id}"
     for stream in job.own_streams:
         is_lost = stream.resumes_after is not None and job.is_acceptance_forgotten  # no new run after all
