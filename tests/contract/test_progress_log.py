@@ -909,6 +909,17 @@ async def test_delivery_of_a_newer_run_makes_the_stored_one_history(progress: Pr
     assert state.run == 2
 
 
+async def test_newer_run_does_not_wait_for_a_holder_of_the_stored_one(progress: ProgressLog) -> None:
+    """Redis lost the end of the run before as well: its holder, if there is one still, is no longer believed,
+    and the job is not left without any state meanwhile."""
+    first = job_of(upload())
+    start = await begun(progress, first)
+    second = first.model_copy(update={"run": 2})
+    again = await begun(progress, second)
+    assert again.attempt == start.attempt + 1
+    assert await progress.renew(first, start.attempt) == "ended"
+
+
 @pytest.mark.parametrize("is_log_lost", [False, True], ids=["log and end", "end alone"])
 async def test_newer_run_begins_with_all_its_starts_and_paid_calls(
     progress: ProgressLog, is_log_lost: bool

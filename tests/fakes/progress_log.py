@@ -433,7 +433,7 @@ class FakeProgressLog(MayBeAway):
         if kept.end and kept.end.run < job.run:
             kept.end = None
         if kept.snapshot and kept.snapshot.run < job.run:
-            kept.snapshot = None
+            kept.snapshot, kept.lease_until_ms = None, 0
             kept.entries.clear()
         return kept
 

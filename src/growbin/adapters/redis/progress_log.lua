@@ -138,7 +138,7 @@ if p.run and result and result.run and result.run < p.run and result.stage ~= 'd
 end
 if p.run and snapshot and snapshot.run < p.run then
   snapshot = nil
-  redis.call('DEL', PROGRESS, EVENTS, RESULT)
+  redis.call('DEL', PROGRESS, EVENTS, RESULT, LEASE)
   redis.call('HDEL', ATTEMPTS, unpack(RUN_COUNTS))
 end
 
