@@ -242,6 +242,7 @@ async def test_job_that_was_set_back_after_its_end_is_told_again(
     node.progress.set_back(job.job_id, before)
     if is_list_set_back:
         lost = node.records.forget_newest(job.owner)
+        await node.records.erase(lost)
         node.progress.forget(lost)
     async with opened(node, job.owner, last.id) as watch:
         assert names(await taken(watch)) == ["reset"]

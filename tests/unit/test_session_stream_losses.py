@@ -66,12 +66,21 @@ async def test_loss_while_a_stream_begins_has_what_has_ended_looked_at(
         assert told(await taken(watch)) == {str(job.job_id): ["queued"]}
 
 
-async def test_newcomer_waits_for_a_job_of_which_only_the_log_is_lost(node: Node, client: Client) -> None:
-    """Its record says that it is in the queue: 204 would stop the client before its delivery."""
-    job = await node.submitted(client)
+async def test_job_of_which_only_the_log_is_lost_is_told_by_its_record(node: Node, client: Client) -> None:
+    """Whoever looks, mends: to 204, or to wait for a delivery that may have been, would be no end."""
+    job, other = [await node.submitted(client) for _ in range(2)]
+    async with opened(node, job.owner) as watch:
+        last = (await taken(watch))[-1]
+    await finish(node, other)
     node.progress.forget(job.job_id)
     async with opened(node, job.owner) as watch:
         assert not watch.nothing_missed
+        assert told(await taken(watch)) == {str(job.job_id): ["queued"]}
+    node.progress.forget(job.job_id)
+    async with opened(node, job.owner, last.id) as watch:
+        await finish(node, job)
+        heard = [entry for entry in await taken(watch) if str(job.job_id) in entry.data]
+    assert (names(heard)[0], names(heard)[-1]) == ("reset", "failed")
 
 
 async def test_ticket_that_ran_out_while_its_client_slept_holds_it_no_longer(
@@ -88,6 +97,19 @@ async def test_ticket_that_ran_out_while_its_client_slept_holds_it_no_longer(
     await node.records.erase(job_id)
     async with opened(node, owner, last.id) as watch:
         assert watch.nothing_missed
+
+
+async def test_accepted_job_of_which_nothing_is_left_is_waited_for(node: Node, client: Client) -> None:
+    """It stands on the list, where the sessions' server has not lost what the jobs' server has."""
+    job = await node.submitted(client)
+    async with opened(node, job.owner) as watch:
+        last = (await taken(watch))[-1]
+    node.progress.forget(job.job_id)
+    await node.records.erase(job.job_id)
+    async with opened(node, job.owner, last.id) as watch:
+        assert not watch.nothing_missed
+        await finish(node, job)
+        assert names(await taken(watch)) == ["reset", "failed"]
 
 
 async def test_bug_in_a_look_ends_the_stream_rather_than_leave_it_deaf(

@@ -25,12 +25,13 @@ from growbin.gateway.hub import REREAD_PAUSE_SECONDS, Hub
 from growbin.gateway.session_id import Vector
 from growbin.gateway.slow_looks import SlowLooks
 from growbin.gateway.watch import NOBODYS_ID, Place, Watch
-from growbin.job import RECENT_JOBS, JobState, Locale, LogEntry
-from growbin.ports import JobRecords, JobStates
+from growbin.job import RECENT_JOBS, JobState, Locale, LogEntry, job_of
+from growbin.ports import GatewayProgress, JobRecords
 
 log = structlog.get_logger()
 
 STAY_OPEN_SECONDS = 60.0
+FIRST_ENTRY = ".1."  # in its id: no more than that the upload is awaited
 MAKING_SECONDS = 2.0  # within which a job that is listed has its record: that is one call later
 
 
@@ -56,7 +57,7 @@ class SessionWatch:
         "on_news",
     )
 
-    def __init__(self, hub: Hub, records: JobRecords, progress: JobStates, owner: str) -> None:
+    def __init__(self, hub: Hub, records: JobRecords, progress: GatewayProgress, owner: str) -> None:
         self._hub = hub
         self._records = records
         self._progress = progress
@@ -80,7 +81,7 @@ class SessionWatch:
         cls,
         hub: Hub,
         records: JobRecords,
-        progress: JobStates,
+        progress: GatewayProgress,
         looks: SlowLooks,
         owner: str,
         last_id: str | None,
@@ -282,8 +283,7 @@ class SessionWatch:
             if state is None and job_id in places:
                 self._unopened[job_id] = places.pop(job_id)
         await asyncio.gather(*(self._join(job_id, seen) for job_id, seen in places.items()))
-        if not self._watches:
-            await self._look_at_unopened(recent)  # before it is said that this was all
+        await self._look_at_unopened(recent)
         self._newest = recent[0] if recent else None
         self._is_looking = False
         self._hub.spawn(self._forget_unmade())
@@ -293,14 +293,17 @@ class SessionWatch:
             self._look_soon()
 
     async def _look_at_unopened(self, recent: list[UUID]) -> None:
-        """What has a record waits for its delivery. What was heard of and stands on the list without one is a
-        ticket that ran out while nobody looked: Redis lets go of its record last."""
+        """Before it is said that there is nothing to wait for. Whoever looks, mends: an accepted job whose
+        log was lost has one again, and comes to its end. A ticket that was told, stands on the list and has
+        no record has run out while nobody looked."""
         unopened = list(self._unopened.items())
         records = await asyncio.gather(*(self._records.get(job_id) for job_id, _ in unopened))
         for (job_id, seen), record in zip(unopened, records, strict=True):
             if record is not None:
                 self._told[job_id] = None
-            elif seen and job_id in recent:
+                if record.published:
+                    await self._progress.queue_job(job_of(record))
+            elif seen and FIRST_ENTRY in seen and job_id in recent:
                 del self._unopened[job_id]
 
     async def _is_lost(self, vector: Vector, recent: list[UUID]) -> bool:
