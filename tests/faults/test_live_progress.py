@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.faults.client import read_events
-from tests.faults.cluster import Cluster, Servers
+from tests.faults.cluster import Cluster, Process, Servers
 from tests.faults.commands import said_by
 from tests.faults.instruments.oracle import LATE_SECONDS, Stream, TrackedJob
 from tests.faults.model import REFUSAL
@@ -169,6 +169,13 @@ async def heard(stream: Stream, job: TrackedJob, event: str, timeout_seconds: fl
     await eventually(is_heard, f"the session hears of {job.marker}: {event}", timeout_seconds)
 
 
+async def kept_silent(gateway: Process) -> None:
+    """Whatever connection subscribes falls silent, however often the gateway comes anew."""
+    while True:
+        gateway.links["redis"].silence(b"SUBSCRIBE")
+        await asyncio.sleep(0.02)
+
+
 async def driven_again(cluster: Cluster, job: TrackedJob) -> None:
     job.drive_again()
     status, said = await said_by(cluster, "redrive", "--job", job.job_id)
@@ -213,8 +220,9 @@ async def test_session_stream_makes_up_for_a_live_side_that_was_silent(servers: 
         async with session_stream(cluster, other) as stream:
             job = await failed(cluster, "failing", other.token)
             await heard(stream, job, "failed")
-            gateway.links["redis"].silence(b"SUBSCRIBE")
+            silence = asyncio.create_task(kept_silent(gateway))
             await driven_again(cluster, job)
+            silence.cancel()
             await heard(stream, job, "reset", DEAF_SECONDS + TOLD_SECONDS)
             await heard(stream, job, "done", PATIENCE_SECONDS)
             assert told_of(stream, job).count("reset") == 1
