@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LINKS = ("redis", "model", "s3", "amqp")
 # A trouble that was over just before may still be felt: a server that came back is caught up with.
 AFTERMATH_SECONDS = 2.0
+TOO_LATE_SECONDS = 2.0  # before its deadline: what is begun then can hardly be done
 
 
 @dataclass
@@ -95,6 +96,14 @@ def holdings_of(
         last = job.end.at if job.end else time.monotonic()
         for holding, ended in zip(held, [*(item.began for item in held[1:]), last], strict=False):
             holding.befell = _first_trouble(journal, holding, ended)
+        if (
+            job.end
+            and job.end.name == "expired"
+            and len(held) > 1
+            and held[-1].began > last - TOO_LATE_SECONDS
+        ):
+            # What befell the holders before has taken its time, and so has its turn to run alone.
+            held[-1].reasons.append(f"begun {last - held[-1].began:.1f} s before its deadline")
         told.append((job, held))
     return told
 

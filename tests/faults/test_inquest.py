@@ -6,9 +6,11 @@ import json
 import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from tests.faults.inquest import Inquest, holdings_of
 from tests.faults.instruments.journal import Journal
-from tests.faults.instruments.oracle import TrackedJob
+from tests.faults.instruments.oracle import Event, Stream, TrackedJob
 
 
 def said(event: str, job_id: str, seconds_ago: float, **more: object) -> str:
@@ -17,9 +19,12 @@ def said(event: str, job_id: str, seconds_ago: float, **more: object) -> str:
     return json.dumps({"event": event, "job_id": job_id, "timestamp": moment, **more})
 
 
-def inquest_on(logs: dict[str, list[str]], journal: Journal) -> Inquest:
+def inquest_on(logs: dict[str, list[str]], journal: Journal, end: str = "") -> Inquest:
+    """On a job that has ended just now, if at all."""
     job = TrackedJob("one", "token", "id-1")
     job.accept()
+    if end:
+        job.streams.append(Stream("stream", events=[Event(time.monotonic(), "e.4.end", end, {})]))
     return Inquest(*holdings_of({"id-1": job}, logs, journal)[0])
 
 
@@ -53,6 +58,26 @@ def test_attempt_that_nothing_befell_has_no_cause() -> None:
     inquest = inquest_on({"consumer-1": [said("job_begun", "id-1", 10, attempt=1)]}, journal)
     assert not inquest.has_cause
     assert str(inquest).endswith("attempt 1 on consumer-1: nothing is known")
+
+
+@pytest.mark.parametrize(
+    ("begun_ago_seconds", "end", "has_cause"),
+    [(1, "expired", True), (5, "expired", False), (1, "failed", False)],
+)
+def test_attempt_that_began_at_the_deadline_has_it_for_a_cause(
+    begun_ago_seconds: float, end: str, has_cause: bool
+) -> None:
+    """Where the holder before was hurt. An attempt that had time, or ended otherwise, is a riddle."""
+    journal = Journal()
+    kill = journal.note("consumer-1", "kill")
+    kill.began = kill.ended = time.monotonic() - 19
+    logs = {
+        "consumer-1": [said("job_begun", "id-1", 20, attempt=1)],
+        "consumer-2": [said("job_begun", "id-1", begun_ago_seconds, attempt=2)],
+    }
+    assert inquest_on(logs, journal, end).has_cause == has_cause
+    del logs["consumer-1"]
+    assert not inquest_on(logs, journal, end).has_cause
 
 
 def test_job_that_nobody_began_has_no_cause() -> None:
