@@ -412,14 +412,18 @@ async def restart(service: AnyService) -> str:
 
 
 async def _told_when_it_is_back(person: Person, job: Job, last_id: str) -> list[Event]:
-    async with asyncio.timeout(person.description.stream.patience_seconds):
-        while True:
-            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
-                async with person.watching(job, last_id) as stream:
-                    if stream.status < 500:
-                        check_open(stream)
-                        return await stream.story()
-            await asyncio.sleep(0.1)
+    longest = person.description.stream.patience_seconds
+    try:
+        async with asyncio.timeout(longest):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+                    async with person.watching(job, last_id) as stream:
+                        if stream.status < 500:
+                            check_open(stream)
+                            return await stream.story()
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise Broken(f"silence: no end for {longest:g} s after the restart") from None
 
 
 # --- who may listen
