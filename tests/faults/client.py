@@ -26,6 +26,7 @@ from tests.faults.instruments.oracle import SESSION_STREAM, Event, Ledger, Read,
 
 PATIENCE_SECONDS = 120.0
 CALL_SECONDS = 8.0
+TOLD_EACH_SECONDS = 20.0
 PAUSE_SECONDS = (0.1, 0.5)
 FINAL_STATUSES = (400, 401, 403, 404, 409, 410, 413, 415, 422)
 LOST = (aiohttp.ClientError, TimeoutError, OSError)
@@ -204,14 +205,18 @@ class Client:
                 return Answer(0, {}, repr(error))
 
     async def _insist(self, what: str, once: Callable[[], Awaitable[Answer]], *wanted: int) -> Answer:
-        gives_up_at = time.monotonic() + PATIENCE_SECONDS
+        told_at = time.monotonic()
+        gives_up_at = told_at + PATIENCE_SECONDS
         while True:
             answer = await once()
             if answer.status in wanted:
                 return answer
+            code = answer.body.get("code") if isinstance(answer.body, dict) else answer.body
             if answer.status in FINAL_STATUSES or time.monotonic() > gives_up_at:
-                code = answer.body.get("code") if isinstance(answer.body, dict) else answer.body
                 raise Refused(f"{what}: {answer.status} {code}")
+            if time.monotonic() > told_at + TOLD_EACH_SECONDS:  # a row may be over before the patience is
+                told_at = time.monotonic()
+                print(f"{what} is still refused: {answer.status} {code}")
             await asyncio.sleep(self._choice.uniform(*PAUSE_SECONDS))
 
     @contextmanager
