@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 LINKS = ("redis", "model", "s3", "amqp")
 # A trouble that was over just before may still be felt: a server that came back is caught up with.
 AFTERMATH_SECONDS = 2.0
-# Before its deadline: what is begun then can hardly be done where a call takes up to 1.5 s, and a busy machine
-# takes its time besides.
+# Before its deadline: what is begun then can hardly be done where a call takes up to 1.5 s, and a busy
+# machine takes its time besides.
 TOO_LATE_SECONDS = 5.0
 
 
