@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LINKS = ("redis", "model", "s3", "amqp")
 # A trouble that was over just before may still be felt: a server that came back is caught up with.
 AFTERMATH_SECONDS = 2.0
+# For so long a consumer knows an end that Redis may have forgotten, and writes it again.
+KNOWN_SECONDS = 10.0
 # Before its deadline: what is begun then can hardly be done where a call takes up to 1.5 s, and a busy
 # machine takes its time besides.
 TOO_LATE_SECONDS = 5.0
@@ -35,6 +37,7 @@ class Holding:
     attempt: int
     began: float
     reasons: list[str] = field(default_factory=list)  # what the consumer said about the job meanwhile
+    done_at: float | None = None
     befell: Trouble | None = None
 
     def __str__(self) -> str:
@@ -53,7 +56,10 @@ class Inquest:
 
     @property
     def has_cause(self) -> bool:
-        """A Redis that forgot it is one, and its refusal, for a job that was never accepted."""
+        """A Redis that forgot it is one, and its refusal, for a job that was never accepted. What was done
+        once is done again, unless whoever did it was killed meanwhile."""
+        if outcome(self.job) == "expired" and any(item.done_at for item in self.holdings):
+            return all(item.befell for item in self.holdings if item.done_at)
         if self.job.was_destroyed:
             return True
         if self.job.accepted_at is None:
@@ -90,6 +96,8 @@ def holdings_of(
                 began = datetime.fromisoformat(said["timestamp"]).timestamp() - booted
                 present[job_id] = Holding(consumer, said["attempt"], began)
                 found[job_id].append(present[job_id])
+            elif said["event"] == "job_ended" and said["outcome"] == "done" and job_id in present:
+                present[job_id].done_at = datetime.fromisoformat(said["timestamp"]).timestamp() - booted
             elif "reason" in said and job_id in present:
                 present[job_id].reasons.append(f"{said['event']}: {said['reason']}")
     told = []
@@ -97,7 +105,10 @@ def holdings_of(
         held = sorted(found[job_id], key=lambda holding: holding.began)
         last = job.end.at if job.end else time.monotonic()
         for holding, ended in zip(held, [*(item.began for item in held[1:]), last], strict=False):
-            holding.befell = _first_trouble(journal, holding, ended)
+            if holding.done_at is None:
+                holding.befell = _first_trouble(journal, holding, ended)
+            else:
+                holding.befell = _last_kill(journal, holding)
         if (
             job.end
             and job.end.name == "expired"
@@ -117,3 +128,11 @@ def _first_trouble(journal: Journal, holding: Holding, ended: float) -> Trouble 
     others = journal.during([*links, "valkey"], holding.began - AFTERMATH_SECONDS, ended)
     # What began before was its start after an earlier kill: it holds nothing from before that.
     return next((trouble for trouble in own if trouble.began >= holding.began), next(iter(others), None))
+
+
+def _last_kill(journal: Journal, holding: Holding) -> Trouble | None:
+    """Of its consumer, before that may have written again what it had done."""
+    assert holding.done_at is not None
+    since, until = holding.done_at, holding.done_at + KNOWN_SECONDS
+    own = journal.during([holding.consumer], since, until)
+    return next((trouble for trouble in own if trouble.kind in ("kill", "stop")), None)

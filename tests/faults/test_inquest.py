@@ -19,12 +19,16 @@ def said(event: str, job_id: str, seconds_ago: float, **more: object) -> str:
     return json.dumps({"event": event, "job_id": job_id, "timestamp": moment, **more})
 
 
-def inquest_on(logs: dict[str, list[str]], journal: Journal, end: str = "") -> Inquest:
+def inquest_on(
+    logs: dict[str, list[str]], journal: Journal, end: str = "", *, is_forgotten: bool = False
+) -> Inquest:
     """On a job that has ended just now, if at all."""
     job = TrackedJob("one", "token", "id-1")
     job.accept()
     if end:
         job.streams.append(Stream("stream", events=[Event(time.monotonic(), "e.4.end", end, {})]))
+    if is_forgotten:
+        job.destroyed.append((time.monotonic() - 62, time.monotonic() - 50))
     return Inquest(*holdings_of({"id-1": job}, logs, journal)[0])
 
 
@@ -83,3 +87,23 @@ def test_attempt_that_began_at_the_deadline_has_it_for_a_cause(
 def test_job_that_nobody_began_has_no_cause() -> None:
     """It was accepted, and no consumer ever spoke of it."""
     assert not inquest_on({}, Journal()).has_cause
+
+
+@pytest.mark.parametrize(
+    ("kind", "after_seconds", "has_cause"),
+    [("kill", 3, True), ("freeze", 3, False), ("kill", 30, False)],
+)
+def test_job_that_was_done_expires_only_if_its_consumer_was_killed_after_it(
+    kind: str, after_seconds: float, has_cause: bool
+) -> None:
+    """Redis had forgotten its end: whoever wrote it still knew it, for a while."""
+    journal = Journal()
+    blow = journal.note("consumer-1", kind)
+    blow.began = blow.ended = time.monotonic() - 60 + after_seconds
+    logs = {
+        "consumer-1": [
+            said("job_begun", "id-1", 62, attempt=1),
+            said("job_ended", "id-1", 60, outcome="done"),
+        ]
+    }
+    assert inquest_on(logs, journal, "expired", is_forgotten=True).has_cause == has_cause

@@ -17,7 +17,6 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from growbin.job import Stage
 from growbin.local.parts.part import write_private
 from growbin.local.parts.valkey import Valkey
 from tests.faults.cluster import Cluster, Servers
@@ -109,7 +108,7 @@ async def test_planned_failover_under_load_is_over_two_seconds_after_the_name_po
 @pytest.mark.timeout(180)
 async def test_failover_that_loses_the_last_second_resets_only_what_it_lost(servers: Servers) -> None:
     """The primary dies with a second of writes that its replica never got: jobs from before go on without a
-    reset, what came in that second ends from the broker, and no photo is paid for beyond what I3 allows."""
+    reset, what came in that second ends from the broker or by whoever has ended it, and no photo is paid for beyond what I3 allows."""
     valkey = servers.valkey
     async with (
         Proxy("replication", valkey.port) as replication,
@@ -150,10 +149,9 @@ async def test_failover_that_loses_the_last_second_resets_only_what_it_lost(serv
         lost = [job for job in load.jobs if job.end and lost_from - 1 < job.end.at < moved]
         print(f"{len(lost)} jobs ended in what was lost")
         for job in lost:
-            await eventually(partial(is_over, cluster, job), "it ends once more", DEADLINE_SECONDS + 10)
-        # Who saw an end that was lost reads another; who came in that second has lost its session as well.
-        known = ("401 session_unknown", *(f"{job.job_id} ended done and reads" for job in lost))
-        wrong = [line for line in await cluster.violations() if not any(word in line for word in known)]
+            await eventually(partial(is_done_still, cluster, job), "its consumer says its end again")
+        # Who came in that second has lost its session.
+        wrong = [line for line in await cluster.violations() if "401 session_unknown" not in line]
         assert not wrong, wrong
         assert not [job.marker for job, _ in begun if was_reset(job)]
         reset = [job for job in load.jobs if was_reset(job)]
@@ -161,9 +159,10 @@ async def test_failover_that_loses_the_last_second_resets_only_what_it_lost(serv
         assert all((job.accepted_at or lost_from) > lost_from - LONGEST_LOAD_JOB_SECONDS for job in reset)
 
 
-async def is_over(cluster: Cluster, job: TrackedJob) -> bool:
+async def is_done_still(cluster: Cluster, job: TrackedJob) -> bool:
+    """Also where its session is lost, or its record: then nobody can read it."""
     answer = await cluster.client.call("GET", f"/api/v1/waste/jobs/{job.job_id}", job.token)
-    return answer.status in (401, 404) or Stage(answer.body["stage"]).is_terminal
+    return answer.status in (401, 404) or answer.body["stage"] == "done"
 
 
 def was_reset(job: TrackedJob) -> bool:

@@ -103,6 +103,7 @@ class SharedRedis(Redis):
 
     def __init__(self, pool: ConnectionPool) -> None:
         super().__init__(connection_pool=pool)
+        self.link_lost = asyncio.Event()  # whoever waits for it clears it
         self._link: SharedLink | None = None
         self._opening: asyncio.Task[SharedLink] | None = None
 
@@ -137,7 +138,9 @@ class SharedRedis(Redis):
         return await asyncio.shield(self._opening)
 
     async def _open_link(self) -> SharedLink:
-        self._link = await SharedLink.open(self.connection_pool, CALL_TIMEOUT_SECONDS)
+        self._link = await SharedLink.open(
+            self.connection_pool, CALL_TIMEOUT_SECONDS, on_loss=self.link_lost.set
+        )
         return self._link
 
     def leave(self) -> None:
@@ -172,7 +175,7 @@ class SharedScript:
 
 
 @asynccontextmanager
-async def open_redis(url: str) -> AsyncIterator[Redis]:
+async def open_redis(url: str) -> AsyncIterator[SharedRedis]:
     """A client whose calls share one connection; a broken one is replaced once, a timeout is not retried."""
     server_url, options = pool_options(url)
     pool = ConnectionPool.from_url(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from growbin.adapters.redis.agenda import passes_of
 from growbin.adapters.redis.connection import ask, open_redis
 from growbin.adapters.redis.log_look import LogLook
 from growbin.adapters.redis.paid_calls import PaidCallsScript
+from growbin.adapters.redis.script_call import ScriptCall
 from growbin.adapters.redis.stored_values import (
     parse_entry,
     read_answer,
@@ -27,6 +27,7 @@ from growbin.adapters.redis.stored_values import (
     read_ended,
     read_snapshot,
 )
+from growbin.adapters.redis.written_ends import WrittenEnds
 from growbin.analysis import is_analysis
 from growbin.budgets import Budget
 from growbin.errors import Rejected
@@ -113,6 +114,7 @@ class RedisProgressLog(PaidCallsScript):
         sources = [folder.joinpath(name).read_text("utf-8") for name in ("budget.lua", "progress_log.lua")]
         self._script = redis.register_script("".join(sources))
         self._look = LogLook(redis)
+        self._ends = WrittenEnds(redis, self._call)
 
     @classmethod
     @asynccontextmanager
@@ -133,7 +135,9 @@ class RedisProgressLog(PaidCallsScript):
             limits = ProgressLimits(
                 lease_seconds, max_starts, max_paid_calls, unused_ticket_seconds, erased_after_seconds
             )
-            yield cls(redis, image_base_url, limits, budget)
+            progress = cls(redis, image_base_url, limits, budget)
+            async with progress._ends.written_again(redis.link_lost):
+                yield progress
 
     @property
     def redis(self) -> Redis:
@@ -146,20 +150,21 @@ class RedisProgressLog(PaidCallsScript):
         return True
 
     async def _run(self, operation: str, job_id: UUID, *shared_keys: str, **parameters: object) -> Any:
-        named = (keys.progress, keys.events, keys.result, keys.lease, keys.attempts, keys.answer)
-        name, drawn = str(job_id), secrets.token_hex(10)
-        given: dict[str, Any] = {"job_id": name, "nonce": drawn[:8], "epoch": drawn[8:]}
-        given |= {about: value for about, value in parameters.items() if value is not None}
-        args: list[str | bytes] = [operation, to_json(given), _CONSTANTS]
-        all_keys = [*(key(name) for key in named), *shared_keys]
-        # A renewal each second would be all that one sees of a slow job.
-        with traces.span(f"redis {operation}", "client") if operation != "renew" else nullcontext():
-            found, written_end = await ask(self._script(keys=all_keys, args=args))
+        found, written_end = await self._call(call := ScriptCall(operation, job_id, shared_keys, parameters))
         if written_end is not None:  # here, where it is written, so that an outage shows while it lasts
-            outcome = given.get("code", written_end)
+            outcome = parameters.get("code") or written_end
             metrics.jobs_ended.labels(outcome=outcome).inc()
             log.info("job_ended", job_id=str(job_id), outcome=outcome)
+        if operation == "erase" or (written_end is not None and operation in ("append", "cancel")):
+            self._ends.keep(call)
         return found
+
+    async def _call(self, call: ScriptCall) -> tuple[Any, str | None]:
+        """What the operation returns, and the end that it has written."""
+        # A renewal each second would be all that one sees of a slow job.
+        with traces.span(f"redis {call.operation}", "client") if call.operation != "renew" else nullcontext():
+            answer = await ask(self._script(call.keys, [call.operation, call.drawn(), _CONSTANTS]))
+        return cast("tuple[Any, str | None]", answer)
 
     def _about(self, job: Job) -> dict[str, object]:
         """What the script needs to write a history from nothing, should it have been lost."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -24,7 +25,10 @@ class SharedLink(asyncio.Protocol):
     """A connection that the library has opened, with its address, TLS, password and database, and that is
     ours to read from then on."""
 
-    def __init__(self, connection: AbstractConnection, patience_seconds: float) -> None:
+    def __init__(
+        self, connection: AbstractConnection, patience_seconds: float, on_loss: Callable[[], object]
+    ) -> None:
+        self._on_loss = on_loss
         self._writer = _taken_over(connection)  # kept: a writer that is collected closes its transport
         self._transport = self._writer.transport
         self._reader = hiredis.Reader(
@@ -43,12 +47,15 @@ class SharedLink(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     @classmethod
-    async def open(cls, pool: ConnectionPool, patience_seconds: float) -> SharedLink:
+    async def open(
+        cls, pool: ConnectionPool, patience_seconds: float, on_loss: Callable[[], object]
+    ) -> SharedLink:
         """Like a connection of `pool`, but not one of them. A server that says nothing for
-        `patience_seconds`, though it was asked, is asked no more."""
+        `patience_seconds`, though it was asked, is asked no more. `on_loss` is told when it is closed, by
+        either side."""
         connection: AbstractConnection = pool.connection_class(**pool.connection_kwargs)
         await connection.connect()  # type: ignore[no-untyped-call]
-        return cls(connection, patience_seconds)
+        return cls(connection, patience_seconds, on_loss)
 
     @property
     def is_usable(self) -> bool:
@@ -100,6 +107,7 @@ class SharedLink(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         while self._waiting:
             _hand_over(self._waiting.popleft(), RedisConnectionError(f"connection lost: {error}"))
+        self._on_loss()
 
 
 def _taken_over(connection: AbstractConnection) -> asyncio.StreamWriter:
