@@ -163,7 +163,7 @@ class RedisProgressLog(PaidCallsScript):
         """What the operation returns, and the end that it has written."""
         # A renewal each second would be all that one sees of a slow job.
         with traces.span(f"redis {call.operation}", "client") if call.operation != "renew" else nullcontext():
-            answer = await ask(self._script(call.keys, [call.operation, call.drawn(), _CONSTANTS]))
+            answer = await ask(self._script(call.keys, [call.operation, call.as_json(), _CONSTANTS]))
         return cast("tuple[Any, str | None]", answer)
 
     def _about(self, job: Job) -> dict[str, object]:

@@ -29,8 +29,8 @@ class ScriptCall:
     def keys(self) -> list[str]:
         return [*(key(str(self.job_id)) for key in _OF_A_JOB), *self.shared_keys]
 
-    def drawn(self) -> bytes:
-        """The parameters, with what is drawn anew each time: its nonce, and an epoch should it need one."""
+    def as_json(self) -> bytes:
+        """The parameters, with a nonce of its own each time, and an epoch should one be needed."""
         drawn = secrets.token_hex(10)
         told = {about: value for about, value in self.parameters.items() if value is not None}
         return to_json({"job_id": str(self.job_id), "nonce": drawn[:8], "epoch": drawn[8:], **told})
