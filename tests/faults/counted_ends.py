@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
@@ -115,7 +116,8 @@ class CountedEnds:
             job_id for process in self._cluster.processes for job_id in calls_unanswered(process.log)
         }
         jobs, journal = self._cluster.ledger.jobs.values(), self._cluster.journal
-        return wrong + mislogged(jobs, logged, journal, unanswered)
+        again = sum((ends_written_again(process.log) for process in self._cluster.processes), Counter[str]())
+        return wrong + mislogged(jobs, logged, journal, unanswered, again)
 
     @property
     def lines(self) -> list[str]:
@@ -212,14 +214,21 @@ def calls_unanswered(log: str) -> set[str]:
     return {said["job_id"] for said in told if said["part"] == "redis" and "job_id" in said}
 
 
+def ends_written_again(log: str) -> Counter[str]:
+    """Of how many ends of each job it says so: they were counted the first time."""
+    told = (json.loads(line) for line in log.splitlines() if '"end_written_again"' in line)
+    return Counter(said["job_id"] for said in told)
+
+
 def mislogged(
     jobs: Iterable[TrackedJob],
     logged: Mapping[str, Iterable[End]],
     journal: Journal,
     unanswered: Container[str] = (),
+    again: Mapping[str, int] = MappingProxyType({}),
 ) -> list[str]:
-    """Ends that were logged twice, by another outcome, or not at all though nothing befell their writer, and
-    no call about the job stayed `unanswered`."""
+    """Ends that were logged twice, by another outcome, or not at all though nothing befell their writer,
+    no call about the job stayed `unanswered`, and none was written `again`."""
     told = by_job(logged)
     writers = [name for process in logged for name in (process, f"redis of {process}")]
     booted = time.time() - time.monotonic()
@@ -232,6 +241,7 @@ def mislogged(
     for job in jobs:
         lines, seen = told.pop(job.job_id, []), ends_seen(job)
         unlogged, unseen = differences(job, lines)
+        unlogged = unlogged[again.get(job.job_id, 0) :]
         may_be_unseen = job.delete_asked_at is not None or job.was_destroyed
         most_unseen = max(0, job.run + len(job.destroyed) - len(seen)) if may_be_unseen else 0
         is_missing = any(not is_hurt(end.at - booted, end.at - booted) for end in unlogged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from tests.faults.counted_ends import (
     ends_counted,
     ends_logged,
     ends_seen,
+    ends_written_again,
     mislogged,
 )
 from tests.faults.instruments.journal import Journal
@@ -161,6 +163,14 @@ def test_job_that_redis_forgot_may_end_again() -> None:
         job.destroyed.append((0, time.monotonic()))
     lines = logged(*[("right", "done")] * 2, *[("thrice", "done")] * 3)
     assert named(mislogged(jobs, lines, Journal())) == ["thrice"]
+
+
+def test_end_that_was_written_again_is_logged_once() -> None:
+    """One for each time that a process says so."""
+    log = json.dumps({"event": "end_written_again", "job_id": "right"})
+    jobs = [job_of(name, told("done"), told("done", 7)) for name in ("right", "wrong")]
+    lines = logged(("right", "done"), ("wrong", "done"))
+    assert named(mislogged(jobs, lines, Journal(), (), ends_written_again(log))) == ["wrong"]
 
 
 def test_ticket_that_ran_out_is_counted_as_not_uploaded() -> None:

@@ -108,7 +108,8 @@ async def test_planned_failover_under_load_is_over_two_seconds_after_the_name_po
 @pytest.mark.timeout(180)
 async def test_failover_that_loses_the_last_second_resets_only_what_it_lost(servers: Servers) -> None:
     """The primary dies with a second of writes that its replica never got: jobs from before go on without a
-    reset, what came in that second ends from the broker or by whoever has ended it, and no photo is paid for beyond what I3 allows."""
+    reset, what came in that second ends from the broker, what ended in it is done still, and no photo is paid
+    for beyond what I3 allows."""
     valkey = servers.valkey
     async with (
         Proxy("replication", valkey.port) as replication,
