@@ -42,6 +42,7 @@ TRAIN_INSTALLED := $(TRAIN_VENV)/.installed-$(VERSION)$(if $(TORCH),-$(TORCH))
 TRAIN_PYTHON := PYTHONPATH=src $(TRAIN_VENV)/bin/python
 
 BROWSER := $(PYTHON) -m tests.browser
+FAILED_LINES := grep -hE "^(FAILED|ERROR|INTERNALERROR)" $(VENV)/test-*.log | tail -n 40
 TEST := $(VENV)/bin/python -m pytest -m "not long" --durations=10 --durations-min=2 --ignore=tests/deploy --ignore=tests/image --ignore=tests/train
 # A lane each, of about the same length; a fourth is all that is not named here.
 TEST_FAULTS := tests/faults
@@ -62,7 +63,7 @@ run: $(RUNNABLE) rabbitmq curl  ## start everything here and serve http://127.0.
 	@exec $(VENV)/bin/growbin stack --port $(PORT) $(ARGS)
 
 test: setup chromium node prometheus  ## all tests but the long ones, on real RabbitMQ, Valkey, SeaweedFS and nginx
-	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=4 test-here test-faults test-parts test-unit; code=$$?; cat $(VENV)/test-*.log; exit $$code)
+	@$(if $(ARGS),$(TEST) $(ARGS),$(QUIETLY) --jobs=4 test-here test-faults test-parts test-unit; code=$$?; cat $(VENV)/test-*.log; $(FAILED_LINES); exit $$code)
 
 # Runs that mostly wait, each on servers of its own; the output of all but one is kept apart until the end.
 test-here:

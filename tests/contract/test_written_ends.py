@@ -152,6 +152,8 @@ async def test_newer_run_is_not_ended_by_the_end_of_the_one_before(
     await progress.reopen(job, 300)
     marker = await failed_job(progress)
     await forget(redis, marker)
-    await cut(progress, redis)
-    await until_it_is("failed", progress, marker)
+    with capture_logs() as logs:
+        await cut(progress, redis)
+        await until_it_is("failed", progress, marker)
     assert await stage_of(progress, job) == "queued"
+    assert [line["job_id"] for line in logs if line["event"] == "end_written_again"] == [str(marker.job_id)]

@@ -31,15 +31,17 @@ FROZEN_HOLDER_SECONDS = 16.0  # fifteen
 
 
 def with_short_lease(
-    servers: Servers, consumers: int = 1, max_paid_calls: int = 3
+    servers: Servers, consumers: int = 1, max_paid_calls: int = 3, **settings: str
 ) -> AbstractAsyncContextManager[Cluster]:
     """A cluster in which a dead consumer's jobs may soon be begun again."""
     return Cluster.running(
         servers,
+        gateways=1,
         consumers=consumers,
         LEASE_SECONDS="2",
         LEASE_RENEW_SECONDS="0.5",
         MAX_PAID_CALLS=str(max_paid_calls),
+        **settings,
     )
 
 
@@ -273,6 +275,32 @@ async def test_twenty_neighbours_survive_five_crashes_and_the_guilty_job_fails(s
         assert (await cluster.client.seen(guilty)).code == "failed: crashed"
         assert crashes == 5
         assert max(attempts_of(guilty)) == 4
+        await cluster.prove()
+
+
+async def test_suspects_whose_turn_does_not_come_share_one(servers: Servers) -> None:
+    """Two jobs have lost two holders and would each run alone. Neither call comes to its end while the other
+    is waited for: before its deadline the second begins beside the first, and no other job does."""
+    async with with_short_lease(servers, JOB_DEADLINE_SECONDS="60") as cluster:  # a turn is waited for 15
+        (consumer,) = cluster.consumers
+        names = ("one", "two")
+        strikes = [[cluster.model.hold(name) for name in names] for _ in range(3)]
+        suspects = [await cluster.client.submit(name) for name in names]
+        for strike in strikes[:2]:
+            await asyncio.gather(*(hold.reached() for hold in strike))
+            await crash(consumer)
+        innocent = await cluster.client.submit("innocent")
+        calls = cluster.model.calls_of
+
+        async def are_both_in_their_calls() -> bool:
+            return all(len(calls(name)) == 3 for name in names)
+
+        await eventually(are_both_in_their_calls, "both suspects are in their third calls", 45)
+        assert not calls("innocent")
+        for hold in strikes[2]:
+            hold.release()
+        for job in (*suspects, innocent):
+            assert (await cluster.client.follow(job)).code == "done"
         await cluster.prove()
 
 

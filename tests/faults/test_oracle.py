@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.instruments.journal import Journal, Trouble
 from tests.faults.instruments.oracle import SESSION_STREAM, Event, Ledger, Read, Stream, TrackedJob
-from tests.faults.instruments.promises import answer_for, feedback_miscounted
+from tests.faults.instruments.promises import LATE_SECONDS, answer_for, feedback_miscounted
 from tests.faults.model import Call
 
 PROGRESS = {"awaiting_upload": 0, "queued": 10, "fetching": 25, "analysing": 45, "advising": 90}
@@ -529,8 +529,8 @@ def test_session_whose_list_was_set_back_may_reset_what_is_made_since() -> None:
     assert not stranger.may_reset(time.monotonic(), in_session=True)
 
 
-def test_run_that_was_driven_again_is_promised_anew() -> None:
-    """Its client gets `reset`, and one end more; the first run's answer was paid for, too."""
+def driven_again() -> Case:
+    """A job that failed, was driven again and is done, with a client that came back."""
     case = case_of(streams=1, calls=2)
     del case.job.streams[-1]
     case.ledger.sessions_heard.clear()
@@ -542,7 +542,14 @@ def test_run_that_was_driven_again_is_promised_anew() -> None:
     case.job.streams.append(Stream("second run", run=2, resumes_after="e.5.failed1", events=told))
     case.job.final = None
     case.job.reads.clear()
+    return case
+
+
+def test_run_that_was_driven_again_is_promised_anew() -> None:
+    """Its client gets `reset`, and one end more; the first run's answer was paid for, too."""
+    case = driven_again()
     assert case.verdict() == []
+    told = list(case.job.streams[-1].events)
     told[0] = replace(told[0], name="progress")
     case.job.streams[-1].events[:] = told
     assert case.broken() == ["I4"]
@@ -552,6 +559,15 @@ def test_run_that_was_driven_again_is_promised_anew() -> None:
     case.job.streams[-1].resumes_after = None
     told[0].data["seq"] = 2
     assert "I4" in case.broken()
+
+
+def test_life_of_a_new_run_begins_with_the_try_that_wrote_it() -> None:
+    """The first may have found Redis away, and nobody knows which of those whose answer was lost it was."""
+    case = driven_again()
+    case.job.accepted_time -= DEADLINE_SECONDS + LATE_SECONDS + 1
+    assert case.broken() == ["I1"]
+    case.job.driven()
+    assert case.verdict() == []
 
 
 def test_sessions_stream_may_tell_a_run_after_the_job_was_driven_again() -> None:

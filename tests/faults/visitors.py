@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,7 +20,6 @@ JOB_SECONDS = 240.0
 SECOND_STREAM_SHARE = 0.1
 ASK_AGAIN_SHARE = 0.1
 WAIT_SECONDS = 5  # of `Prefer: wait`
-REDRIVEN_SECONDS = 120.0  # whatever is away meanwhile
 LATEST_CHANGE_OF_MIND_SECONDS = 4.0
 
 
@@ -117,16 +115,19 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
         job.drive_again()
 
         async def is_driven() -> bool:
+            # Its answer may be lost; and a Redis that was set back may not know that the job failed.
+            body = (await cluster.client.look(job)).body
+            if job.was_destroyed or (
+                isinstance(body, dict) and body.get("stage") not in (None, "failed", "queued")
+            ):
+                return True
             status, said = await said_by(cluster, "redrive", "--job", job.job_id)
             if status != 0:
                 print(said)
-            # Its answer may be lost; and a Redis that was set back may not know that the job failed.
-            body = (await cluster.client.look(job)).body
-            begun = isinstance(body, dict) and body.get("stage") not in (None, "failed", "queued")
-            return status == 0 or begun or job.was_destroyed
+            return status == 0 or job.was_destroyed
 
-        await eventually(is_driven, f"{marker} is driven again", REDRIVEN_SECONDS)
-        job.begun_at = time.monotonic()
+        await eventually(is_driven, f"{marker} is driven again", JOB_SECONDS)
+        job.driven()
     if job.was_destroyed:
         job.accepted_at, job.refusal = None, "a Redis that was set back forgot it"
         return

@@ -89,48 +89,93 @@ async def test_turns_never_exceed_the_places() -> None:
     assert most == 3
 
 
+class Visit:
+    """Somebody at the gate, who stays inside until told to go."""
+
+    def __init__(self, gate: SoloGate, *, alone: bool = False, patience_seconds: float = 300) -> None:
+        self._inside = asyncio.Event()
+        self._may_go = asyncio.Event()
+        self.task = asyncio.create_task(self._stay(gate, alone, patience_seconds))
+
+    async def _stay(self, gate: SoloGate, alone: bool, patience_seconds: float) -> None:
+        async with gate.entered(alone=alone, patience_seconds=patience_seconds):
+            self._inside.set()
+            await self._may_go.wait()
+
+    @property
+    def is_inside(self) -> bool:
+        return self._inside.is_set() and not self.task.done()
+
+    async def goes_in(self) -> None:
+        async with asyncio.timeout(30):
+            await self._inside.wait()
+
+    async def goes(self) -> None:
+        self._may_go.set()
+        async with asyncio.timeout(30):
+            await self.task
+
+
+async def nothing_moves() -> None:
+    """All that is ready has run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def test_solo_waits_for_the_others_and_keeps_new_ones_out() -> None:
     """Who wants to be alone waits for those inside, goes before those who come later, and is alone."""
     gate = SoloGate()
-    order: list[str] = []
-    first_may_leave = asyncio.Event()
+    first = Visit(gate)
+    await first.goes_in()
+    solo, later = Visit(gate, alone=True), Visit(gate)
+    await nothing_moves()
+    assert not solo.is_inside
+    assert not later.is_inside
+    await first.goes()
+    await solo.goes_in()
+    await nothing_moves()
+    assert not later.is_inside
+    await solo.goes()
+    await later.goes_in()
+    await later.goes()
 
-    async def enter(name: str, *, alone: bool, until: asyncio.Event | None = None) -> None:
-        async with gate.entered(alone=alone):
-            order.append(f"+{name}")
-            await (until.wait() if until else asyncio.sleep(0.01))
-            order.append(f"-{name}")
 
-    first = asyncio.create_task(enter("first", alone=False, until=first_may_leave))
-    await asyncio.sleep(0.01)
-    solo = asyncio.create_task(enter("solo", alone=True))
-    await asyncio.sleep(0.01)
-    later = asyncio.create_task(enter("later", alone=False))
-    await asyncio.sleep(0.01)
-    first_may_leave.set()
-    await asyncio.gather(first, solo, later)
-    assert order == ["+first", "-first", "+solo", "-solo", "+later", "-later"]
+async def test_solo_that_has_waited_long_enough_goes_in_beside_another() -> None:
+    """Not beside the rest, which stay out until the last solo has gone."""
+    gate = SoloGate()
+    first = Visit(gate)
+    await first.goes_in()
+    impatient = Visit(gate, alone=True, patience_seconds=0.01)
+    await asyncio.wait([impatient.task], timeout=0.05)
+    assert not impatient.is_inside
+    patient = Visit(gate, alone=True)
+    await nothing_moves()
+    await first.goes()
+    await impatient.goes_in()
+    another, later = Visit(gate, alone=True, patience_seconds=0.01), Visit(gate)
+    await another.goes_in()
+    assert not patient.is_inside
+    await impatient.goes()
+    await nothing_moves()
+    assert another.is_inside
+    assert not patient.is_inside
+    assert not later.is_inside
+    await another.goes()
+    await patient.goes_in()
+    await patient.goes()
+    await later.goes_in()
+    await later.goes()
 
 
 async def test_cancelled_solo_lets_the_others_in() -> None:
     """A solo waiter that gives up does not keep the gate shut."""
     gate = SoloGate()
-    async with gate.entered(alone=False):
-        solo = asyncio.create_task(_enter_alone(gate))
-        await asyncio.sleep(0.01)
-        later = asyncio.create_task(_enter(gate))
-        await asyncio.sleep(0.01)
-        solo.cancel()
-        await asyncio.wait([solo])
-        async with asyncio.timeout(30):
-            await later
-
-
-async def _enter(gate: SoloGate) -> None:
-    async with gate.entered(alone=False):
-        pass
-
-
-async def _enter_alone(gate: SoloGate) -> None:
-    async with gate.entered(alone=True):
-        pass
+    first = Visit(gate)
+    await first.goes_in()
+    solo, later = Visit(gate, alone=True), Visit(gate)
+    await nothing_moves()
+    solo.task.cancel()
+    await asyncio.wait([solo.task])
+    await later.goes_in()
+    await later.goes()
+    await first.goes()

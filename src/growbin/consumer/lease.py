@@ -24,6 +24,9 @@ log = structlog.get_logger()
 
 HELD_DELAY_SECONDS = 5
 REDIS_PAUSE_SECONDS = 0.5
+# Of a job's life it waits for a turn alone. A consumer that dies twice with thirty jobs in hand leaves thirty
+# such waits: the last would outlast their deadlines.
+ALONE_SHARE = 0.25
 
 
 class Settled(Exception):
@@ -45,12 +48,12 @@ class Lease:
 @asynccontextmanager
 async def lease_of(job: Job, consumer: Consumer) -> AsyncIterator[Lease]:
     """Begin the job, once no part is away. One that may have crashed two consumers runs alone, so that a
-    third crash hits no other job."""
-    alone = False
+    third crash hits no other job; or beside others that may have, when its turn does not come in time."""
+    alone, patience_seconds = False, ALONE_SHARE * life_seconds(job)
     while True:
         # The deadline may pass meanwhile: then `begin` ends the job.
         await consumer.breakers.all_well(within_seconds=life_seconds(job))
-        async with consumer.solo.entered(alone=alone):
+        async with consumer.solo.entered(alone=alone, patience_seconds=patience_seconds):
             start = await begin(job, consumer, alone=alone)
             if start == "suspect":
                 alone = True

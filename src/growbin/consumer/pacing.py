@@ -109,43 +109,50 @@ class Throttle:
 
 
 class SoloGate:
-    """Many jobs at once, or one alone. Solo jobs take priority; otherwise they would starve."""
+    """Many jobs at once, or one alone. Solo jobs take priority; otherwise they would starve. One that has
+    waited as long as it may goes in beside others that are solo."""
 
     def __init__(self) -> None:
         self._inside = 0
-        self._is_alone = False
+        self._is_for_solo = False
         self._waiting_for_solo = 0
         self._is_closing = False
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
-    async def entered(self, *, alone: bool) -> AsyncIterator[None]:
+    async def entered(self, *, alone: bool, patience_seconds: float) -> AsyncIterator[None]:
         """Raises Closing."""
         async with self._changed:
-            await (self._wait_for_nobody() if alone else self._wait_for_room())
+            await (self._wait_for_nobody(patience_seconds) if alone else self._wait_for_room())
             if self._is_closing:
                 raise Closing
             self._inside += 1
-            self._is_alone = alone
+            self._is_for_solo = alone
         try:
             yield
         finally:
             self._inside -= 1
-            self._is_alone = False
+            self._is_for_solo = self._is_for_solo and self._inside > 0
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _wait_for_nobody(self) -> None:
+    async def _wait_for_nobody(self, patience_seconds: float) -> None:
         self._waiting_for_solo += 1
         try:
-            await self._changed.wait_for(lambda: self._inside == 0 or self._is_closing)
+            try:
+                async with asyncio.timeout(patience_seconds):
+                    await self._changed.wait_for(lambda: self._is_closing or not self._inside)
+            except TimeoutError:
+                await self._changed.wait_for(
+                    lambda: self._is_closing or not self._inside or self._is_for_solo
+                )
         finally:
             self._waiting_for_solo -= 1
             self._changed.notify_all()  # should this one give up, the others need not wait
 
     async def _wait_for_room(self) -> None:
         await self._changed.wait_for(
-            lambda: self._is_closing or not (self._is_alone or self._waiting_for_solo)
+            lambda: self._is_closing or not (self._is_for_solo or self._waiting_for_solo)
         )
 
     async def close(self) -> None:

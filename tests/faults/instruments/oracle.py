@@ -173,6 +173,11 @@ class TrackedJob:
         self.accept()
         self.begun_at = None
 
+    def driven(self) -> None:
+        """Its new run was surely written, by one of the tries since `drive_again`: its life may begin now."""
+        self.accepted_at = None
+        self.accept()
+
     # --- what of it was destroyed
 
     @property

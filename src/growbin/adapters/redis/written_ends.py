@@ -32,9 +32,11 @@ PAUSE_SECONDS = 0.5
 
 class WrittenEnds:
     """The calls of the last seconds that have ended a job or deleted it, the oldest first. `write` makes one
-    once more."""
+    once more, and names the end that it has written."""
 
-    def __init__(self, redis: Redis, write: Callable[[ScriptCall], Awaitable[object]]) -> None:
+    def __init__(
+        self, redis: Redis, write: Callable[[ScriptCall], Awaitable[tuple[object, str | None]]]
+    ) -> None:
         self._redis = redis
         self._write = write
         self._kept = deque[ScriptCall]()
@@ -67,9 +69,12 @@ class WrittenEnds:
         """After this call; False while Redis is away."""
         try:
             if not _is_in(parse_object(await ask(self._redis.get(keys.result(end.job_id))) or ""), end):
-                await self._write(end)
-                self.keep(replace(end, at=time.monotonic()))  # it may be forgotten again
-                log.warning("end_written_again", job_id=str(end.job_id), operation=end.operation)
+                _, written = await self._write(end)
+                if (
+                    written or end.operation == "erase"
+                ):  # a deletion names only the end that it has forestalled
+                    self.keep(replace(end, at=time.monotonic()))  # it may be forgotten again
+                    log.warning("end_written_again", job_id=str(end.job_id), operation=end.operation)
         except Unavailable:
             return False
         except Exception:  # the others' shall be written all the same
