@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest_asyncio
 
 from tests.faults.cluster import Servers
 
+CLEANED_UP_SECONDS = 60
+
 
 @pytest_asyncio.fixture(scope="session")
 async def servers() -> AsyncIterator[Servers]:
@@ -17,3 +20,16 @@ async def servers() -> AsyncIterator[Servers]:
     with tempfile.TemporaryDirectory(prefix="growbin-faults-") as folder:
         async with Servers.running(Path(folder)) as running:
             yield running
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def no_row_goes_on() -> AsyncIterator[None]:
+    """A row that has run out of its time is left where it stands. Cancelled here it ends its processes;
+    else it would go on beneath the next row, on the same servers."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=CLEANED_UP_SECONDS)
