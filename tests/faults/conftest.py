@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from tests.faults.cluster import Servers
@@ -33,3 +34,15 @@ async def no_row_goes_on() -> AsyncIterator[None]:
         task.cancel()
     if left:
         await asyncio.wait(left, timeout=CLEANED_UP_SECONDS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with each failure what RabbitMQ complains of: a broken one fails each row that comes after."""
+    report = yield
+    servers = item.funcargs.get("servers")
+    if report.failed and isinstance(servers, Servers) and servers.rabbitmq.log.exists():
+        lines = servers.rabbitmq.log.read_text(errors="replace").splitlines()
+        complaints = [line for line in lines if "[error]" in line]
+        report.sections.append(("errors of RabbitMQ", "\n".join(complaints[-60:])))
+    return report
