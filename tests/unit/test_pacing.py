@@ -147,6 +147,7 @@ async def test_solo_that_has_waited_long_enough_goes_in_beside_another() -> None
     await first.goes_in()
     impatient = Visit(gate, alone=True, patience_seconds=0.01)
     await asyncio.wait([impatient.task], timeout=0.05)
+    await nothing_moves()  # it has lost its patience, and waits in the first place
     assert not impatient.is_inside
     patient = Visit(gate, alone=True)
     await nothing_moves()

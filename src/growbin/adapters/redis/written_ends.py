@@ -70,9 +70,8 @@ class WrittenEnds:
         try:
             if not _is_in(parse_object(await ask(self._redis.get(keys.result(end.job_id))) or ""), end):
                 _, written = await self._write(end)
-                if (
-                    written or end.operation == "erase"
-                ):  # a deletion names only the end that it has forestalled
+                # A deletion names only the end that it has forestalled.
+                if written or end.operation == "erase":
                     self.keep(replace(end, at=time.monotonic()))  # it may be forgotten again
                     log.warning("end_written_again", job_id=str(end.job_id), operation=end.operation)
         except Unavailable:
