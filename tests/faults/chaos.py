@@ -22,7 +22,7 @@ from growbin.gateway.session_id import Vector
 from tests.faults.chaos_table import table
 from tests.faults.cluster import Cluster, Servers
 from tests.faults.counted_ends import CountedEnds
-from tests.faults.inquest import Inquest, inquests
+from tests.faults.inquest import Inquest, calls_overcounted, inquests
 from tests.faults.instruments.nemesis import Action, Harm, Nemesis, plan
 from tests.faults.instruments.oracle import TrackedJob, outcome
 from tests.faults.versions import sources_of
@@ -101,7 +101,7 @@ class Run:
         """Why this run is no proof; empty when all is well."""
         found = [*self.violations, *self.failures]
         found += [f"{job.marker} {job.job_id} was lost" for job in self.lost]
-        found += [f"no cause is known: {inquest}" for inquest in self.inquests if not inquest.has_cause]
+        found += [f"no cause is known: {inquest}" for inquest in self.inquests if inquest.cause is None]
         found += [f"miscounted: {wrong}" for wrong in self.counted.violations()]
         if self.undone > max(MOST_UNDONE_SHARE * self.dose.jobs, MOST_UNDONE):
             found.append(f"{self.undone} of the jobs are not done")
@@ -131,6 +131,7 @@ async def run(servers: Servers, dose: Dose) -> Run:
             teller.cancel()
             seconds = time.monotonic() - began
             violations = await cluster.violations(SETTLE_SECONDS)
+            violations += [wrong async for wrong in calls_overcounted(cluster)]
             await counted.look()
         return Run(
             dose=dose,
@@ -141,7 +142,7 @@ async def run(servers: Servers, dose: Dose) -> Run:
             work=visitors.chosen,
             failures=visitors.failures,
             versions=await versions(cluster),
-            inquests=inquests(cluster),
+            inquests=await inquests(cluster),
             counted=counted,
         )
 

@@ -35,6 +35,7 @@ def table(run: Run) -> str:
         ("", _heard(run)),
         *(("outcome", f"{count:>6}  {kind}") for kind, count in count_by(run.jobs, outcome).items()),
         *(("ends", line) for line in run.counted.lines),
+        *(("not done for", line) for line in _causes(run)),
         *(("not done", str(inquest)) for inquest in run.inquests[:MOST_LINES]),
         (
             "accept to end",
@@ -57,6 +58,11 @@ def table(run: Run) -> str:
         lines.append(f"{'' if name == last else name:<18} {text}")
         last = name
     return "\n".join([*lines, *(f"  ! {failing}" for failing in run.failings[:MOST_LINES])])
+
+
+def _causes(run: Run) -> Iterable[str]:
+    causes = count_by(run.inquests, lambda inquest: inquest.cause or "no cause is known")
+    return (f"{count:>6}  {cause}" for cause, count in causes.items())
 
 
 def _heard(run: Run) -> str:

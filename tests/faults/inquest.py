@@ -1,20 +1,24 @@
-"""Why a job did not end `done`: who held it at each attempt, and what befell the holder.
+"""Why a job did not end `done`: who held it at each attempt, and what befell the holder and the calls.
 
 The consumers' logs say who began which job when, and what they gave as a reason; the journal says what was
-done to them. A job without a cause at each of its attempts is a defect of ours, not of the harm.
+done to them; Redis says how many starts and paid calls it has counted. A job that failed without all of its
+starts or calls hit is a defect of ours, not of the harm.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from tests.faults.instruments.allowance import excuses
 from tests.faults.instruments.journal import Journal, Trouble
 from tests.faults.instruments.oracle import TrackedJob, outcome
+from tests.faults.model import Call
+from tests.faults.surgery import PROGRESS, attempts_of, database
 
 if TYPE_CHECKING:
     from tests.faults.cluster import Cluster
@@ -53,30 +57,103 @@ class Holding:
 class Inquest:
     job: TrackedJob
     holdings: list[Holding]
+    starts: int = 0  # as Redis counts them
+    counted: int = 0  # paid calls, as Redis counts them
+    calls: list[str] = field(default_factory=list)  # that the model saw: what hit each; "" for none
+    max_starts: int = 4
+    max_paid_calls: int = 3
 
     @property
-    def has_cause(self) -> bool:
-        """A Redis that forgot it is one, and its refusal, for a job that was never accepted. What was done
-        once is done again, unless whoever did it was killed meanwhile."""
-        if outcome(self.job) == "expired" and any(item.done_at for item in self.holdings):
-            return all(item.befell for item in self.holdings if item.done_at)
-        if self.job.was_destroyed:
-            return True
+    def cause(self) -> str | None:
+        """Of the kinds for which a job need not be done; None when it is none of them."""
+        code = outcome(self.job)
         if self.job.accepted_at is None:
-            return bool(self.job.refusal)
+            return "never promised" if self.job.refusal else None
+        if code == "failed: model_answer_invalid":
+            return "nonsense of the model"
+        if code in ("failed: crashed", "failed: temporarily_unavailable") and self._is_each_hurt:
+            if self.starts >= self.max_starts:
+                return "all its holders lost"
+            if self._is_each_call_hit:
+                return "all its calls hit"
+        if code == "expired" and any(item.done_at for item in self.holdings):
+            # What was done once is done again, unless whoever did it was killed meanwhile.
+            was_killed = all(item.befell for item in self.holdings if item.done_at)
+            return "done, its holder killed and its end forgotten by Redis" if was_killed else None
+        if self.job.was_destroyed:
+            return "forgotten by Redis"
+        return "its time used up by holders lost" if code == "expired" and self._is_each_hurt else None
+
+    @property
+    def _is_each_hurt(self) -> bool:
         return bool(self.holdings) and all(item.befell or item.reasons for item in self.holdings)
+
+    @property
+    def _is_each_call_hit(self) -> bool:
+        """A call that was counted and never came to the model was its holder's last act, or its link's."""
+        unseen = self.counted - len(self.calls)
+        is_full = self.counted >= self.max_paid_calls
+        return (
+            is_full and all(self.calls) and unseen <= sum(item.befell is not None for item in self.holdings)
+        )
 
     def __str__(self) -> str:
         told = "; ".join(map(str, self.holdings)) or "no consumer began it"
-        return f"{self.job.marker} {self.job.job_id} {outcome(self.job)}: {told}"
+        calls = ", ".join(hit or "unhurt" for hit in self.calls) or "none"
+        counted = f"{self.starts} starts, {self.counted} calls counted, seen: {calls}"
+        return f"{self.job.marker} {self.job.job_id} {outcome(self.job)}: {told} ({counted})"
 
 
-def inquests(cluster: Cluster) -> list[Inquest]:
+async def inquests(cluster: Cluster) -> list[Inquest]:
     """One for each job that is not done and whose owner wished nothing else."""
     undone = [job for job in cluster.ledger.jobs.values() if outcome(job) != "done"]
     jobs = {job.job_id: job for job in undone if job.cancel_asked_at is None}
     logs = {process.name: process.log.splitlines() for process in cluster.consumers}
-    return [Inquest(job, held) for job, held in holdings_of(jobs, logs, cluster.journal)]
+    found = []
+    for job, held in holdings_of(jobs, logs, cluster.journal):
+        counts = await attempts_of(cluster, job)
+        found.append(
+            Inquest(
+                job,
+                held,
+                counts.get("starts", 0),
+                counts.get("paid", 0),
+                hits_of(_calls_of_latest_run(cluster, job), cluster.journal),
+                int(cluster.settings.get("MAX_STARTS", "4")),
+                int(cluster.settings.get("MAX_PAID_CALLS", "3")),
+            )
+        )
+    return found
+
+
+async def calls_overcounted(cluster: Cluster) -> AsyncIterator[str]:
+    """A call is counted once, whatever becomes of Redis' answers: only a blow to its consumer, or the link,
+    keeps one that was counted from the model."""
+    parts = [target for process in cluster.consumers for target in (process.name, f"model of {process.name}")]
+    async with database(cluster, PROGRESS) as progress:
+        for job in cluster.ledger.jobs.values():
+            if not job.is_promised or job.was_destroyed or job.end is None:
+                continue
+            counted = int(await progress.hget(f"job:{{{job.job_id}}}:attempts", "paid") or 0)
+            seen = len(_calls_of_latest_run(cluster, job))
+            if counted > seen and not cluster.journal.during(parts, job.ticketed_at or 0, job.end.at):
+                yield f"I3 {job.marker} {job.job_id}: {counted} calls are counted, {seen} came to the model"
+
+
+def _calls_of_latest_run(cluster: Cluster, job: TrackedJob) -> list[Call]:
+    """A redrive begins with starts and calls anew."""
+    began = job.redriven_at[-1] if job.redriven_at else float("-inf")
+    return [call for call in cluster.model.calls_of(job.marker) if call.began > began]
+
+
+def hits_of(calls: Iterable[Call], journal: Journal) -> list[str]:
+    """What hit each call: a blow, or the model's own error; "" for one that was answered in peace."""
+    hits = []
+    for call in calls:
+        blows = [f"{excuse.blow.kind} of {excuse.blow.target}" for excuse in excuses([call], journal)]
+        error = [] if call.status in (None, 200) else [f"status {call.status}"]
+        hits.append(" and ".join(blows + error))
+    return hits
 
 
 def holdings_of(

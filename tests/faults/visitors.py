@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -37,11 +38,21 @@ class Visitors:
         """One job, from its ticket to whatever its owner wants of it."""
         way = follow if self.only_follow else choice.choices(list(WAYS), list(WAYS.values()))[0]
         self.chosen[way.__name__.replace("_", " ")] += 1
-        with suppress(Refused, TimeoutError):  # the ledger knows
+        with suppress(TimeoutError):  # the ledger knows
             try:
-                await way(self, marker, token, choice)
+                await self._insist_on(way, marker, token, choice)
             except AssertionError as failure:
                 self.failures.append(f"{marker}: {failure}")
+
+    async def _insist_on(self, way: Way, marker: str, token: str, choice: random.Random) -> None:
+        """A ticket that a Redis forgot before the upload was accepted is asked for again, as apps do."""
+        try:
+            await way(self, marker, token, choice)
+        except Refused:
+            job = self.cluster.ledger.jobs[marker]
+            if job.was_destroyed and job.accepted_at is None and job.delete_asked_at is None:
+                job.refusal = "Redis forgot its ticket, and another was asked for"
+                await self._insist_on(way, f"{marker}-again", token, choice)
 
     async def submitted(self, marker: str, token: str) -> TrackedJob:
         job = await self.cluster.client.submit(marker, token=token)
@@ -104,7 +115,7 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
     cluster = visitors.cluster
     cluster.model.script(marker, NONSENSE)
     job = await visitors.submitted(marker, token)
-    if (await cluster.client.seen(job, JOB_SECONDS)).name != "failed" or job.was_destroyed:
+    if (await cluster.client.seen(job, JOB_SECONDS)).name != "failed":
         return
 
     async def is_told() -> bool:
@@ -116,23 +127,49 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
 
         async def is_driven() -> bool:
             # Its answer may be lost; and a Redis that was set back may not know that the job failed.
-            body = (await cluster.client.look(job)).body
-            if job.was_destroyed or (
-                isinstance(body, dict) and body.get("stage") not in (None, "failed", "queued")
-            ):
+            if await stage_of(cluster, job) not in (None, "failed", "queued") or job.was_destroyed:
                 return True
-            status, said = await said_by(cluster, "redrive", "--job", job.job_id)
-            if status != 0:
-                print(said)
-            return status == 0 or job.was_destroyed
+            return await driven(cluster, job)
 
         await eventually(is_driven, f"{marker} is driven again", JOB_SECONDS)
         job.driven()
     if job.was_destroyed:
-        job.accepted_at, job.refusal = None, "a Redis that was set back forgot it"
+        await drive_until_done(visitors, job)
         return
     cluster.client.watch(job, "second run", resumes_after=job.own_streams[0].last_id)
     await cluster.client.seen(job, JOB_SECONDS)
+
+
+async def driven(cluster: Cluster, job: TrackedJob) -> bool:
+    """Whether the operator's command said so."""
+    status, said = await said_by(cluster, "redrive", "--job", job.job_id)
+    if status != 0:
+        print(said)
+    return status == 0
+
+
+async def drive_until_done(visitors: Visitors, job: TrackedJob) -> None:
+    """A Redis that is set back forgets that a job was driven again, or that it failed: the operator looks
+    until it is done, or unknown. What is seen of it meanwhile is nobody's promise."""
+    job.accepted_at = None
+
+    async def is_over() -> bool:
+        stage = await stage_of(visitors.cluster, job)
+        job.refusal = f"driven again while Redis was set back; {stage or 'unknown'} at last"
+        if stage in ("failed", "expired"):
+            async with visitors.redrives:
+                job.redriven_at.append(time.monotonic())
+                await driven(visitors.cluster, job)
+        return stage == "done"
+
+    with suppress(AssertionError):
+        await eventually(is_over, "it is done", JOB_SECONDS)
+
+
+async def stage_of(cluster: Cluster, job: TrackedJob) -> str | None:
+    """None: it is unknown, or nobody answers."""
+    answer = await cluster.client.look(job)
+    return str(answer.body["stage"]) if answer.status == 200 else None
 
 
 # How often each is chosen.

@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.faults.instruments.allowance import called_after_its_end, paid_too_often
 from tests.faults.instruments.journal import Journal
@@ -37,6 +37,8 @@ from tests.faults.instruments.story import STORY, TERMINAL, stream_violations, s
 from tests.faults.model import PROBE, Call
 
 __all__ = ["LATE_SECONDS", "STORY", "TERMINAL", "Event", "Ledger", "Read", "Stream", "TrackedJob"]
+
+Thing = TypeVar("Thing")
 
 SESSION_STREAM = "session stream"
 FORGOTTEN_SECONDS = 60.0
@@ -374,12 +376,9 @@ def _note_deletion(job: TrackedJob, asked_at: float, status: int) -> None:
         job.cancelled_time = job.cancelled_time or time.time()
 
 
-def count_by(jobs: Iterable[TrackedJob], key: Callable[[TrackedJob], str]) -> dict[str, int]:
-    """How many jobs of each kind, the largest first."""
-    counts: dict[str, int] = {}
-    for job in jobs:
-        counts[key(job)] = counts.get(key(job), 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+def count_by(things: Iterable[Thing], key: Callable[[Thing], str]) -> dict[str, int]:
+    """How many of each kind, the largest first."""
+    return dict(Counter(map(key, things)).most_common())
 
 
 def outcome(job: TrackedJob) -> str:
