@@ -44,6 +44,7 @@ ProgressLog = RedisProgressLog | FakeProgressLog
 FAILURE = Failure(code="photo_missing", detail="없어요", retryable=True)
 FIELDS = {"job_id", "seq", "stage", "progress", "message", "attempt", "updated_at"}  # of every event
 ANSWER = ModelAnswer(text='{"items":[]}', model="test", usage=Usage())
+OTHER_ANSWER = ModelAnswer(text='{"items":[1]}', model="test", usage=Usage())
 
 
 @pytest_asyncio.fixture(params=["fake", "real"])
@@ -940,6 +941,25 @@ async def test_newer_run_begins_with_all_its_starts_and_paid_calls(
         assert await progress.count_paid_call(second, again.attempt, call_id) == "counted"
     await progress.release(second, again.attempt)
     assert await progress.begin(second, alone=False, call_id=secrets.token_hex(4)) == "exhausted"
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the log", "the end"])
+async def test_newer_run_asks_anew(progress: ProgressLog, lost: str) -> None:
+    """The redrive that was lost may have been for the sake of the answer."""
+    first = job_of(upload())
+    start = await begun(progress, first)
+    assert await progress.count_paid_call(first, start.attempt, "call") == "counted"
+    assert await progress.keep_answer(first, start.attempt, ANSWER, "call") == "ours"
+    if lost != "the end":
+        await progress.finish(first, start.attempt, FAILURE)
+    if lost == "the log":
+        await lose_log(progress, first)
+    second = first.model_copy(update={"run": 2})
+    again = await begun(progress, second)
+    assert again.answer is None
+    assert await progress.keep_answer(second, again.attempt, OTHER_ANSWER, "another") == "ours"
+    await progress.release(second, again.attempt)
+    assert (await begun(progress, second)).answer == OTHER_ANSWER
 
 
 @pytest.mark.parametrize("is_accepted", [False, True], ids=["awaiting its upload", "queued"])

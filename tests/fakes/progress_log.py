@@ -430,6 +430,7 @@ class FakeProgressLog(MayBeAway):
         kept = self._of(job.job_id)
         if any(known.run < job.run for known in (kept.end, kept.snapshot) if known):
             kept.attempts = Attempts(token=kept.attempts.token, counted=kept.attempts.counted)
+            kept.answer = None
         if kept.end and kept.end.run < job.run:
             kept.end = None
         if kept.snapshot and kept.snapshot.run < job.run:

@@ -129,16 +129,17 @@ if not result then
 end
 
 -- A delivery of a newer run than what is stored means that a redrive was lost with this server's
--- tail: the stored run is history, and so are its starts and paid calls.
+-- tail: the stored run is history, and so are its starts, its paid calls and its answer, which may be what the
+-- job failed of.
 local RUN_COUNTS = { 'starts', 'paid', 'open' }
 if p.run and result and result.run and result.run < p.run and result.stage ~= 'deleted' then
   result = nil
-  redis.call('DEL', RESULT)
+  redis.call('DEL', RESULT, ANSWER)
   redis.call('HDEL', ATTEMPTS, unpack(RUN_COUNTS))
 end
 if p.run and snapshot and snapshot.run < p.run then
   snapshot = nil
-  redis.call('DEL', PROGRESS, EVENTS, RESULT, LEASE)
+  redis.call('DEL', PROGRESS, EVENTS, RESULT, LEASE, ANSWER)
   redis.call('HDEL', ATTEMPTS, unpack(RUN_COUNTS))
 end
 
