@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -127,17 +127,26 @@ async def inquests(cluster: Cluster) -> list[Inquest]:
 
 
 async def calls_overcounted(cluster: Cluster) -> AsyncIterator[str]:
-    """A call is counted once, whatever becomes of Redis' answers: only a blow to its consumer, or the link,
-    keeps one that was counted from the model."""
-    parts = [target for process in cluster.consumers for target in (process.name, f"model of {process.name}")]
+    """Of every job whose record is whole: each paid call that Redis counts was made."""
+    consumers = [process.name for process in cluster.consumers]
     async with database(cluster, PROGRESS) as progress:
         for job in cluster.ledger.jobs.values():
-            if not job.is_promised or job.was_destroyed or job.end is None:
-                continue
-            counted = int(await progress.hget(f"job:{{{job.job_id}}}:attempts", "paid") or 0)
-            seen = len(_calls_of_latest_run(cluster, job))
-            if counted > seen and not cluster.journal.during(parts, job.ticketed_at or 0, job.end.at):
-                yield f"I3 {job.marker} {job.job_id}: {counted} calls are counted, {seen} came to the model"
+            if job.is_promised and not job.was_destroyed:
+                counted = int(await progress.hget(f"job:{{{job.job_id}}}:attempts", "paid") or 0)
+                seen = len(_calls_of_latest_run(cluster, job))
+                for wrong in overcounted(job, counted, seen, cluster.journal, consumers):
+                    yield wrong
+
+
+def overcounted(
+    job: TrackedJob, counted: int, seen: int, journal: Journal, consumers: Iterable[str]
+) -> Iterator[str]:
+    """A call is counted once, whatever becomes of Redis' answers: only a blow to its consumer, or the link,
+    keeps one that was counted from the model."""
+    ways = [way for consumer in consumers for way in (consumer, f"model of {consumer}")]
+    until = job.end.at if job.end else time.monotonic()
+    if counted > seen and not journal.during(ways, job.ticketed_at or 0, until):
+        yield f"I3 {job.marker} {job.job_id}: {counted} calls are counted, and {seen} came to the model"
 
 
 def _calls_of_latest_run(cluster: Cluster, job: TrackedJob) -> list[Call]:

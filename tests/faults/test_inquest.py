@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.faults.inquest import Inquest, hits_of, holdings_of
+from tests.faults.inquest import Inquest, hits_of, holdings_of, overcounted
 from tests.faults.instruments.journal import Journal
 from tests.faults.instruments.oracle import Event, Stream, TrackedJob
 from tests.faults.model import Call
@@ -134,6 +134,27 @@ def test_call_is_hit_by_a_blow_or_by_the_model_s_own_error() -> None:
         "kill of consumer-1 and status 500",
         "",
     ]
+
+
+@pytest.mark.parametrize(
+    ("counted", "target", "is_called"),
+    [
+        (2, "", True),
+        (1, "", False),
+        (2, "consumer-1", False),
+        (2, "model of consumer-1", False),
+        (2, "consumer-3", True),  # not one of its queue's
+    ],
+)
+def test_call_that_is_counted_and_was_never_made_is_called(
+    counted: int, target: str, is_called: bool
+) -> None:
+    """Unless its consumer or the link to the model was hit meanwhile."""
+    journal, job = Journal(), TrackedJob("one", "token", "id-1", ticketed_at=time.monotonic())
+    if target:
+        journal.note(target, "kill")
+    wrong = list(overcounted(job, counted, 1, journal, ["consumer-1", "consumer-2"]))
+    assert bool(wrong) == is_called
 
 
 def test_job_that_nobody_began_has_no_cause() -> None:
