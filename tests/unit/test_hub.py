@@ -11,7 +11,7 @@ import pytest
 from growbin.errors import Unavailable
 from growbin.gateway.hub import Hub
 from growbin.gateway.watch import ReaderTooSlow, Watch
-from growbin.job import Failure, LogEntry, Stage
+from growbin.job import Failure, Job, LogEntry, Stage
 from growbin.ports import History, Started
 from tests.fakes import Clock, FakeProgressFeed, FakeProgressLog
 from tests.jobs import job_of, upload
@@ -305,6 +305,40 @@ async def test_stream_of_a_job_that_redis_lost_ends_when_it_is_due(stage: Told) 
         stage.progress.forget(event.job_id)
         assert [entry.event async for entry in watch] == ["progress"]
         assert not watch.has_ended
+
+
+async def driven_again_and_forgotten(stage: Told, watch_seconds: int) -> tuple[Watch, Job]:
+    """An open stream of the second run, of which Redis knows nothing any more."""
+    await stage.end(await stage.begin())
+    saved = stage.progress.saved(stage.job.job_id)
+    again = await stage.progress.reopen(stage.job, watch_seconds)
+    watch = await stage.hub.join(again.job_id, None)
+    assert watch.take() is not None
+    stage.progress.set_back(again.job_id, saved)
+    stage.hub.on_loss()
+    await asyncio.sleep(0.01)  # the hub reads the log again
+    return watch, again
+
+
+async def test_stream_of_a_run_that_redis_lost_is_not_told_the_end_of_the_one_before(stage: Told) -> None:
+    """Its delivery brings the run back, with another history: the client hears that, and its end."""
+    watch, again = await driven_again_and_forgotten(stage, 300)
+    assert watch.take() is None
+    start = await stage.progress.begin(again, alone=True, call_id="test")
+    assert isinstance(start, Started)
+    await stage.progress.finish(again, start.attempt, FAILURE)
+    async with asyncio.timeout(30):
+        entries = [entry async for entry in watch]
+    assert [entry.event for entry in entries] == ["reset", "failed"]
+    await stage.hub.leave(watch)
+
+
+async def test_stream_of_a_run_that_nothing_brings_back_ends_when_it_is_due(stage: Told) -> None:
+    """Redis knows the end of the run before, and so does its client at last."""
+    watch, _ = await driven_again_and_forgotten(stage, 1)
+    async with asyncio.timeout(30):
+        assert [entry.event async for entry in watch] == ["reset", "failed"]
+    await stage.hub.leave(watch)
 
 
 async def test_log_that_cannot_be_read_ends_its_stream_rather_than_leave_it_silent(stage: Told) -> None:

@@ -196,6 +196,11 @@ class Hub:
                 return state
             watch.locale = state.locale
             self._expire_in(watch.job_id, state)
+            if state.entry.ends and state.run < watch.run:
+                # Redis has lost that the job was driven again. Its delivery brings that back, if it is not due.
+                is_complete = watch.finish_reading([])
+                continue
+            watch.run = state.run
             entries = history.entries
             if state.entry.ends and watch.last_id == state.entry.id:
                 watch.end_without_news()
@@ -261,6 +266,8 @@ class Hub:
             return None
         self._expire_in(job_id, state)
         for watch in topic.watches:
+            if not topic.is_due_later:
+                watch.run = state.run  # nothing has brought back a later one
             if watch.is_behind(state.entry):
                 self._read_again(watch)  # whatever the live side should have brought
         return None

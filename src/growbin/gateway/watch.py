@@ -68,6 +68,7 @@ class Watch:
         "nothing_missed",
         "on_news",
         "place",
+        "run",
     )
 
     def __init__(
@@ -82,6 +83,7 @@ class Watch:
         self.last_id = last_id
         self.locale: Locale = "ko"  # of its job, once the log was read
         self.place: Place | None = None  # as its client knows it
+        self.run = 1  # of its job, the latest that its client was told of
         self.nothing_missed = False
         self.has_overflowed = False
         self.is_stale = False  # what is being read may be older than a loss of the live side
