@@ -197,7 +197,7 @@ class Hub:
             watch.locale = state.locale
             self._expire_in(watch.job_id, state)
             if state.entry.ends and state.run < watch.run:
-                # Redis has lost that the job was driven again. Its delivery brings that back, if it is not due.
+                # Redis has lost that the job was driven again; until it is due, its delivery may tell.
                 is_complete = watch.finish_reading([])
                 continue
             watch.run = state.run
