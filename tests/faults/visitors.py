@@ -130,7 +130,7 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
             # Its answer may be lost; and a Redis that was set back may not know that the job failed.
             if await stage_of(cluster, job) not in (None, "failed", "queued") or job.was_destroyed:
                 return True
-            return await driven(cluster, job)
+            return (await driven(cluster, job))[0]
 
         await eventually(is_driven, f"{marker} is driven again", JOB_SECONDS)
         job.driven()
@@ -143,29 +143,30 @@ async def come_again(visitors: Visitors, marker: str, token: str, _choice: rando
         await drive_until_done(visitors, job)
 
 
-async def driven(cluster: Cluster, job: TrackedJob) -> bool:
-    """Whether the operator's command said so."""
+async def driven(cluster: Cluster, job: TrackedJob) -> tuple[bool, str]:
+    """Whether the operator's command did it, and what it said."""
     status, said = await said_by(cluster, "redrive", "--job", job.job_id)
     if status != 0:
         print(said)
-    return status == 0
+    return status == 0, said
 
 
 async def drive_until_done(visitors: Visitors, job: TrackedJob) -> None:
     """A Redis that is set back forgets that a job was driven again, or that it failed: the operator looks
-    until it is done, or unknown. What is seen of it meanwhile is nobody's promise."""
-    job.accepted_at, is_driven = None, True
+    until it is done, or is told that nothing is left to drive. What is seen of it meanwhile is nobody's
+    promise."""
+    job.accepted_at, is_driven, said = None, True, ""
 
     async def is_over() -> bool:
-        nonlocal is_driven
+        nonlocal is_driven, said
         stage = await stage_of(visitors.cluster, job)
         job.refusal = f"driven again while Redis was set back; {stage or 'unknown'} at last"
         # A command that cannot tell whether it was heard asks to be repeated.
         if stage in ("failed", "expired") or (stage == "queued" and not is_driven):
             async with visitors.redrives:
                 job.redriven_at.append(time.monotonic())
-                is_driven = await driven(visitors.cluster, job)
-        return stage == "done"
+                is_driven, said = await driven(visitors.cluster, job)
+        return stage == "done" or "its record is gone" in said
 
     with suppress(AssertionError):
         await eventually(is_over, "it is done", JOB_SECONDS)
