@@ -61,6 +61,12 @@ UNTIL_STILL = """() => new Promise((resolve) => {
 OPINIONS = "Object.keys(localStorage).filter((key) => key.startsWith('growbin-opinion:'))"
 
 
+def until(condition: str) -> str:
+    """For `evaluate`: Playwright's own waiting looks again by `eval`, which the page's policy forbids."""
+    look = f"const look = () => ({condition}) ? resolve() : requestAnimationFrame(look)"
+    return f"() => new Promise((resolve) => {{ {look}; look(); }})"
+
+
 def verdicts_of(visit: Visit) -> list[Any]:
     """What the page tells the service about its answers, as it happens."""
     sent: list[Any] = []
@@ -150,7 +156,7 @@ async def test_who_has_scrolled_elsewhere_stays_there(
             await visit.reaches("analysing")
             await visit.page.evaluate(UNTIL_STILL)
             await visit.page.mouse.wheel(0, -2000)
-            await visit.page.wait_for_function("scrollY === 0")
+            await visit.page.evaluate(until("scrollY === 0"))
             assert await visit.page.evaluate(UNTIL_STILL) == 0
         await visit.reaches("done")
         assert await visit.page.evaluate(UNTIL_STILL) == 0
@@ -372,7 +378,7 @@ async def test_what_was_said_of_a_job_that_is_gone_is_forgotten(visit: Visit) ->
     said = "JSON.stringify({ isTold: true, choice: null, at: Date.now() })"
     await visit.page.evaluate(f"localStorage.setItem('growbin-opinion:gone', {said})")
     await visit.page.reload()
-    await visit.page.wait_for_function(f"() => {OPINIONS}.length === 0")
+    await visit.page.evaluate(until(f"{OPINIONS}.length === 0"))
 
 
 # --- for everybody ---------------------------------------------------------------------------------

@@ -13,7 +13,10 @@ from tests.e2e.system import System
 from tests.page.conftest import COFFEE, HeldModel, Visit, Visiting, file
 
 MANY = 45
-IS_DRAWN = "image => image.complete && image.naturalWidth > 0"
+UNTIL_DRAWN = """image => new Promise((resolve) => {
+  const look = () => image.complete && image.naturalWidth > 0 ? resolve() : requestAnimationFrame(look);
+  look();
+})"""
 WARNS = """() => {
   const leaving = new Event("beforeunload", {cancelable: true});
   dispatchEvent(leaving);
@@ -41,8 +44,7 @@ async def titles(visit: Visit) -> list[str]:
 async def wait_for_thumbnails(cards: Locator) -> None:
     for image in await cards.locator(".photo img").all():
         await image.scroll_into_view_if_needed()
-        handle = await image.element_handle()
-        await image.page.wait_for_function(IS_DRAWN, arg=handle)
+        await image.evaluate(UNTIL_DRAWN)
 
 
 async def test_forty_five_photos_survive_a_reload_and_all_end(visit: Visit, model: HeldModel) -> None:
